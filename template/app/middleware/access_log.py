@@ -1,0 +1,59 @@
+"""Access log: exactly one line a request, whatever becomes of it."""
+
+import logging
+from collections.abc import Collection
+from typing import Any, Final
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .exchange import Exchange
+from .probes import is_probe
+from .scope import route_template
+
+_SERVER_ERROR: Final = 500
+
+
+class AccessLogMiddleware:
+    """
+    Log each request once: when its last byte was sent, or when it ended without one.
+
+    A client that went away before that is logged as 499; a websocket as one line when it
+    closes, with 101 if it was accepted. `duration_ms` ends at the last byte, background tasks
+    left out; `bytes` are those of the body on the wire. Header values and the query string are
+    never logged. A request for one of `silent_paths` is logged only when it fails (5xx).
+    """
+
+    def __init__(self, app: ASGIApp, *, silent_paths: Collection[str]) -> None:
+        self.app = app
+        self.silent_paths = frozenset(silent_paths)
+        # Bound now: the proxy that get_logger returns would bind anew for each line.
+        self.logger = structlog.get_logger().bind()
+        # One line a request: uvicorn writes its own only where this logger has a handler.
+        server_log = logging.getLogger("uvicorn.access")
+        server_log.handlers = []
+        server_log.propagate = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        await Exchange(scope, send, self._write).run(self.app, receive)
+
+    def _write(self, exchange: Exchange) -> None:
+        scope = exchange.scope
+        if exchange.status < _SERVER_ERROR and is_probe(scope, self.silent_paths):
+            return
+        user = scope.get("state", {}).get("user")
+        line: dict[str, Any] = {
+            "method": scope.get("method", "WEBSOCKET"),
+            "path": scope["path"],
+            "route": route_template(scope),
+            "status": exchange.status,
+            "duration_ms": round(exchange.seconds * 1000, 3),
+            "bytes": exchange.bytes,
+            "client": exchange.client[0] if exchange.client else None,
+        }
+        if user is not None:
+            line["user"] = user.id
+        self.logger.info("request", **line)

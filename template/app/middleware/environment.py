@@ -1,0 +1,54 @@
+"""Settings that are read from the environment and refused in sentences."""
+
+import sys
+from typing import Any, Self
+
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class EnvironmentSettings(BaseSettings):
+    """
+    Fields that are read from variables of the upper-case name, and from `.env`.
+
+    Variables of other programs in `.env` are ignored. No message shows the value of a secret.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """
+        Return the settings of this process.
+
+        Raises:
+            SystemExit: after a sentence for each wrong setting. It ends a server before its
+                port opens, which an exception raised later, at start-up, would not.
+
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            for details in error.errors(include_url=False):
+                print(cls._sentence(details), file=sys.stderr)
+            raise SystemExit(1) from None
+
+    @classmethod
+    def _sentence(cls, error: Any) -> str:
+        name = str(error["loc"][0]).upper() if error["loc"] else ""
+        if error["type"] == "value_error":
+            return f"{name} {error['ctx']['error']}.".lstrip()
+        field = cls.model_fields.get(name.lower())
+        if error["type"] == "missing":
+            hint = field.description if field else None
+            return f"{name} must be set: {hint}." if hint else f"{name} must be set."
+        secret = field is not None and field.annotation is SecretStr
+        shown = "" if secret else f", not {error['input']!r}"
+        return f"{name}: {error['msg']}{shown}."

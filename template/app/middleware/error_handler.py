@@ -1,0 +1,124 @@
+"""Error handler: an exception becomes a problem answer that the outer layers still decorate."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from opentelemetry.trace import get_current_span
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from .problem import phrase, problem_response, respond
+
+_logger: Final = logging.getLogger(__name__)
+
+_DETAIL_OF_500: Final = "The service failed to answer. The fault is on its side and was recorded."
+_WITHOUT_BODY: Final = frozenset({204, 205, 304})
+_WS_POLICY_VIOLATION: Final = 1008
+_WS_INTERNAL_ERROR: Final = 1011
+
+
+class ErrorHandlerMiddleware:
+    """
+    Answer 500 in the one shape of `problem.py` where a request raises.
+
+    Starlette's handler of last resort stands outside of every layer, so its 500 has no CORS
+    headers, no request id and no security headers; this one stands inside of them. The
+    exception is logged once, with its traceback, and recorded on the current span; its message
+    never reaches the client. Once a response has started nothing can be answered any more: the
+    exception is raised again, and the server cuts the connection. With `debug` on every
+    exception is raised again, for Starlette's traceback page. A websocket is closed with 1011,
+    its handshake answered 500. A client that went away is no error.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        try:
+            await self.app(scope, receive, answer.send)
+        except (ClientDisconnect, WebSocketDisconnect):
+            _logger.debug("the client went away")
+        except HTTPException as exc:
+            if answer.started:
+                raise
+            await respond(_http_problem(scope, exc), scope, receive, send)
+        except Exception as exc:
+            _record(exc)
+            if scope["app"].debug or (answer.started and not answer.accepted):
+                raise
+            if answer.accepted:
+                await send({"type": "websocket.close", "code": _WS_INTERNAL_ERROR})
+            else:
+                response = problem_response(scope, 500, _DETAIL_OF_500)
+                await respond(response, scope, receive, send, close_code=_WS_INTERNAL_ERROR)
+
+
+class _Answer:
+    """Remembers whether an answer has started: a second start breaks the protocol."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.accepted = False
+
+    async def send(self, message: Message) -> None:
+        self.started = True
+        self.accepted = message["type"] in {"websocket.accept", "websocket.send"}
+        await self._send(message)
+
+
+def exception_handlers() -> dict[Any, Any]:
+    """Return the handlers for what routes and dependencies raise, in the one shape."""
+    return {
+        HTTPException: _http_handler,
+        RequestValidationError: _validation_handler,
+        WebSocketRequestValidationError: _websocket_validation_handler,
+    }
+
+
+async def _http_handler(request: Request, exc: HTTPException) -> Response:
+    return _http_problem(request.scope, exc)
+
+
+async def _validation_handler(request: Request, exc: RequestValidationError) -> Response:
+    # Neither `input` nor `ctx` is shown: they echo what the client sent, secrets included.
+    errors = [{key: error[key] for key in ("loc", "msg", "type")} for error in exc.errors()]
+    detail = "The request does not match what this operation takes; see `errors`."
+    return problem_response(
+        request.scope, 422, detail, members={"errors": jsonable_encoder(errors)}
+    )
+
+
+async def _websocket_validation_handler(
+    websocket: WebSocket, _: WebSocketRequestValidationError
+) -> None:
+    await websocket.close(_WS_POLICY_VIOLATION, "The handshake does not match what is taken here.")
+
+
+def _http_problem(scope: Scope, exc: HTTPException) -> Response:
+    if exc.status_code in _WITHOUT_BODY:
+        return Response(status_code=exc.status_code, headers=exc.headers)
+    detail: object = exc.detail
+    members: dict[str, Any] = {}
+    if isinstance(detail, Mapping):
+        # FastAPI allows any value here; the members of RFC 9457 keep their meaning.
+        members = jsonable_encoder(detail)
+        detail = members.pop("detail", phrase(exc.status_code))
+    return problem_response(
+        scope, exc.status_code, str(detail), headers=exc.headers, members=members
+    )
+
+
+def _record(exc: Exception) -> None:
+    _logger.error("unhandled exception", exc_info=exc)
+    get_current_span().record_exception(exc)

@@ -1,0 +1,71 @@
+"""Exchange: one request and its answer, watched until it ends."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_CLIENT_CLOSED_REQUEST: Final = 499
+_SERVER_ERROR: Final = 500
+_SWITCHING_PROTOCOLS: Final = 101
+_FORBIDDEN: Final = 403
+
+
+class Exchange:
+    """
+    Watches one answer and calls `ended` once: at its last byte, or when it ended without one.
+
+    `status` is then the one on the wire, 499 where the client went away before the end, 500
+    where an exception left no answer. A websocket ends when it closes, with 101 if it was
+    accepted and the status of the refusal if not. `bytes` are those of the body on the wire;
+    `seconds` leave background tasks out.
+    """
+
+    def __init__(self, scope: Scope, send: Send, ended: Callable[["Exchange"], None]) -> None:
+        self.scope = scope
+        # As it stands now: what a layer further in makes of it is not what came in.
+        self.client = scope.get("client")
+        self.status = 0
+        self.bytes = 0
+        self.seconds = 0.0
+        self._send = send
+        self._ended = ended
+        self._over = False
+        self._started_at = perf_counter()
+
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
+        """Let `app` answer."""
+        try:
+            await app(self.scope, receive, self._watch)
+        except Exception:
+            self._end(self.status or _SERVER_ERROR)
+            raise
+        finally:
+            answered = self.scope["type"] == "websocket" and self.status
+            self._end(answered or _CLIENT_CLOSED_REQUEST)
+
+    async def _watch(self, message: Message) -> None:
+        await self._send(message)
+        match message["type"]:
+            case "http.response.start" | "websocket.http.response.start":
+                self.status = message["status"]
+            case "http.response.body" | "websocket.http.response.body":
+                self.bytes += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    self._end(self.status)
+            case "http.response.pathsend":
+                self._end(self.status)
+            case "websocket.accept":
+                self.status = _SWITCHING_PROTOCOLS
+            case "websocket.close" if not self.status:
+                self.status = _FORBIDDEN
+            case _:
+                pass
+
+    def _end(self, status: int) -> None:
+        if not self._over:
+            self._over = True
+            self.status = status
+            self.seconds = perf_counter() - self._started_at
+            self._ended(self)

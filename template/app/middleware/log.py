@@ -1,0 +1,116 @@
+"""Log lines: one JSON object (or one readable line) each, with the fields of the request."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import structlog
+from pydantic_core import to_json
+
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+_fields: ContextVar[Mapping[str, object]] = ContextVar(
+    "fields of the log line", default=MappingProxyType({})
+)
+_PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
+
+
+def bind(**fields: object) -> Token[Mapping[str, object]]:
+    """Add `fields` to each further log line of this request."""
+    return _fields.set({**_fields.get(), **fields})
+
+
+def unbind(token: Token[Mapping[str, object]]) -> None:
+    """Take back what `bind` added when it returned `token`."""
+    _fields.reset(token)
+
+
+def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
+    """Send structlog's and the standard library's lines to standard output, in one format."""
+    render = _json_line if log_format == "json" else _console_line()
+    structlog.configure(
+        processors=[_complete, structlog.processors.format_exc_info, render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_StandardOutput,
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [item for item in root.handlers if not isinstance(item, _ToStructlog)]
+    root.addHandler(_ToStructlog())
+    root.setLevel(level)
+    for name in _UVICORN:
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+
+
+class _StandardOutput:
+    """Writes a line at once; looks standard output up anew, since tests replace it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def msg(self, line: bytes) -> None:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+
+    debug = info = warning = warn = error = critical = exception = fatal = log = msg
+
+
+class _ToStructlog(logging.Handler):
+    """Hands the lines of `logging`, of libraries and of the server, to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        extra = {key: value for key, value in vars(record).items() if key not in _PLAIN_RECORD}
+        extra.pop("color_message", None)  # uvicorn's second form of the same message
+        try:
+            structlog.get_logger().log(
+                record.levelno,
+                "%s",
+                record.getMessage(),
+                logger=record.name,
+                exc_info=record.exc_info,
+                **extra,
+            )
+        except Exception:  # noqa: BLE001 - a line that can't be written must not end a request
+            self.handleError(record)
+
+
+def _complete(_: object, level: str, event: structlog.typing.EventDict) -> dict[str, Any]:
+    line = {
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "level": level,
+        "event": event.pop("event"),
+    }
+    return {**line, **_fields.get(), **event}
+
+
+def _json_line(_: object, __: str, event: structlog.typing.EventDict) -> bytes:
+    # JSON escapes line breaks and control characters, so no value can forge a line.
+    return to_json(event, fallback=str, inf_nan_mode="strings")
+
+
+def _console_line() -> Callable[[object, str, structlog.typing.EventDict], bytes]:
+    renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+
+    def render(logger: Any, name: str, event: structlog.typing.EventDict) -> bytes:
+        traceback = event.pop("exception", None)
+        shown = {key: _escaped(value) for key, value in event.items()}
+        if traceback is not None:
+            shown["exception"] = traceback
+        return str(renderer(logger, name, shown)).encode("utf-8", "backslashreplace")
+
+    return render
+
+
+def _escaped(value: object) -> object:
+    """Show control characters as escapes: a path must not forge a line or drive a terminal."""
+    if isinstance(value, str) and not value.isprintable():
+        return value.encode("unicode_escape").decode("ascii")
+    return value

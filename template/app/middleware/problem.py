@@ -1,0 +1,111 @@
+"""The one shape of an error answer: `application/problem+json` (RFC 9457)."""
+
+import json
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+_NEVER_STORED: Final = frozenset({401, 403, 429})
+
+
+class Problem(BaseModel):
+    """What a client reads when a request fails."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+    layer: str | None = None
+    errors: list[dict[str, Any]] | None = None
+
+
+def problem_response(
+    scope: Scope,
+    status: int,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
+) -> Response:
+    """
+    Return the answer for `status`, titled by its phrase, with the id of the request.
+
+    `members` are further ones (RFC 9457, 3.2); they can't replace those of the standard.
+    """
+    standard = {
+        "type": "about:blank",
+        "title": phrase(status),
+        "status": status,
+        "detail": detail,
+    }
+    body = {**standard, **(members or {}), **standard}
+    request_id = scope.get("state", {}).get("request_id")
+    if request_id is not None:
+        body["request_id"] = request_id
+    response = Response(
+        json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+        status_code=status,
+        headers=headers,
+        media_type=MEDIA_TYPE,
+    )
+    if status in _NEVER_STORED or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+async def respond(
+    response: Response, scope: Scope, receive: Receive, send: Send, *, close_code: int = 1008
+) -> None:
+    """
+    Send `response`, to a websocket handshake too.
+
+    A server without the extension `websocket.http.response` can't send one there: the
+    handshake is then closed with `close_code` (RFC 6455, 7.4.1), which a client sees as 403.
+    """
+    if scope["type"] == "websocket" and "websocket.http.response" not in (
+        scope.get("extensions") or ()
+    ):
+        await send({"type": "websocket.close", "code": close_code, "reason": ""})
+    else:
+        await response(scope, receive, send)
+
+
+async def refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    layer: str,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    close_code: int = 1008,
+) -> None:
+    """Answer in place of the service, in the name of `layer`."""
+    scope.setdefault("state", {})["refused_by"] = layer
+    response = problem_response(scope, status, detail, headers=headers, members={"layer": layer})
+    await respond(response, scope, receive, send, close_code=close_code)
+
+
+def problem_responses(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of each status in `statuses`."""
+    schema = Problem.model_json_schema()
+    return {
+        status: {"description": phrase(status), "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def phrase(status: int) -> str:
+    """Return the reason phrase of `status` (RFC 9110, 15)."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"

@@ -1,0 +1,50 @@
+"""Request id: one id for a request, in its answer, its log lines and its errors."""
+
+import re
+from secrets import token_hex
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .log import bind, unbind
+from .scope import only_header
+
+_ACCEPTED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_STARTS: Final = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
+
+
+class RequestIdMiddleware:
+    """
+    Give each request an id and send it back under `header`.
+
+    A client's own id is kept if it is 1 to 128 of `[A-Za-z0-9._-]`, so that it can't forge a
+    log line; any other, and a doubled one, is replaced. Endpoints read it from
+    `request.state.request_id`. A websocket carries it on the answer to its handshake.
+    """
+
+    def __init__(self, app: ASGIApp, *, header: str) -> None:
+        self.app = app
+        self.header = header.lower().encode("ascii")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        request_id = only_header(scope, self.header)
+        if request_id is None or not _ACCEPTED.fullmatch(request_id):
+            request_id = token_hex(16)
+        scope.setdefault("state", {})["request_id"] = request_id
+        header = (self.header, request_id.encode("ascii"))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] in _STARTS:
+                others = [item for item in message.get("headers", ()) if item[0] != self.header]
+                message = {**message, "headers": [*others, header]}
+            await send(message)
+
+        token = bind(request_id=request_id)
+        await self.app(scope, receive, send_with_id)
+        # An exception leaves the id bound on purpose: the server's line about it carries it.
+        unbind(token)

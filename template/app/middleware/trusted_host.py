@@ -1,0 +1,86 @@
+"""Trusted host: answers 400 for a Host that is not the service's own."""
+
+import re
+from collections.abc import Collection
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_settings import NoDecode
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .probes import is_probe
+from .problem import refuse
+from .scope import only_header
+from .setting_types import split_commas
+
+_HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
+_PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
+
+
+class TrustedHostMiddleware:
+    """
+    Refuse a request whose Host is missing, doubled or not one of `allowed_hosts`.
+
+    Host decides where a redirect or an absolute link leads, so a foreign one must get no
+    further (RFC 9110, 7.2). The port is ignored, as is the case of letters; `*.example.com`
+    admits the names below example.com, not example.com itself. `probe_paths` are exempt: a
+    probe asks by the address of a container. Websocket handshakes are checked alike.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, allowed_hosts: Collection[str], probe_paths: Collection[str]
+    ) -> None:
+        self.app = app
+        names = [host.lower() for host in allowed_hosts]
+        self.names = frozenset(name for name in names if not name.startswith("*"))
+        self.suffixes = tuple(name[1:] for name in names if name.startswith("*"))
+        self.probe_paths = frozenset(probe_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "lifespan"
+            or self._trusts(only_header(scope, b"host"))
+            or is_probe(scope, self.probe_paths)
+        ):
+            await self.app(scope, receive, send)
+            return
+        await refuse(
+            scope,
+            receive,
+            send,
+            layer="trusted_host",
+            status=400,
+            detail="The Host header must name this service, once.",
+        )
+
+    def _trusts(self, host: str | None) -> bool:
+        match = _HOST.fullmatch(host or "")
+        if match is None:
+            return False
+        name = match["name"].lower()
+        return name in self.names or name.endswith(self.suffixes)
+
+
+def _pattern(value: str) -> str:
+    if not _PATTERN.fullmatch(value):
+        msg = (
+            "must be host names such as api.example, *.api.example or [::1], without scheme,"
+            f" port or path, not {value!r}"
+        )
+        raise ValueError(msg)
+    return value
+
+
+def _some(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        msg = "must name at least one host, or every request is refused"
+        raise ValueError(msg)
+    return value
+
+
+HostPatterns = Annotated[
+    tuple[Annotated[str, AfterValidator(_pattern)], ...],
+    NoDecode,
+    BeforeValidator(split_commas),
+    AfterValidator(_some),
+]

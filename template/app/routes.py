@@ -1,0 +1,38 @@
+"""The routes. This file is yours: replace these examples by your own."""
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+router = APIRouter()
+
+
+class Order(BaseModel):
+    """What a client orders."""
+
+    item: str = Field(min_length=1, max_length=100)
+    quantity: int = Field(ge=1, le=1000)
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Tell a probe that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/orders/{order_id}")
+async def read_order(order_id: int) -> dict[str, int]:
+    """Show a path parameter; `/orders/abc` is answered 422."""
+    return {"order_id": order_id}
+
+
+@router.post("/orders", status_code=201)
+async def create_order(order: Order) -> Order:
+    """Show a typed body."""
+    return order
+
+
+@router.get("/boom", include_in_schema=False)
+async def boom() -> None:
+    """Raise on purpose, to show what a client sees of a programming error."""
+    msg = "raised on purpose"
+    raise RuntimeError(msg)

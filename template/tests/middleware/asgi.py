@@ -1,0 +1,85 @@
+"""The server's side of ASGI, for tests that look at each message; drives one request."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Scope
+
+
+class Dialogue:
+    """
+    One request with a body of `chunks`, after which the client says no more.
+
+    `endless` repeats the last chunk for ever, each after `pause` seconds. `watch` is called
+    with each message that the app sends.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        *chunks: bytes,
+        headers: dict[str, str] | None = None,
+        endless: bool = False,
+        pause: float = 0,
+        watch: Callable[[Message], object] | None = None,
+    ) -> None:
+        path, _, query = path.partition("?")
+        pairs = {"host": "localhost", **(headers or {})}
+        self.scope: Scope = {
+            "type": "http",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in pairs.items()],
+            "client": ("127.0.0.1", 50000),
+            "server": ("localhost", 80),
+            "http_version": "1.1",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+        }
+        self.chunks = list(chunks or [b""])
+        self.endless = endless
+        self.pause = pause
+        self.watch = watch
+        self.received = 0
+        self.sent: list[Message] = []
+
+    async def receive(self) -> Message:
+        self.received += 1
+        if not self.chunks:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.pause)
+        chunk = self.chunks[0] if self.endless else self.chunks.pop(0)
+        return {"type": "http.request", "body": chunk, "more_body": bool(self.chunks)}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+        if self.watch is not None:
+            self.watch(message)
+
+    def run(self, app: ASGIApp) -> "Dialogue":
+        """Drive `app` until it is done, at most for a few seconds."""
+
+        async def drive() -> None:
+            async with asyncio.timeout(5):
+                await app(self.scope, self.receive, self.send)
+
+        asyncio.run(drive())
+        return self
+
+    @property
+    def status(self) -> int:
+        (start,) = (item for item in self.sent if item["type"] == "http.response.start")
+        return int(start["status"])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        start: dict[str, Any] = dict(self.sent[0])
+        return {name.decode(): value.decode() for name, value in start["headers"]}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(item["body"] for item in self.sent if item["type"].endswith("body"))

@@ -1,0 +1,185 @@
+"""Access log: exactly one line a request, whatever becomes of it."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.middleware import innermost
+from app.middleware.order import LAYERS
+
+from .conftest import WS, LogLines, ProbeApp, ProbeClient
+from .refusals import Answer
+
+
+def decorated(answer: Answer) -> None:
+    (line,) = requests(answer.lines)
+    assert line["status"] == answer.response.status_code
+
+
+def requests(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if line["event"] == "request"]
+
+
+def test_a_line_tells_what_happened(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    response = probe_client(client_host="192.0.2.7").get("/probe/items/7?token=secret")
+
+    (line,) = requests(log_lines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["timestamp"])
+    assert line["duration_ms"] > 0
+    assert {key: line[key] for key in ("level", "method", "path", "route", "status")} == {
+        "level": "info",
+        "method": "GET",
+        "path": "/probe/items/7",
+        "route": "/probe/items/{item_id}",
+        "status": 200,
+    }
+    assert line["client"] == "192.0.2.7"
+    assert line["bytes"] == len(response.content)
+
+
+def test_neither_query_nor_header_values_are_logged(
+    probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    probe_client().get("/probe/ok?key=hidden1", headers={"Authorization": "Bearer hidden2"})
+
+    assert "hidden" not in str(log_lines())
+
+
+def test_an_unknown_path_has_no_route(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    probe_client().get("/nowhere")
+
+    (line,) = requests(log_lines())
+    assert (line["status"], line["route"]) == (404, None)
+
+
+def test_a_path_can_not_forge_a_line(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    probe_client().get('/x%0a{"event": "request"}%1b[31m')
+
+    (line,) = requests(log_lines())
+    assert line["path"] == '/x\n{"event": "request"}\x1b[31m'
+
+
+def test_a_path_can_not_forge_a_readable_line(
+    probe_client: ProbeClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    probe_client(log_format="console").get("/x%0aforged%1b[31m")
+
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "request" in line]
+    assert r"/x\nforged\x1b[31m" in line
+
+
+def test_a_stream_is_logged_when_it_ends(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    headers = {"Accept-Encoding": "identity"}
+    response = probe_client().get("/probe/stream?chunks=3&seconds=0.02", headers=headers)
+
+    (line,) = requests(log_lines())
+    assert line["bytes"] == len(response.content)
+    assert line["duration_ms"] > 40
+
+
+def test_background_tasks_do_not_delay_it(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    probe_client().get("/probe/background?seconds=0.5")
+
+    (line,) = requests(log_lines())
+    assert line["duration_ms"] < 500
+
+
+def test_a_stream_that_breaks_has_one_line(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    probe_client().get("/probe/broken-stream")
+
+    (line,) = requests(log_lines())
+    assert line["status"] == 200
+
+
+def test_a_client_that_goes_away_is_logged_499(probe_app: ProbeApp, log_lines: LogLines) -> None:
+    app = probe_app()
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(_stream_scope(), receive, send))
+
+    (line,) = requests(log_lines())
+    assert line["status"] == 499
+    assert len(sent) < 100
+
+
+def _stream_scope() -> Scope:
+    return {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/probe/stream",
+        "raw_path": b"/probe/stream",
+        "query_string": b"chunks=1000&seconds=0.005",
+        "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 50000),
+        "server": ("localhost", 80),
+        "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }
+
+
+class Unavailable:
+    """A layer that refuses as FastAPI's own code does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        raise HTTPException(503)
+
+
+def test_the_line_has_the_status_on_the_wire(
+    probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    response = probe_client(own=[innermost(Middleware(Unavailable))]).get("/probe/ok")
+
+    (line,) = requests(log_lines())
+    assert line["status"] == response.status_code
+
+
+def test_a_probe_is_logged_only_when_it_fails(
+    probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    client = probe_client(probe_paths=["/probe/ok", "/probe/boom"])
+
+    client.get("/probe/ok")
+    client.get("/probe/boom")
+
+    (line,) = requests(log_lines())
+    assert line["path"] == "/probe/boom"
+
+
+def test_a_websocket_has_one_line(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    with probe_client().websocket_connect(WS) as websocket:
+        websocket.send_text("hi")
+        websocket.receive_text()
+
+    (line,) = requests(log_lines())
+    assert (line["method"], line["status"], line["route"]) == ("WEBSOCKET", 101, "/probe/ws")
+
+
+@pytest.mark.skipif("request_id" not in LAYERS, reason="the stack has no request_id")
+def test_the_line_of_a_websocket_carries_the_id(
+    probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    client = probe_client()
+    with client.websocket_connect(WS, headers={"X-Request-ID": "ws-1"}) as websocket:
+        websocket.send_text("hi")
+        websocket.receive_text()
+
+    (line,) = requests(log_lines())
+    assert line["request_id"] == "ws-1"

@@ -1,0 +1,38 @@
+"""Client version: old clients are told to upgrade."""
+
+import pytest
+
+from .conftest import ProbeClient
+from .refusals import Refusal
+
+REFUSAL = Refusal(
+    status=410,
+    settings={"blocked_clients": ["LegacyApp/1."]},
+    headers={"User-Agent": "LegacyApp/1.4 (tablet)"},
+)
+
+
+@pytest.mark.parametrize("agent", ["LegacyApp/2.0", "Other LegacyApp/1.4", ""])
+def test_other_clients_pass(agent: str, probe_client: ProbeClient) -> None:
+    client = probe_client(blocked_clients=["LegacyApp/1."])
+
+    response = client.get("/probe/ok", headers={"User-Agent": agent})
+
+    assert response.status_code == 200
+
+
+def test_the_answer_tells_how_to_go_on(probe_client: ProbeClient) -> None:
+    client = probe_client(blocked_clients=["Old/"], blocked_clients_detail="Get 2.0 at the shop.")
+
+    response = client.get("/probe/ok", headers={"User-Agent": "Old/1"})
+
+    assert response.status_code == 410
+    assert response.json()["detail"] == "Get 2.0 at the shop."
+
+
+def test_a_probe_passes(probe_client: ProbeClient) -> None:
+    client = probe_client(blocked_clients=["kube-probe/"], probe_paths=["/probe/ok"])
+
+    response = client.get("/probe/ok", headers={"User-Agent": "kube-probe/1.3"})
+
+    assert response.status_code == 200

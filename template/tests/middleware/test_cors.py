@@ -1,0 +1,117 @@
+"""CORS: pages on the listed origins can call the service and read every answer."""
+
+from importlib import import_module
+from typing import Any, Final
+
+import pytest
+from httpx2 import Response
+from pydantic import ValidationError
+
+from app.middleware.order import LAYERS
+
+from .conftest import LogLines, ProbeClient, stack_settings
+from .refusals import ORIGIN, Answer
+
+SETTINGS: Final[dict[str, Any]] = {"cors_allow_origins": [ORIGIN], "cors_allow_credentials": True}
+
+
+def decorated(answer: Answer) -> None:
+    assert answer.response.headers["access-control-allow-origin"] == ORIGIN
+    assert answer.response.headers["access-control-allow-credentials"] == "true"
+    assert "Origin" in answer.response.headers["vary"]
+
+
+def preflight(probe_client: ProbeClient, origin: str = ORIGIN, **headers: str) -> Response:
+    return probe_client(**SETTINGS).options(
+        "/probe/items",
+        headers={"Origin": origin, "Access-Control-Request-Method": "POST", **headers},
+    )
+
+
+def test_a_listed_origin_can_read(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    client = probe_client(**SETTINGS)
+
+    response = client.get("/probe/ok", headers={"Origin": ORIGIN})
+
+    assert response.status_code == 200
+    decorated(Answer(response=response, lines=log_lines(), client=client))
+
+
+def test_a_foreign_origin_can_not(probe_client: ProbeClient) -> None:
+    response = probe_client(**SETTINGS).get("/probe/ok", headers={"Origin": "https://evil.example"})
+
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_a_preflight_is_answered(probe_client: ProbeClient) -> None:
+    response = preflight(probe_client)
+
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == ORIGIN
+    assert "POST" in response.headers["access-control-allow-methods"]
+
+
+def test_a_foreign_preflight_is_refused(probe_client: ProbeClient) -> None:
+    response = preflight(probe_client, "https://evil.example")
+
+    assert response.status_code == 400
+    assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "decorator",
+    [
+        name
+        for name in ("request_id", "access_log", "metrics", "timing", "security_headers")
+        if name in LAYERS
+    ],
+)
+def test_a_preflight_is_decorated(
+    decorator: str, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    client = probe_client(**SETTINGS)
+    log_lines()
+
+    response = client.options(
+        "/probe/items", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    )
+
+    assert response.status_code == 200
+    answer = Answer(response=response, lines=log_lines(), client=client)
+    import_module(f".test_{decorator}", __package__).decorated(answer)
+
+
+def test_a_regular_expression_admits_whole_origins(probe_client: ProbeClient) -> None:
+    client = probe_client(cors_allow_origin_regex=r"https://[a-z]+\.app\.example")
+
+    good = client.get("/probe/ok", headers={"Origin": "https://eu.app.example"})
+    evil = client.get("/probe/ok", headers={"Origin": "https://eu.app.example.evil.com"})
+
+    assert good.headers["access-control-allow-origin"] == "https://eu.app.example"
+    assert "access-control-allow-origin" not in evil.headers
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"cors_allow_origins": ["https://app.example/"]}, "write 'https://app.example'"),
+        ({"cors_allow_origins": ["https://app.example/path"]}, "write 'https://app.example'"),
+        ({"cors_allow_origins": ["https://*.app.example"]}, "use CORS_ALLOW_ORIGIN_REGEX"),
+        ({"cors_allow_origins": ["app.example"]}, "write it like"),
+        ({"cors_allow_origins": ["null"]}, "sandboxed pages"),
+        ({"cors_allow_origin_regex": "("}, "must be a regular expression"),
+        ({"cors_allow_origins": ["*"], "cors_allow_credentials": True}, "list the origins"),
+        (
+            {"cors_allow_origin_regex": "https://.*", "cors_allow_credentials": True},
+            "must start with",
+        ),
+        (
+            {"cors_allow_origin_regex": "^https?://.*$", "cors_allow_credentials": True},
+            "must not admit every origin",
+        ),
+    ],
+)
+def test_nonsense_is_refused_at_start(settings: dict[str, Any], sentence: str) -> None:
+    """Starlette accepts each of these in silence; then no page, or every page, gets in."""
+    with pytest.raises(ValidationError, match=sentence):
+        stack_settings(**settings)

@@ -1,0 +1,152 @@
+"""Error handler: an exception becomes an answer that clients can parse."""
+
+import logging
+from importlib import import_module
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+from starlette.testclient import WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
+
+from app.middleware.order import LAYERS
+
+from .conftest import WS, LogLines, ProbeApp, ProbeClient
+from .refusals import ORIGIN, Answer
+
+PROBLEM = "application/problem+json"
+
+
+def test_an_exception_becomes_a_problem(probe_client: ProbeClient) -> None:
+    response = probe_client().get("/probe/boom")
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == PROBLEM
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["title"] == "Internal Server Error"
+    assert "secret" not in response.text
+
+
+def test_the_traceback_is_logged_once(
+    probe_client: ProbeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        probe_client().get("/probe/boom")
+
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert "the secret of the exception" in str(record.exc_info)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/nowhere", 404), ("/probe/raise/403", 403), ("/probe/raise/418", 418)],
+)
+def test_http_exceptions_have_the_same_shape(
+    path: str, status: int, probe_client: ProbeClient
+) -> None:
+    response = probe_client().get(path)
+
+    assert response.status_code == status
+    assert response.headers["content-type"] == PROBLEM
+    assert response.json()["status"] == status
+
+
+def test_a_wrong_method_names_the_right_ones(probe_client: ProbeClient) -> None:
+    response = probe_client().delete("/probe/ok")
+
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET"
+    assert response.headers["content-type"] == PROBLEM
+
+
+def test_a_wrong_body_is_explained_and_not_echoed(probe_client: ProbeClient) -> None:
+    response = probe_client().post("/probe/items", json={"name": {"password": "hunter2"}})
+
+    assert response.status_code == 422
+    problem = response.json()
+    assert problem["errors"][0]["loc"] == ["body", "name"]
+    assert set(problem["errors"][0]) == {"loc", "msg", "type"}
+    assert "hunter2" not in response.text
+
+
+def test_a_detail_of_several_members_is_kept(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app()
+
+    @app.get("/sold-out")
+    def sold_out() -> None:
+        raise HTTPException(409, {"detail": "sold out", "item": "onion", "status": 1})
+
+    problem = probe_client(app=app).get("/sold-out").json()
+
+    assert (problem["detail"], problem["item"], problem["status"]) == ("sold out", "onion", 409)
+
+
+def test_a_stream_that_breaks_is_not_answered_twice(probe_client: ProbeClient) -> None:
+    response = probe_client().get("/probe/broken-stream")
+
+    assert response.status_code == 200
+    assert response.text == "first\n"
+
+
+def test_with_debug_on_the_traceback_is_shown(probe_client: ProbeClient) -> None:
+    response = probe_client(debug=True).get("/probe/boom")
+
+    assert response.status_code == 500
+    assert "the secret of the exception" in response.text
+
+
+def test_a_websocket_that_crashes_is_closed_with_1011(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    with (
+        pytest.raises(WebSocketDisconnect) as closed,
+        client.websocket_connect(f"{WS}-boom") as websocket,
+    ):
+        websocket.receive_text()
+
+    assert closed.value.code == 1011
+
+
+def test_a_handshake_that_crashes_is_answered_500(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    with (
+        pytest.raises(WebSocketDenialResponse) as denial,
+        client.websocket_connect(f"{WS}-boom-early"),
+    ):
+        pass
+
+    assert denial.value.status_code == 500
+    assert "secret" not in denial.value.text
+
+
+@pytest.mark.parametrize(
+    "decorator",
+    [
+        name
+        for name in ("request_id", "access_log", "metrics", "timing", "security_headers", "cors")
+        if name in LAYERS
+    ],
+)
+def test_the_500_is_decorated(
+    decorator: str, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    module = import_module(f".test_{decorator}", __package__)
+    client = probe_client(**getattr(module, "SETTINGS", {}))
+    log_lines()
+
+    response = client.get("/probe/boom", headers={"Origin": ORIGIN})
+
+    assert response.status_code == 500
+    module.decorated(Answer(response=response, lines=log_lines(), client=client))
+
+
+def test_openapi_declares_the_shape(probe_app: ProbeApp) -> None:
+    responses: dict[str, Any] = probe_app().openapi()["paths"]["/probe/items"]["post"]["responses"]
+
+    assert {"404", "405", "422", "500"} <= responses.keys()
+    for status in ("404", "422", "500"):
+        (media_type,) = responses[status]["content"]
+        assert media_type == PROBLEM

@@ -1,0 +1,77 @@
+"""Security headers: every answer tells a browser to distrust it."""
+
+import base64
+import hashlib
+import re
+
+import pytest
+
+from .conftest import ProbeClient
+from .refusals import Answer
+
+
+def decorated(answer: Answer) -> None:
+    headers = answer.response.headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "camera=()" in headers["permissions-policy"]
+
+
+@pytest.mark.parametrize("path", ["/probe/ok", "/nowhere", "/probe/items/x", "/probe/stream"])
+def test_every_answer_has_them(path: str, probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    decorated(Answer(response=client.get(path), lines=[], client=client))
+
+
+def test_hsts_goes_out_over_https_only(probe_client: ProbeClient) -> None:
+    """Over http anybody could have put it there (RFC 6797, 7.2)."""
+    over_https = probe_client(base_url="https://localhost").get("/probe/ok")
+    over_http = probe_client().get("/probe/ok")
+
+    assert over_https.headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
+    assert "strict-transport-security" not in over_http.headers
+
+
+def test_what_an_endpoint_sets_is_kept(probe_client: ProbeClient) -> None:
+    response = probe_client().get("/probe/headers?name=X-Frame-Options&value=SAMEORIGIN")
+
+    assert response.headers.get_list("x-frame-options") == ["SAMEORIGIN"]
+
+
+def test_each_policy_is_a_setting(probe_client: ProbeClient) -> None:
+    client = probe_client(
+        base_url="https://localhost", referrer_policy="same-origin", hsts_max_age=60
+    )
+
+    response = client.get("/probe/ok")
+
+    assert response.headers["referrer-policy"] == "same-origin"
+    assert response.headers["strict-transport-security"].startswith("max-age=60;")
+
+
+@pytest.mark.parametrize("root_path", ["", "/api"])
+@pytest.mark.parametrize("path", ["/docs", "/docs/oauth2-redirect"])
+def test_the_documentation_may_run_its_one_script(
+    path: str, root_path: str, probe_client: ProbeClient
+) -> None:
+    """Revalidated too: a 304 would replace the policy of the page that the browser kept."""
+    headers = {"If-None-Match": "*", "Accept-Encoding": "gzip"}
+    response = probe_client(root_path=root_path).get(root_path + path, headers=headers)
+
+    policy = response.headers["content-security-policy"]
+    (script,) = re.findall(r"<script>(.*?)</script>", response.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+    script_sources = re.findall(r"script-src ([^;]*)", policy)
+    assert "'unsafe-inline'" not in script_sources[0]
+    assert "form-action 'none'" in policy
+
+
+def test_redoc_may_load_from_its_network(probe_client: ProbeClient) -> None:
+    response = probe_client().get("/redoc")
+
+    assert "script-src https://cdn.jsdelivr.net/npm/" in response.headers["content-security-policy"]

@@ -1,0 +1,178 @@
+"""The order: the list obeys the rules, and whatever slips around it is refused at start."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.middleware import innermost, inside, outermost, outside
+from app.middleware.check import faults, live_stack
+from app.middleware.order import DOUBLES, LAYERS, RULES, Rule, layer_of
+from app.middleware.stack import build_stack
+
+from .conftest import ENVIRONMENT, ProbeApp, ProbeClient, stack_settings
+
+FIRST = next(iter(LAYERS))
+LAST = list(LAYERS)[-1]
+
+
+class Mine:
+    """A layer of the user's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+def named(name: str, module: str = __name__) -> Any:
+    """Make another class of layer."""
+    return type(name, (Mine,), {"__module__": module})
+
+
+def names(app: FastAPI) -> list[str]:
+    return [layer_of(cls) or cls.__name__ for cls in live_stack(app)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.outside}-{rule.inside}")
+def test_the_list_obeys_the_rule(rule: Rule) -> None:
+    stack = [layer_of(item.cls) for item in build_stack(stack_settings())]
+
+    assert stack.index(rule.outside) < stack.index(rule.inside), rule.because
+
+
+def test_the_list_holds_each_layer_once() -> None:
+    stack = [layer_of(item.cls) for item in build_stack(stack_settings())]
+
+    assert [name for name in stack if name] == list(LAYERS)
+
+
+def test_the_service_starts() -> None:
+    """The stack of the service itself, with layers of your own, is in order."""
+    from app.main import app  # noqa: PLC0415 - the one place where the tests need the service
+
+    assert faults(app) == []
+
+
+def test_the_framework_stands_around_the_list(probe_app: ProbeApp) -> None:
+    stack = names(probe_app())
+
+    assert stack[0] == "ServerErrorMiddleware"
+    assert stack.index("OrderCheck") < stack.index(FIRST)
+    assert stack.index(LAST) < stack.index("ExceptionMiddleware")
+
+
+def test_a_late_layer_is_refused(probe_app: ProbeApp) -> None:
+    """The last one added is the outermost, whatever tutorials say."""
+    app = probe_app()
+    app.add_middleware(Mine)
+
+    (fault,) = faults(app)
+
+    assert "Mine stands outside of the checked stack" in fault
+
+
+def test_a_decorator_is_refused(probe_app: ProbeApp) -> None:
+    app = probe_app()
+
+    @app.middleware("http")
+    async def mine(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    (fault,) = faults(app)
+
+    assert "BaseHTTPMiddleware stands outside of the checked stack" in fault
+
+
+def test_an_instrumentor_that_replaces_the_stack_is_refused(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.middleware_stack = Mine(app.build_middleware_stack())
+
+    (fault,) = faults(app)
+
+    assert "Mine stands outside of the checked stack" in fault
+
+
+def test_a_wrapper_that_hides_the_stack_is_refused(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    stack = app.build_middleware_stack()
+
+    async def wrapper(scope: Scope, receive: Receive, send: Send) -> None:
+        await stack(scope, receive, send)
+
+    app.middleware_stack = wrapper
+
+    assert "function stands outside of the checked stack" in faults(app)[0]
+
+
+@pytest.mark.parametrize("rule", RULES[:1], ids=lambda rule: f"{rule.outside}-{rule.inside}")
+def test_a_rearranged_list_is_refused_with_the_reason(rule: Rule, probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.user_middleware[1:] = reversed(app.user_middleware[1:])
+
+    assert f"{rule.outside} must stand outside of {rule.inside}: {rule.because}" in faults(app)
+
+
+def test_a_doubled_layer_is_refused(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.user_middleware.append(app.user_middleware[1])
+
+    assert f"{FIRST} is there 2 times; one layer a job." in faults(app)
+
+
+@pytest.mark.parametrize("double", list(DOUBLES)[:1])
+def test_a_foreign_layer_of_the_same_job_is_refused(double: str, probe_app: ProbeApp) -> None:
+    module, _, name = double.rpartition(".")
+    app = probe_app(own=[innermost(Middleware(named(name, module)))])
+
+    assert f"{double} does the job of {DOUBLES[double]}; one layer a job." in faults(app)
+
+
+def test_a_fault_stops_the_start(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app()
+    app.add_middleware(Mine)
+
+    with pytest.raises(BaseException, match="stands outside of the checked stack"):
+        probe_client(app=app)
+
+
+def test_own_layers_stand_where_they_are_put(probe_app: ProbeApp) -> None:
+    outer, inner, near, around = (
+        Middleware(named(name)) for name in ("Outer", "Inner", "Near", "Around")
+    )
+
+    app = probe_app(
+        own=[outermost(outer), innermost(inner), inside(FIRST, near), outside(FIRST, around)]
+    )
+
+    stack = names(app)
+    first = stack.index("OrderCheck")
+    assert stack[first + 1 : first + 5] == ["Outer", "Around", FIRST, "Near"]
+    assert stack[stack.index("ExceptionMiddleware") - 1] == "Inner"
+    assert faults(app) == []
+
+
+def test_an_own_layer_beside_one_that_is_not_there_is_refused(probe_app: ProbeApp) -> None:
+    with pytest.raises(SystemExit, match="Mine can't stand directly inside of 'nothing'"):
+        probe_app(own=[inside("nothing", Middleware(Mine))])
+
+
+def test_the_command_prints_the_live_stack() -> None:
+    output = subprocess.run(
+        [sys.executable, "-m", "app.middleware", "--json"],
+        check=False,
+        capture_output=True,
+        env=ENVIRONMENT,
+        text=True,
+    )
+
+    rows = json.loads(output.stdout)
+    assert [row["layer"] for row in rows if row["layer"]] == list(LAYERS)
+    assert all(row["reason"] for row in rows if row["layer"])
+    assert output.returncode == 0

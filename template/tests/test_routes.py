@@ -1,0 +1,23 @@
+"""Tests of the routes. This file is yours."""
+
+from fastapi.testclient import TestClient
+
+
+def test_a_probe_is_answered(client: TestClient) -> None:
+    response = client.get("/healthz")
+
+    assert response.status_code == 200
+    assert response.json() == {"status": "ok"}
+
+
+def test_an_order_is_created(client: TestClient) -> None:
+    response = client.post("/orders", json={"item": "onion", "quantity": 3})
+
+    assert response.status_code == 201
+    assert response.json() == {"item": "onion", "quantity": 3}
+
+
+def test_an_order_without_quantity_is_refused(client: TestClient) -> None:
+    response = client.post("/orders", json={"item": "onion"})
+
+    assert response.status_code == 422
