@@ -1,0 +1,129 @@
+"""Compression: smaller bodies for clients that accept them, with zstd, br or gzip."""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette_compress import CompressMiddleware
+
+Headers = list[tuple[bytes, bytes]]
+
+_IDENTITY: Final = "identity"
+# The first is taken where a client likes several alike.
+_CODINGS: Final = {"zstd": "zstd", "br": "brotli", "gzip": "gzip"}
+_WEIGHT: Final = re.compile(r"q\s*=\s*([01](\.\d*)?)")
+_NOT_MODIFIED: Final = 304
+
+_TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
+# Under these names the library compresses each chunk of a stream at once, or none of them.
+_FLUSHED: Final = (b"content-type", b"text/event-stream")
+_UNTOUCHED: Final = (b"content-type", b"application/octet-stream")
+
+
+class CompressionMiddleware:
+    """
+    Compress complete bodies of `minimum_size` bytes or more, and streams of text by the chunk.
+
+    The coding is the one that the client likes best (RFC 9110, 12.5.3). A stream, which is an
+    answer without Content-Length, goes out as it comes: its head at once, then each chunk as it
+    is made. Partial answers (206) and bodies that are encoded already are left alone. A strong
+    ETag becomes weak on a compressed answer, as the bytes are no longer those that it names,
+    and on a 304 to a client that would get one (8.8.3.3).
+    """
+
+    def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
+        self.app = app
+        self.encoders = {
+            coding: CompressMiddleware(
+                self._call_inside,
+                minimum_size=minimum_size,
+                **{option: other == coding for other, option in _CODINGS.items()},
+            )
+            for coding in (_IDENTITY, *_CODINGS)
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        lines = [value for name, value in scope["headers"] if name == b"accept-encoding"]
+        coding = _preferred(b",".join(lines))
+
+        async def send_finished(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = _finished(message, coding)
+            await send(message)
+
+        await self.encoders[coding](scope, receive, send_finished)
+
+    async def _call_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the service for the library, which edits what it is sent: hand it copies."""
+
+        async def send_copy(message: Message) -> None:
+            await send(_prepared(message))
+
+        await self.app(scope, receive, send_copy)
+
+
+@lru_cache(maxsize=128)
+def _preferred(accepted: bytes) -> str:
+    """Return the coding of the highest weight in `accepted`, the value of Accept-Encoding."""
+    weights = {}
+    for item in accepted.decode("latin-1").lower().split(","):
+        coding, semicolon, parameter = item.partition(";")
+        match = _WEIGHT.fullmatch(parameter.strip())
+        weights[coding.strip()] = float(match[1]) if match else 0.0 if semicolon else 1.0
+    others = weights.get("*", 0.0)
+    best = max(_CODINGS, key=lambda coding: weights.get(coding, others))
+    weight = weights.get(best, others)
+    return best if weight > 0 and weight >= weights.get(_IDENTITY, 0.0) else _IDENTITY
+
+
+def _prepared(message: Message) -> Message:
+    """Return a copy for the library, which names a stream by a type that it treats as one."""
+    if message["type"] != "http.response.start":
+        return {**message}
+    headers: Headers = list(message.get("headers", ()))
+    if not any(name == b"content-length" for name, _ in headers):
+        media_type = _value(headers, b"content-type").partition(b";")[0].strip().lower()
+        flushed = media_type.startswith(b"text/") or media_type.endswith(_TEXT)
+        headers = [item for item in headers if item[0] != b"content-type"]
+        headers.append(_FLUSHED if flushed else _UNTOUCHED)
+    return {**message, "headers": headers, "prepared": message}
+
+
+def _finished(message: Message, coding: str) -> Message:
+    """Return the head of the service with what the library did to it."""
+    start: Message = message["prepared"]
+    headers: Headers = list(start.get("headers", ()))
+    encoding = _value(message["headers"], b"content-encoding")
+    compressed = encoding != _value(headers, b"content-encoding")
+    if compressed:
+        gone = {b"content-encoding", b"content-length"}
+        headers = [item for item in headers if item[0] not in gone]
+        headers += [item for item in message["headers"] if item[0] in gone]
+    not_modified = start["status"] == _NOT_MODIFIED
+    if compressed or (not_modified and coding != _IDENTITY):
+        headers = [_weak(*item) for item in headers]
+    if not_modified or _value(message["headers"], b"vary") != _value(headers, b"vary"):
+        headers = _varied(headers)
+    return {**start, "headers": headers}
+
+
+def _weak(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    weak = name == b"etag" and not value.startswith(b"W/")
+    return (name, b"W/" + value if weak else value)
+
+
+def _varied(headers: Headers) -> Headers:
+    vary = [value for name, value in headers if name == b"vary"]
+    names = {item.strip().lower() for value in vary for item in value.split(b",")}
+    if names & {b"*", b"accept-encoding"}:
+        return headers
+    others = [item for item in headers if item[0] != b"vary"]
+    return [*others, (b"vary", b", ".join([*vary, b"Accept-Encoding"]))]
+
+
+def _value(headers: Headers, wanted: bytes) -> bytes:
+    return next((value for name, value in headers if name == wanted), b"")

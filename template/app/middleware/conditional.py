@@ -1,0 +1,115 @@
+"""Conditional: spares a client the body that it already has."""
+
+import asyncio
+import re
+from hashlib import blake2b
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_OK: Final = 200
+_MOMENT_SECONDS: Final = 0.05
+_TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
+_KEPT: Final = frozenset(
+    {
+        b"content-location",
+        b"content-security-policy",
+        b"content-security-policy-report-only",
+    }
+)
+
+
+class ConditionalMiddleware:
+    """
+    Add an ETag to complete answers, and answer 304 to a client that names it in If-None-Match.
+
+    Complete is a 200 to GET or HEAD whose one body has the length that its head declares; an
+    endpoint's own ETag is respected. Streams pass as they come, untouched. Tags are compared
+    weakly (RFC 9110, 13.1.2), so one that was learnt from a compressed answer matches too. The
+    304 keeps the headers of the 200 but for those that describe the body (15.4.5). The endpoint
+    still does its work; what is saved is the way to the client.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
+            await self.app(scope, receive, send)
+            return
+        answer = _Answer(scope, send)
+        try:
+            await self.app(scope, receive, answer.send)
+        finally:
+            answer.forget()
+
+
+class _Answer:
+    """Holds the head of an answer back until its body is known, but no longer than a moment."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._start: Message | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._late: asyncio.Task[None] | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and _declares_length(message):
+            self._start = message
+            # A body in one piece follows at once; whatever takes longer is a stream.
+            self._timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, self._expire)
+            return
+        start = self.forget()
+        if start is not None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                start, message = self._judged(start, message)
+            await self._send(start)
+        elif self._late is not None:
+            await self._late
+        await self._send(message)
+
+    def forget(self) -> Message | None:
+        """Return the head if it is still held back, and hold it no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        start, self._start = self._start, None
+        return start
+
+    def _expire(self) -> None:
+        start = self.forget()
+        if start is not None:
+            self._late = asyncio.ensure_future(self._send(start))
+
+    def _judged(self, start: Message, message: Message) -> tuple[Message, Message]:
+        """Return the head and body of the answer: with an ETag, or 304."""
+        headers = start["headers"]
+        tag = _header(headers, b"etag")
+        if tag is None:
+            body = message.get("body", b"")
+            if _header(headers, b"content-length") != b"%d" % len(body):
+                # The body of HEAD may be left out, and nothing is known of it.
+                return start, message
+            tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
+            headers = [*headers, (b"etag", tag)]
+        if not _names(self._scope["headers"], tag):
+            return {**start, "headers": headers}, message
+        kept = [item for item in headers if item[0] in _KEPT or item[0][:8] != b"content-"]
+        return {**start, "status": 304, "headers": kept}, {**message, "body": b""}
+
+
+def _declares_length(start: Message) -> bool:
+    headers = start.get("headers", ())
+    return start["status"] == _OK and _header(headers, b"content-length") is not None
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    return next((value for key, value in headers if key == name), None)
+
+
+def _names(headers: list[tuple[bytes, bytes]], tag: bytes) -> bool:
+    """Say whether If-None-Match names `tag`, or any by an asterisk."""
+    lines = [value for key, value in headers if key == b"if-none-match"]
+    return any(
+        line.strip() == b"*" or tag.removeprefix(b"W/") in _TAG.findall(line) for line in lines
+    )

@@ -1,0 +1,121 @@
+"""Proxy headers: the client's address and scheme, as the proxies in front report them."""
+
+import os
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Network
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_settings import NoDecode
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
+
+from .networks import MAPPED_BITS, network, parse_network
+from .setting_types import split_commas
+
+_SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+
+
+class ProxyHeadersMiddleware:
+    """
+    Believe X-Forwarded-For and X-Forwarded-Proto of `trusted_proxies`, and of nobody else.
+
+    The client is the rightmost entry of X-Forwarded-For that is no trusted proxy: what stands
+    left of it is hearsay. A peer that is not trusted, or has no address because it came by a
+    unix socket, is taken for the client itself. That is uvicorn's class; this one adds the
+    lists that several proxies write, `X-Forwarded-Proto: https, http`, and trusts an IPv4 proxy
+    that the server tells of as `::ffff:10.0.0.1`. The scope is changed in place, so that what
+    stands further out sees the client too once the request went through. Websockets alike.
+    """
+
+    def __init__(self, app: ASGIApp, *, trusted_proxies: Collection[str]) -> None:
+        self.app = app
+        inner: Any = self._with_listed_scheme
+        self.uvicorn: Any = UvicornProxyHeaders(inner, list(_spellings(trusted_proxies)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = None if scope["type"] == "lifespan" else scope.get("client")
+        trusted = client is not None and client[0] in self.uvicorn.trusted_hosts
+        await (self.uvicorn if trusted else self.app)(scope, receive, send)
+
+    async def _with_listed_scheme(self, scope: Scope, receive: Receive, send: Send) -> None:
+        schemes = _entries(scope, b"x-forwarded-proto")
+        if len(schemes) > 1:
+            scheme = schemes[self._position(scope, len(schemes))].lower()
+            if scheme in _SCHEMES:
+                websocket = scope["type"] == "websocket"
+                scope["scheme"] = _SCHEMES[scheme] if websocket else scheme
+        await self.app(scope, receive, send)
+
+    def _position(self, scope: Scope, length: int) -> int:
+        """
+        Return which entry of X-Forwarded-Proto tells how the client came.
+
+        Where each proxy added to both lists, the entries of one place belong together, and
+        those left of the client's are hearsay. Else the first proxy's is the leftmost.
+        """
+        addresses = _entries(scope, b"x-forwarded-for")
+        if len(addresses) != length:
+            return 0
+        parse = self.uvicorn.trusted_hosts.get_trusted_client_address
+        client = scope["client"]
+        return max((at for at, item in enumerate(addresses) if parse(item) == client), default=0)
+
+
+def check_server_agrees(trusted_proxies: Collection[str]) -> None:
+    """
+    Refuse FORWARDED_ALLOW_IPS where it says something else than TRUSTED_PROXIES.
+
+    uvicorn reads that variable itself, and decides first unless it runs with
+    `--no-proxy-headers`; two lists would be believed one after the other. An empty one is fine:
+    it switches uvicorn's part off.
+
+    Raises:
+        ValueError: a sentence with the way out.
+
+    """
+    stated = os.environ.get("FORWARDED_ALLOW_IPS", "").strip()
+    if stated and _as_set(stated.split(",")) != _as_set(trusted_proxies):
+        msg = (
+            "FORWARDED_ALLOW_IPS must be unset or name the same proxies as TRUSTED_PROXIES"
+            f" ({','.join(trusted_proxies)}), not {stated!r}: one place decides who is believed"
+        )
+        raise ValueError(msg)
+
+
+def _as_set(items: Collection[str]) -> set[object]:
+    return {_canonical(item.strip()) for item in items}
+
+
+def _canonical(item: str) -> object:
+    try:
+        return parse_network(item)
+    except ValueError:
+        return item
+
+
+def _entries(scope: Scope, name: bytes) -> list[str]:
+    values = [value for key, value in scope["headers"] if key == name]
+    return [item.strip() for item in b",".join(values).decode("latin-1").split(",")]
+
+
+def _spellings(networks: Collection[str]) -> Iterator[str]:
+    for trusted in map(parse_network, networks):
+        yield str(trusted)
+        if isinstance(trusted, IPv4Network):
+            yield f"::ffff:{trusted.network_address}/{trusted.prefixlen + MAPPED_BITS}"
+
+
+def _proxy(value: str) -> str:
+    if value == "*" or parse_network(network(value)).prefixlen == 0:
+        msg = (
+            f"must not hold {value!r}: whoever is trusted may claim any address, and everybody"
+            " would be; list the addresses and networks of your proxies"
+        )
+        raise ValueError(msg)
+    return value
+
+
+TrustedProxies = Annotated[
+    tuple[Annotated[str, AfterValidator(_proxy)], ...], NoDecode, BeforeValidator(split_commas)
+]

@@ -1,0 +1,76 @@
+"""Required headers: answers 400 to requests that lack a header, or have another value there."""
+
+from collections.abc import Collection
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_settings import NoDecode
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .probes import is_probe
+from .problem import refuse
+from .scope import only_header
+from .setting_types import header_name, header_value, split_commas
+
+
+class RequiredHeadersMiddleware:
+    """
+    Refuse a request that lacks one of `required`, each a `Name: value`.
+
+    The header must be there once, with exactly that value. The answer names the header and
+    never the value. `probe_paths` pass, and so do websockets, since a browser can't set headers
+    there. It keeps requests for another environment out, by mistake; it is no protection.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, required: Collection[str], probe_paths: Collection[str]
+    ) -> None:
+        self.app = app
+        pairs = [item.split(": ", 1) for item in required]
+        self.required = [(name.lower().encode("ascii"), name, value) for name, value in pairs]
+        self.probe_paths = frozenset(probe_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        missing = self._missing(scope) if scope["type"] == "http" else None
+        if missing is None or is_probe(scope, self.probe_paths):
+            await self.app(scope, receive, send)
+            return
+        await refuse(
+            scope,
+            receive,
+            send,
+            layer="required_headers",
+            status=400,
+            detail=f"The header {missing} must be sent, once, with the value that was agreed on.",
+        )
+
+    def _missing(self, scope: Scope) -> str | None:
+        for key, name, value in self.required:
+            if only_header(scope, key) != value:
+                return name
+        return None
+
+
+def _header(item: str) -> str:
+    name, colon, value = (part.strip() for part in item.partition(":"))
+    if not (colon and value):
+        msg = f"must be headers such as X-Environment: production, not {item!r}"
+        raise ValueError(msg)
+    return f"{header_name(name)}: {header_value(value)}"
+
+
+def _each_once(items: tuple[str, ...]) -> tuple[str, ...]:
+    names = [item.partition(":")[0].lower() for item in items]
+    for name in names:
+        if names.count(name) > 1:
+            msg = f"must name each header once, not {name!r} again"
+            raise ValueError(msg)
+    return items
+
+
+RequiredHeaders = Annotated[
+    tuple[Annotated[str, AfterValidator(_header)], ...],
+    NoDecode,
+    BeforeValidator(split_commas),
+    AfterValidator(_each_once),
+]

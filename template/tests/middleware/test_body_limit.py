@@ -1,0 +1,156 @@
+"""Body limit: nobody makes the service read more than it wants."""
+
+from typing import Any
+
+import pytest
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .asgi import Dialogue
+from .conftest import WS, ProbeApp, ProbeClient, stack_settings
+from .refusals import Refusal
+
+REFUSAL = Refusal(
+    status=413,
+    settings={"max_body_bytes": 10},
+    method="POST",
+    path="/probe/upload",
+    request={"content": b"eleven byte"},
+    websocket=False,
+)
+
+
+def test_a_body_of_the_limit_passes(probe_client: ProbeClient) -> None:
+    response = probe_client(max_body_bytes=10).post("/probe/upload", content=b"ten bytes.")
+
+    assert response.json() == {"bytes": 10}
+
+
+def test_one_byte_more_is_refused(probe_client: ProbeClient) -> None:
+    response = probe_client(max_body_bytes=10).post("/probe/upload", content=b"eleven byte")
+
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"
+    assert response.json()["detail"] == "The body may have at most 10 bytes."
+
+
+@pytest.mark.parametrize("length", ["11", "9" * 30, "9" * 5000])
+def test_a_declared_body_is_not_even_invited(length: str, probe_app: ProbeApp) -> None:
+    """The server sends `100 Continue` when somebody reads."""
+    headers = {"Content-Length": length, "Expect": "100-continue"}
+    upload = Dialogue("POST", "/probe/upload", b"x" * 11, headers=headers)
+
+    upload.run(probe_app(max_body_bytes=10))
+
+    assert upload.status == 413
+    assert upload.received == 0
+
+
+@pytest.mark.parametrize("path", ["/probe/upload", "/probe/items"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_declared_or_not_the_answer_is_the_same(
+    declared: bool,  # noqa: FBT001
+    path: str,
+    probe_app: ProbeApp,
+) -> None:
+    """FastAPI itself would answer 400 where reading a JSON body fails."""
+    headers = {"Content-Type": "application/json"}
+    if declared:
+        headers["Content-Length"] = "16"
+    upload = Dialogue("POST", path, b'{"name":', b' "onion"}', headers=headers)
+
+    upload.run(probe_app(max_body_bytes=10))
+
+    assert upload.status == 413
+    assert upload.headers["content-type"] == "application/problem+json"
+    assert upload.headers["connection"] == "close"
+    assert b'"layer":"body_limit"' in upload.body
+
+
+def test_the_count_does_not_wait_for_the_end(
+    probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.middleware.closing._LINGER_SECONDS", 0.01)
+    upload = Dialogue("POST", "/probe/upload", b"x" * 100, endless=True)
+    received: list[int] = []
+    upload.watch = lambda _: received.append(upload.received)
+
+    upload.run(probe_app(max_body_bytes=1000))
+
+    assert upload.status == 413
+    assert received[:2] == [11, 11]
+
+
+def test_the_answer_is_complete_ahead_of_the_end_of_the_upload(probe_app: ProbeApp) -> None:
+    """A client that is still sending would see a reset instead, if the server closed at once."""
+    upload = Dialogue("POST", "/probe/upload", *[b"x" * 10] * 5)
+    received: list[int] = []
+    upload.watch = lambda _: received.append(upload.received)
+
+    upload.run(probe_app(max_body_bytes=10))
+
+    assert received == [2, 2, 5]
+    assert len(upload.sent[1]["body"]) == int(upload.headers["content-length"])
+    assert upload.sent[2]["body"] == b""
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_an_endpoint_can_not_hide_it(
+    swallows: bool,  # noqa: FBT001
+    probe_app: ProbeApp,
+) -> None:
+    app = probe_app(max_body_bytes=10)
+
+    @app.post("/hides")
+    async def hides(request: Request) -> str:
+        try:
+            await request.body()
+        except Exception as exc:
+            if not swallows:
+                msg = "could not read"
+                raise ValueError(msg) from exc
+        return "all is well"
+
+    upload = Dialogue("POST", "/hides", b"x" * 6, b"x" * 6).run(app)
+
+    assert upload.status == 413
+
+
+class Echo(Response):
+    """Sends back what arrives, as it arrives."""
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            message = await receive()
+            await send({**message, "type": "http.response.body"})
+
+
+def test_an_answer_that_started_is_cut(probe_app: ProbeApp) -> None:
+    app = probe_app(max_body_bytes=10)
+
+    @app.post("/echo")
+    async def echo() -> Response:
+        return Echo()
+
+    upload = Dialogue("POST", "/echo", b"x" * 6, b"x" * 6)
+
+    with pytest.raises(RuntimeError, match="already started"):
+        upload.run(app)
+    assert upload.status == 200
+    assert upload.body == b"x" * 6
+
+
+def test_a_websocket_passes(probe_client: ProbeClient) -> None:
+    with probe_client(max_body_bytes=10).websocket_connect(WS) as websocket:
+        websocket.send_text("more than ten bytes")
+
+        assert websocket.receive_text() == "more than ten bytes"
+
+
+@pytest.mark.parametrize("value", [0, -1, "1MB"])
+def test_nonsense_is_refused_at_start(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        stack_settings(max_body_bytes=value)

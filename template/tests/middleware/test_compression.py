@@ -1,0 +1,258 @@
+"""Compression: smaller bodies, for those who accept them and as early as without."""
+
+import gzip
+import zlib
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import Response as Received
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Message
+
+from app.middleware.order import LAYERS
+
+from .asgi import Dialogue
+from .conftest import LogLines, ProbeApp, ProbeClient
+
+TEXT = "onion " * 500
+GZIP = {"Accept-Encoding": "gzip"}
+
+
+def varies(response: Received) -> list[str]:
+    return [name.strip().lower() for name in response.headers.get("vary", "").split(",")]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip", "gzip"),
+        ("GZIP", "gzip"),
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("gzip, deflate, br", "br"),
+        ("br;q=0.5, gzip;q=1.0", "gzip"),
+        ("*", "zstd"),
+        ("zstd;q=0, *;q=0.5", "br"),
+        ("*;q=0, br", "br"),
+        ("gzip ; q = 0.5", "gzip"),
+        ("identity;q=0.5, gzip", "gzip"),
+        ("identity, gzip;q=0.5", None),
+        ("gzip;q=0", None),
+        ("gzip;q=0, *;q=0", None),
+        ("gzip;q=0.000", None),
+        ("gzip;q=often", None),
+        ("deflate", None),
+        ("", None),
+    ],
+)
+def test_the_client_chooses(accepted: str, coding: str | None, probe_client: ProbeClient) -> None:
+    response = probe_client().get("/probe/large", headers={"Accept-Encoding": accepted})
+
+    assert response.headers.get("content-encoding") == coding
+    assert varies(response).count("accept-encoding") == 1
+    assert (int(response.headers["content-length"]) < 2000) is (coding is not None)
+
+
+def test_lines_of_one_header_are_read_as_one(probe_client: ProbeClient) -> None:
+    headers = [("Accept-Encoding", "br;q=0"), ("Accept-Encoding", "br;q=0, gzip")]
+
+    response = probe_client().get("/probe/large", headers=headers)
+
+    assert response.headers["content-encoding"] == "gzip"
+
+
+def test_the_body_is_the_same(probe_app: ProbeApp) -> None:
+    dialogue = Dialogue("GET", "/probe/large", headers=GZIP).run(probe_app())
+
+    assert gzip.decompress(dialogue.body).startswith(b'{"text":"onion onion ')
+
+
+def test_a_small_body_is_left_alone(probe_client: ProbeClient) -> None:
+    response = probe_client(compression_minimum_size=100).get("/probe/large?size=60", headers=GZIP)
+
+    assert "content-encoding" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/x-ndjson",
+        "application/json",
+        "text/plain",
+        "text/csv",
+        "text/event-stream",
+    ],
+)
+@pytest.mark.parametrize("coding", ["zstd", "br", "gzip", "identity"])
+def test_a_stream_arrives_chunk_by_chunk(coding: str, media_type: str, probe_app: ProbeApp) -> None:
+    """A chunk that waits in the compressor is a line of a log, or a word, that nobody sees."""
+    steps: list[str] = []
+    app = probe_app()
+
+    @app.get("/lines")
+    async def lines() -> StreamingResponse:
+        async def body() -> AsyncIterator[str]:
+            for number in range(3):
+                steps.append("made")
+                yield f"line {number}\n"
+
+        return StreamingResponse(body(), media_type=media_type)
+
+    def watch(message: Message) -> None:
+        if message["type"] == "http.response.start" or message["body"]:
+            steps.append("sent")
+
+    dialogue = Dialogue("GET", "/lines", headers={"Accept-Encoding": coding}, watch=watch).run(app)
+
+    assert steps[:7] == ["sent", "made", "sent", "made", "sent", "made", "sent"]
+    assert dialogue.headers.get("content-encoding", "identity") == coding
+    assert dialogue.headers["content-type"].startswith(media_type)
+    assert "Accept-Encoding" in dialogue.headers["vary"]
+
+
+def test_each_event_can_be_read_when_it_arrives(probe_app: ProbeApp) -> None:
+    dialogue = Dialogue("GET", "/probe/events?chunks=3", headers=GZIP).run(probe_app())
+
+    decompress = zlib.decompressobj(31).decompress
+    chunks = [decompress(item["body"]) for item in dialogue.sent[1:]]
+    assert chunks[:3] == [b"data: 0\n\n", b"data: 1\n\n", b"data: 2\n\n"]
+
+
+@pytest.mark.parametrize("media_type", ["image/png", "application/zip"])
+def test_a_stream_that_gains_nothing_is_left_alone(
+    media_type: str, probe_client: ProbeClient
+) -> None:
+    response = probe_client().get(f"/probe/stream?media_type={media_type}", headers=GZIP)
+
+    assert response.headers["content-type"] == media_type
+    assert "content-encoding" not in response.headers
+
+
+def with_answer(app: FastAPI, response: Response) -> FastAPI:
+    """Add a route `/it` that always answers with this one object."""
+
+    @app.api_route("/it", methods=["GET", "HEAD"])
+    async def it() -> Response:
+        return response
+
+    return app
+
+
+def test_a_part_is_left_alone(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    """The range counts bytes of the body as it is."""
+    part = PlainTextResponse(TEXT, 206, {"Content-Range": "bytes 0-2999/9000"})
+
+    response = probe_client(app=with_answer(probe_app(), part)).get("/it", headers=GZIP)
+
+    assert "content-encoding" not in response.headers
+    assert response.text == TEXT
+
+
+def test_an_encoded_body_is_left_alone(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    encoded = Response(
+        gzip.compress(TEXT.encode()),
+        headers={"Content-Encoding": "gzip", "ETag": '"mine"'},
+        media_type="text/plain",
+    )
+    client = probe_client(app=with_answer(probe_app(compression_minimum_size=1), encoded))
+
+    response = client.get("/it", headers={"Accept-Encoding": "zstd, gzip"})
+
+    assert response.headers["content-encoding"] == "gzip"
+    assert response.headers["etag"] == '"mine"'
+    assert response.text == TEXT
+
+
+def test_head_tells_what_get_would(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    client = probe_client(app=with_answer(probe_app(), PlainTextResponse(TEXT)))
+
+    head = client.head("/it", headers=GZIP)
+    get = client.get("/it", headers=GZIP)
+
+    for name in ("content-encoding", "content-length", "vary"):
+        assert head.headers[name] == get.headers[name]
+
+
+def test_a_shared_answer_is_not_edited(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    """A list that is edited in place tells the next client of an encoding that isn't there."""
+    shared = PlainTextResponse(TEXT, headers={"Vary": "X-Tenant"})
+    before = list(shared.raw_headers)
+    client = probe_client(app=with_answer(probe_app(), shared))
+
+    for accepted in ("gzip", "identity", "gzip", "zstd"):
+        response = client.get("/it", headers={"Accept-Encoding": accepted})
+        coding = response.headers.get("content-encoding", "identity")
+        assert coding == accepted
+
+    assert shared.raw_headers == before
+    assert shared.body == TEXT.encode()
+
+
+@pytest.mark.parametrize("vary", ["Cookie", "cookie, accept-encoding", "*"])
+def test_vary_is_completed(vary: str, probe_client: ProbeClient) -> None:
+    client = probe_client(compression_minimum_size=1)
+
+    response = client.get(f"/probe/headers?name=Vary&value={vary}", headers=GZIP)
+
+    assert response.headers["vary"].startswith(vary)
+    assert varies(response).count("accept-encoding") == ("*" not in vary)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "tag", "expected"),
+    [
+        ("gzip", '"mine"', 'W/"mine"'),
+        ("gzip", 'W/"mine"', 'W/"mine"'),
+        ("identity", '"mine"', '"mine"'),
+    ],
+)
+def test_a_compressed_answer_has_a_weak_tag(
+    accepted: str, tag: str, expected: str, probe_client: ProbeClient
+) -> None:
+    client = probe_client(compression_minimum_size=1)
+
+    response = client.get(
+        f"/probe/headers?name=ETag&value={tag}", headers={"Accept-Encoding": accepted}
+    )
+
+    assert response.headers["etag"] == expected
+
+
+@pytest.mark.parametrize(("accepted", "tag"), [("gzip", 'W/"mine"'), ("identity", '"mine"')])
+def test_a_304_has_the_tag_of_its_200(
+    accepted: str, tag: str, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """A cache finds the answer that it may go on using by its tag (RFC 9111, 4.3.4)."""
+    unchanged = Response(status_code=304, headers={"ETag": '"mine"'})
+    client = probe_client(app=with_answer(probe_app(), unchanged))
+
+    response = client.get("/it", headers={"Accept-Encoding": accepted})
+
+    assert response.headers["etag"] == tag
+    assert "accept-encoding" in varies(response)
+
+
+@pytest.mark.skipif("access_log" not in LAYERS, reason="needs a line")
+def test_the_line_tells_the_bytes_on_the_wire(
+    probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    response = probe_client().get("/probe/large", headers=GZIP)
+
+    (line,) = [line for line in log_lines() if line["event"] == "request"]
+    assert line["bytes"] == int(response.headers["content-length"]) < 2000
+
+
+@pytest.mark.skipif("timing" not in LAYERS, reason="needs the times")
+def test_the_times_include_the_wait_for_the_body(probe_client: ProbeClient) -> None:
+    response = probe_client().post("/probe/late-body?seconds=0.1", headers=GZIP)
+
+    assert response.headers["content-encoding"] == "gzip"
+    assert float(response.headers["x-process-time"]) >= 0.1
+
+
+@pytest.mark.skipif("error_handler" not in LAYERS, reason="needs the answer")
+def test_a_crash_ahead_of_the_first_bytes_is_a_clean_500(probe_client: ProbeClient) -> None:
+    response = probe_client().post("/probe/late-body?seconds=0&breaks=true", headers=GZIP)
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"

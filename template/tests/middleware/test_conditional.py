@@ -1,0 +1,214 @@
+"""Conditional: a client that has the body already is spared it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib import import_module
+
+import pytest
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Message
+
+from app.middleware.order import LAYERS
+
+from .asgi import Dialogue
+from .conftest import LogLines, ProbeApp, ProbeClient
+from .refusals import Answer
+
+PLAIN = {"Accept-Encoding": "identity"}
+
+
+def with_answer(app: FastAPI, response: Response) -> FastAPI:
+    """Add a route `/it` that always answers with this one object."""
+
+    @app.api_route("/it", methods=["GET", "HEAD", "POST"])
+    async def it() -> Response:
+        return response
+
+    return app
+
+
+def test_a_tag_spares_the_body(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    tag = client.get("/probe/ok", headers=PLAIN).headers["etag"]
+    response = client.get("/probe/ok", headers={**PLAIN, "If-None-Match": tag})
+
+    assert tag.startswith('"')
+    assert response.status_code == 304
+    assert response.content == b""
+    assert response.headers["etag"] == tag
+    assert not {"content-length", "content-type"} & response.headers.keys()
+
+
+def test_another_body_has_another_tag(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    tags = {client.get(f"/probe/items/{number}").headers["etag"] for number in range(3)}
+
+    assert len(tags) == 3
+
+
+@pytest.mark.parametrize(
+    "condition", ['"mine"', 'W/"mine"', '"other", "mine"', '"a,b" , W/"mine"', "*", " * "]
+)
+def test_a_tag_of_the_endpoint_is_compared(condition: str, probe_client: ProbeClient) -> None:
+    response = probe_client().get(
+        '/probe/headers?name=ETag&value="mine"', headers={**PLAIN, "If-None-Match": condition}
+    )
+
+    assert response.status_code == 304
+    assert response.headers["etag"] == '"mine"'
+
+
+@pytest.mark.parametrize("condition", ['"other"', "mine", "", '"*"', '"a", "mine" b"'])
+def test_another_tag_spares_nothing(condition: str, probe_client: ProbeClient) -> None:
+    response = probe_client().get(
+        '/probe/headers?name=ETag&value="a b"', headers={**PLAIN, "If-None-Match": condition}
+    )
+
+    assert response.status_code == 200
+    assert response.headers["etag"] == '"a b"'
+    assert response.text == "ok"
+
+
+def test_several_lines_are_one_list(probe_client: ProbeClient) -> None:
+    headers = [("If-None-Match", '"other"'), ("If-None-Match", '"mine"')]
+
+    response = probe_client().get('/probe/headers?name=ETag&value="mine"', headers=headers)
+
+    assert response.status_code == 304
+
+
+def test_a_304_keeps_what_does_not_describe_the_body(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    kept = {
+        "Cache-Control": "private",
+        "Content-Location": "/onion",
+        "Expires": "Thu, 01 Jan 2037 00:00:00 GMT",
+        "ETag": '"mine"',
+        "Set-Cookie": "seen=1",
+        "Vary": "X-Tenant",
+    }
+    dropped = {"Content-Language": "en", "Content-Disposition": "inline"}
+    answer = PlainTextResponse("text", headers={**kept, **dropped})
+    client = probe_client(app=with_answer(probe_app(), answer))
+
+    response = client.get("/it", headers={**PLAIN, "If-None-Match": "*"})
+
+    assert response.status_code == 304
+    for name, value in kept.items():
+        assert value in response.headers[name]
+    for name in (*dropped, "Content-Type", "Content-Length"):
+        assert name not in response.headers
+
+
+def test_a_shared_answer_is_not_edited(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    shared = PlainTextResponse("text")
+    before = list(shared.raw_headers)
+    client = probe_client(app=with_answer(probe_app(), shared))
+
+    tag = client.get("/it", headers=PLAIN).headers["etag"]
+    statuses = [
+        client.get("/it", headers={**PLAIN, "If-None-Match": condition}).status_code
+        for condition in (tag, '"other"', tag)
+    ]
+
+    assert statuses == [304, 200, 304]
+    assert shared.raw_headers == before
+
+
+def test_head_is_answered_like_get(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    client = probe_client(app=with_answer(probe_app(), PlainTextResponse("text")))
+
+    tag = client.get("/it", headers=PLAIN).headers["etag"]
+
+    assert client.head("/it", headers=PLAIN).headers["etag"] == tag
+    assert client.head("/it", headers={**PLAIN, "If-None-Match": tag}).status_code == 304
+
+
+def test_head_without_the_body_has_no_tag(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    """A tag of the empty body would be another than that of GET."""
+    app = with_answer(probe_app(), Response(headers={"Content-Length": "4"}))
+
+    response = probe_client(app=app).head("/it", headers=PLAIN)
+
+    assert "etag" not in response.headers
+    assert response.headers["content-length"] == "4"
+
+
+def test_only_complete_answers_to_reading_have_a_tag(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = with_answer(probe_app(), PlainTextResponse("text"))
+    client = probe_client(app=app)
+
+    for response in (
+        client.post("/it", headers={"If-None-Match": "*"}),
+        client.get("/probe/raise/404", headers={"If-None-Match": "*"}),
+        client.get("/probe/stream", headers={"If-None-Match": "*"}),
+        client.get("/probe/events", headers={"If-None-Match": "*"}),
+    ):
+        assert response.status_code in {200, 404}
+        assert "etag" not in response.headers
+
+
+def test_a_stream_of_known_length_is_not_held_back(probe_app: ProbeApp) -> None:
+    """Its head passes although no byte of its body is there yet."""
+    app = probe_app()
+    started = asyncio.Event()
+
+    @app.get("/file")
+    async def file() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            await started.wait()
+            yield b"first, "
+            yield b"second"
+
+        # Its type is one that nothing else holds back.
+        headers = {"Content-Length": "13"}
+        return StreamingResponse(body(), media_type="image/png", headers=headers)
+
+    def watch(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            started.set()
+
+    dialogue = Dialogue("GET", "/file", headers={"If-None-Match": "*"}, watch=watch).run(app)
+
+    assert dialogue.status == 200
+    assert dialogue.body == b"first, second"
+    assert "etag" not in dialogue.headers
+
+
+@pytest.mark.parametrize("observer", [name for name in ("access_log", "metrics") if name in LAYERS])
+def test_an_operator_sees_the_304(
+    observer: str, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    client = probe_client()
+    log_lines()
+
+    response = client.get("/probe/ok", headers={"If-None-Match": "*"})
+
+    assert response.status_code == 304
+    answer = Answer(response=response, lines=log_lines(), client=client)
+    import_module(f".test_{observer}", __package__).decorated(answer)
+
+
+@pytest.mark.skipif("compression" not in LAYERS, reason="needs encodings")
+def test_a_tag_is_good_for_every_encoding(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    compressed = client.get("/probe/large", headers={"Accept-Encoding": "gzip"}).headers
+    plain = client.get("/probe/large", headers=PLAIN).headers
+
+    assert compressed["content-encoding"] == "gzip"
+    assert compressed["etag"] == f"W/{plain['etag']}"
+    for accepted in ("gzip", "identity", "zstd"):
+        for tag in (compressed["etag"], plain["etag"]):
+            response = client.get(
+                "/probe/large", headers={"Accept-Encoding": accepted, "If-None-Match": tag}
+            )
+            assert response.status_code == 304
+            assert response.headers["etag"].startswith("W/") is (accepted != "identity")
+            assert "accept-encoding" in response.headers["vary"].lower()

@@ -1,0 +1,146 @@
+"""Cross-origin: a page of another site can't act in the name of a user."""
+
+from typing import Any, Final
+
+import pytest
+from httpx2 import Headers
+from pydantic import ValidationError
+from starlette.testclient import WebSocketDenialResponse
+
+from app.middleware.order import LAYERS
+
+from .conftest import WS, ProbeClient, stack_settings
+from .refusals import ORIGIN, Refusal
+
+# The requests of other layers' tests come from a page there, which shall get as far as they.
+SETTINGS: Final[dict[str, Any]] = {"cross_origin_trusted": [ORIGIN]}
+REFUSAL = Refusal(
+    status=403,
+    settings={"cross_origin_trusted": []},
+    method="POST",
+    path="/probe/items",
+    headers={"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"},
+    request={"json": {"name": "onion"}},
+)
+
+ITEM: Final = {"name": "onion"}
+EVIL: Final = "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+        {"Origin": "http://localhost"},
+        {"Origin": "http://LOCALHOST"},
+        {"Origin": ORIGIN},
+        {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_its_own_and_trusted_pages_may_change_things(
+    headers: dict[str, str], probe_client: ProbeClient
+) -> None:
+    response = probe_client(**SETTINGS).post("/probe/items", json=ITEM, headers=headers)
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Sec-Fetch-Site", "cross-site")],
+        [("Sec-Fetch-Site", "same-site")],
+        [("Sec-Fetch-Site", "new-invention")],
+        [("Sec-Fetch-Site", "cross-site"), ("Origin", EVIL)],
+        [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-origin")],
+        [("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")],
+        [("Origin", EVIL)],
+        [("Origin", "null")],
+        [("Origin", "")],
+        [("Origin", "https://localhost")],
+        [("Origin", "http://localhost:81")],
+        [("Origin", "http://localhost.evil.example")],
+        [("Origin", f"{ORIGIN}.evil.example")],
+        [("Origin", ORIGIN), ("Origin", EVIL)],
+        [("Origin", ORIGIN), ("Origin", ORIGIN)],
+        [("Origin", "http://localhost"), ("Origin", EVIL), ("Sec-Fetch-Site", "same-origin")],
+    ],
+)
+def test_other_pages_may_not(headers: list[tuple[str, str]], probe_client: ProbeClient) -> None:
+    response = probe_client(**SETTINGS).post("/probe/items", json=ITEM, headers=headers)
+
+    assert response.status_code == 403
+    assert response.json()["layer"] == "cross_origin"
+
+
+def test_who_only_reads_is_not_judged(probe_client: ProbeClient) -> None:
+    headers = {"Origin": EVIL, "Sec-Fetch-Site": "cross-site"}
+
+    response = probe_client().get("/probe/ok", headers=headers)
+
+    assert response.status_code == 200
+
+
+def test_the_default_port_may_be_written(probe_client: ProbeClient) -> None:
+    response = probe_client().post(
+        "/probe/items", json=ITEM, headers={"Host": "localhost:80", "Origin": "http://localhost"}
+    )
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost"}, {"Origin": ORIGIN}])
+def test_its_own_pages_may_open_a_websocket(
+    headers: dict[str, str], probe_client: ProbeClient
+) -> None:
+    client = probe_client(**SETTINGS)
+
+    with client.websocket_connect(WS, headers=headers) as websocket:
+        websocket.send_text("hi")
+
+        assert websocket.receive_text() == "hi"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Origin", EVIL)],
+        [("Origin", "null")],
+        [("Origin", "https://localhost")],
+        [("Origin", EVIL), ("Sec-Fetch-Site", "same-origin")],
+        [("Origin", "http://localhost"), ("Origin", EVIL)],
+    ],
+)
+def test_other_pages_may_not_open_a_websocket(
+    headers: list[tuple[str, str]], probe_client: ProbeClient
+) -> None:
+    """Browsers let every page open one, cookies included, and CORS doesn't apply."""
+    client = probe_client(**SETTINGS)
+
+    with (
+        pytest.raises(WebSocketDenialResponse) as denial,
+        client.websocket_connect(WS, headers=Headers(headers)),
+    ):
+        pass
+
+    assert denial.value.status_code == 403
+
+
+@pytest.mark.skipif("proxy_headers" not in LAYERS, reason="needs the scheme of the client")
+def test_behind_a_proxy_its_own_pages_pass(probe_client: ProbeClient) -> None:
+    response = probe_client().post(
+        "/probe/items",
+        json=ITEM,
+        headers={"Origin": "https://localhost", "X-Forwarded-Proto": "https"},
+    )
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://a.example/", "a.example", "*", "null", "https://*.x"])
+def test_nonsense_is_refused_at_start(origin: str) -> None:
+    with pytest.raises(ValidationError, match="must be origins such as"):
+        stack_settings(cross_origin_trusted=[origin])

@@ -1,0 +1,128 @@
+"""Maintenance: while a file exists, requests are told to come back later."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from app.middleware import innermost, outermost
+
+from .conftest import WS, ProbeClient, stack_settings
+from .refusals import Refusal
+
+# A file that exists.
+REFUSAL = Refusal(status=503, settings={"maintenance_file": __file__})
+
+
+def test_a_file_switches_it_without_a_restart(probe_client: ProbeClient, tmp_path: Path) -> None:
+    file = tmp_path / "maintenance"
+    client = probe_client(maintenance_file=str(file))
+
+    statuses = [client.get("/probe/ok").status_code]
+    for _ in range(2):
+        file.touch()
+        statuses.append(client.get("/probe/ok").status_code)
+        file.unlink()
+        statuses.append(client.get("/probe/ok").status_code)
+
+    assert statuses == [200, 503, 200, 503, 200]
+
+
+class Begin:
+    """Begins the maintenance while a request is under way."""
+
+    def __init__(self, app: ASGIApp, *, file: Path) -> None:
+        self.app = app
+        self.file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.file.touch()
+        await self.app(scope, receive, send)
+
+
+def test_requests_under_way_are_not_cut(probe_client: ProbeClient, tmp_path: Path) -> None:
+    file = tmp_path / "maintenance"
+    own = [innermost(Middleware(Begin, file=file))]
+    client = probe_client(own=own, maintenance_file=str(file))
+
+    statuses = [client.get("/probe/ok").status_code for _ in range(2)]
+
+    assert statuses == [200, 503]
+
+
+def test_clients_are_told_when_to_come_back(probe_client: ProbeClient) -> None:
+    client = probe_client(maintenance_file=__file__, maintenance_retry_after=7)
+
+    response = client.get("/probe/ok")
+
+    assert response.headers["retry-after"] == "7"
+    assert response.headers["cache-control"] == "no-store"
+
+
+def test_a_folder_of_that_name_counts_for_nothing(
+    probe_client: ProbeClient, tmp_path: Path
+) -> None:
+    client = probe_client(maintenance_file=str(tmp_path))
+
+    assert client.get("/probe/ok").status_code == 200
+
+
+def test_the_path_is_relative_to_where_the_server_was_started(
+    probe_client: ProbeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "maintenance").touch()
+    monkeypatch.chdir(tmp_path)
+    client = probe_client()
+    monkeypatch.chdir("/")
+
+    assert client.get("/probe/ok").status_code == 503
+
+
+def test_a_probe_is_served(probe_client: ProbeClient) -> None:
+    """An orchestrator would restart what is only being maintained."""
+    client = probe_client(maintenance_file=__file__, probe_paths=["/probe/ok"])
+
+    assert client.get("/probe/ok").status_code == 200
+
+
+class WithoutDenial:
+    """Takes the extension away by which a server can answer a handshake."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope["extensions"] = {}
+        await self.app(scope, receive, send)
+
+
+def test_a_websocket_is_closed_with_1013_where_it_can_not_be_answered(
+    probe_client: ProbeClient,
+) -> None:
+    own = [outermost(Middleware(WithoutDenial))]
+    client = probe_client(own=own, maintenance_file=__file__)
+
+    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect(WS):
+        pass
+
+    assert closed.value.code == 1013
+
+
+def test_an_open_websocket_lives_on(probe_client: ProbeClient, tmp_path: Path) -> None:
+    file = tmp_path / "maintenance"
+
+    with probe_client(maintenance_file=str(file)).websocket_connect(WS) as websocket:
+        file.touch()
+        websocket.send_text("hi")
+
+        assert websocket.receive_text() == "hi"
+
+
+def test_no_file_at_all_is_refused_at_start() -> None:
+    with pytest.raises(ValidationError, match="must be the path of a file"):
+        stack_settings(maintenance_file="")

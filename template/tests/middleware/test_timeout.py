@@ -1,0 +1,161 @@
+"""Timeout: a caller learns in time that the service gave up."""
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from fastapi import BackgroundTasks
+from pydantic import ValidationError
+from starlette.types import Message
+
+from .asgi import Dialogue
+from .conftest import WS, ProbeApp, ProbeClient, stack_settings
+from .refusals import Refusal
+
+REFUSAL = Refusal(
+    status=504, settings={"request_timeout": 0.05}, path="/probe/slow?seconds=5", websocket=False
+)
+
+
+def test_a_late_endpoint_is_answered_504(probe_client: ProbeClient) -> None:
+    response = probe_client(request_timeout=0.05).get("/probe/slow?seconds=5")
+
+    assert response.status_code == 504
+    assert response.headers["connection"] == "close"
+    assert response.json()["detail"] == "No response had started after 0.05 seconds."
+
+
+def test_an_endpoint_in_time_is_not_disturbed(probe_client: ProbeClient) -> None:
+    response = probe_client(request_timeout=5).get("/probe/slow?seconds=0.02")
+
+    assert response.status_code == 200
+    assert "connection" not in response.headers
+
+
+def test_a_late_endpoint_is_cancelled(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(request_timeout=0.2)
+    ends: list[str] = []
+
+    @app.get("/waits")
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    assert probe_client(app=app).get("/waits").status_code == 504
+    assert ends == ["cancelled"]
+
+
+def test_a_thread_does_not_delay_the_answer(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    """It can't be stopped, so what it does may come after the 504."""
+    app = probe_app(request_timeout=0.05)
+    go_on = threading.Event()
+    done = threading.Event()
+
+    @app.get("/thread")
+    def thread() -> None:
+        go_on.wait(5)
+        done.set()
+
+    response = probe_client(app=app).get("/thread")
+
+    assert response.status_code == 504
+    assert not done.is_set()
+    go_on.set()
+
+
+def test_who_ignores_cancellation_does_not_delay_the_answer(probe_app: ProbeApp) -> None:
+    app = probe_app(request_timeout=0.05)
+    answered = asyncio.Event()
+
+    @app.get("/stubborn")
+    async def stubborn() -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(5)
+        await answered.wait()
+        return "after all"
+
+    def watch(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            answered.set()
+
+    dialogue = Dialogue("GET", "/stubborn", watch=watch).run(app)
+
+    assert dialogue.status == 504
+    assert b"after all" not in dialogue.body
+
+
+def test_a_stream_that_started_is_not_cut(probe_client: ProbeClient) -> None:
+    response = probe_client(request_timeout=0.3).get("/probe/stream?chunks=3&seconds=0.15")
+
+    assert response.status_code == 200
+    assert response.text.count("line") == 3
+
+
+def test_an_answer_whose_first_bytes_are_late_is_not_cut(probe_client: ProbeClient) -> None:
+    response = probe_client(request_timeout=0.25).post("/probe/late-body?seconds=0.4")
+
+    assert response.status_code == 200
+    assert len(response.content) == 2000
+
+
+def test_background_tasks_live_on(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(request_timeout=0.25)
+    done: list[str] = []
+
+    @app.get("/later")
+    async def later(tasks: BackgroundTasks) -> None:
+        async def work() -> None:
+            await asyncio.sleep(0.35)
+            done.append("work")
+
+        tasks.add_task(work)
+
+    assert probe_client(app=app).get("/later").status_code == 200
+    assert done == ["work"]
+
+
+def test_an_upload_that_trickles_in_ends(
+    probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.middleware.closing._LINGER_SECONDS", 0.05)
+    upload = Dialogue("POST", "/probe/upload", b"x", endless=True, pause=0.01)
+
+    upload.run(probe_app(request_timeout=0.1))
+
+    assert upload.status == 504
+    assert upload.headers["connection"] == "close"
+
+
+def test_a_cancellation_by_the_server_is_none_of_its_business(probe_app: ProbeApp) -> None:
+    app = probe_app(request_timeout=5)
+    dialogue = Dialogue("GET", "/probe/slow?seconds=5")
+
+    async def shut_down() -> None:
+        request = asyncio.ensure_future(app(dialogue.scope, dialogue.receive, dialogue.send))
+        await asyncio.sleep(0.02)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(shut_down())
+
+    assert dialogue.sent == []
+
+
+def test_a_websocket_may_stay_open(probe_client: ProbeClient) -> None:
+    with probe_client(request_timeout=0.02).websocket_connect(WS) as websocket:
+        threading.Event().wait(0.05)
+        websocket.send_text("hi")
+
+        assert websocket.receive_text() == "hi"
+
+
+@pytest.mark.parametrize("value", [0, -1, "nan", "inf", "soon"])
+def test_nonsense_is_refused_at_start(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        stack_settings(request_timeout=value)
