@@ -1,0 +1,100 @@
+"""Memory storage: counts and answers in this process, bounded whatever clients do."""
+
+from collections import OrderedDict
+from time import monotonic
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator
+
+_MOST_COUNTS: Final = 100_000
+_MOST_BYTES: Final = 64 * 1024 * 1024
+# What an entry takes besides its key and its value, roughly.
+_BYTES_OF_ENTRY: Final = 300
+
+
+class MemoryStorage:
+    """
+    Keep counts and answers in this process; another worker has its own.
+
+    It holds at most 100,000 counts for each length of a window, and 64 MiB of answers. Where
+    more are needed the oldest give way: a client whose count does so gets a new window early,
+    and an answer that does so is forgotten before its time. Every operation takes the same
+    time, however much is kept.
+    """
+
+    def __init__(self) -> None:
+        # One dictionary for each length: what was put in first is then what ends first.
+        self.counts: dict[int, OrderedDict[str, tuple[int, float]]] = {}
+        self.answers: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._bytes = 0
+
+    async def open(self) -> None:
+        """Do nothing: memory is there."""
+
+    async def close(self) -> None:
+        """Do nothing: memory ends with the process."""
+
+    async def increment(self, key: str, seconds: int) -> tuple[int, float]:
+        counts = self.counts.setdefault(seconds, OrderedDict())
+        now = monotonic()
+        count, ends_at = counts.get(key, (0, 0.0))
+        if ends_at > now:
+            counts[key] = (count + 1, ends_at)
+            return count + 1, ends_at - now
+        counts.pop(key, None)
+        # Two at most go for each that comes, so no request pays for a long clean-up.
+        for _ in range(2):
+            if counts and (len(counts) >= _MOST_COUNTS or _first_end(counts) <= now):
+                counts.popitem(last=False)
+        counts[key] = (1, now + seconds)
+        return 1, float(seconds)
+
+    async def claim(self, key: str, value: bytes, seconds: int) -> bytes | None:
+        found, ends_at = self.answers.get(key, (b"", 0.0))
+        if ends_at > monotonic():
+            return found
+        self._put(key, value, seconds)
+        return None
+
+    async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
+        found, ends_at = self.answers.get(key, (b"", 0.0))
+        if ends_at <= monotonic() or found != old:
+            return False
+        if new is None:
+            self._drop(key)
+        else:
+            self._put(key, new, seconds)
+        return True
+
+    def _put(self, key: str, value: bytes, seconds: int) -> None:
+        self._drop(key)
+        now = monotonic()
+        self.answers[key] = (value, now + seconds)
+        self._bytes += len(key) + len(value) + _BYTES_OF_ENTRY
+        while self._bytes > _MOST_BYTES:
+            self._drop(next(iter(self.answers)))
+        for _ in range(2):
+            if _first_end(self.answers) <= now:
+                self._drop(next(iter(self.answers)))
+
+    def _drop(self, key: str) -> None:
+        if key in self.answers:
+            value, _ = self.answers.pop(key)
+            self._bytes -= len(key) + len(value) + _BYTES_OF_ENTRY
+
+
+def _first_end(entries: OrderedDict[str, tuple[Any, float]]) -> float:
+    return next(iter(entries.values()))[1]
+
+
+def _memory(value: str) -> str:
+    if value != "memory://":
+        msg = (
+            "must be memory://, since this service was made with the answer storage=memory"
+            " (`copier update --data storage=redis` changes that)"
+        )
+        raise ValueError(msg)
+    return value
+
+
+StorageUrl = Annotated[str, AfterValidator(_memory)]

@@ -1,0 +1,192 @@
+"""Metrics: every request is counted and timed, on a page that Prometheus reads."""
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Annotated, Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from pydantic import AfterValidator
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .exchange import Exchange
+from .networks import parse_address, parse_network
+from .problem import refuse
+from .scope import route_template
+from .setting_types import absolute_path
+
+_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own switch
+_METHODS: Final = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+)
+_FORBIDDEN: Final = 403
+
+
+class MetricsMiddleware:
+    """
+    Count each request once: when its last byte was sent, or when it ended without one.
+
+    A client that went away before that counts as 499; a websocket when it closes, as method
+    WEBSOCKET with 101 if it was accepted, and without a duration. The labels are few whatever
+    clients send: a path that matches no route and a method that HTTP doesn't know share one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.instruments = (
+            _of_this_worker() if _DIRECTORY in os.environ else _Instruments(_own_registry())
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        scope.setdefault("state", {})["metrics_registry"] = self.instruments.registry
+        request = _Request(self.instruments, scope)
+        await Exchange(scope, send, request.count).run(self.app, receive)
+
+
+class _Instruments:
+    """The metrics of one app; the labelled ones are kept, since finding them costs most."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        kept = lru_cache(maxsize=1024)
+        self.requests = kept(
+            Counter(
+                "http_requests_total",
+                "Requests by method, route and status.",
+                ("method", "route", "status"),
+                registry=registry,
+            ).labels
+        )
+        self.durations = kept(
+            Histogram(
+                "http_request_duration_seconds",
+                "Time from a request to the last byte of its answer.",
+                ("method", "route"),
+                registry=registry,
+            ).labels
+        )
+        self.in_progress = kept(
+            Gauge(
+                "http_requests_in_progress",
+                "Requests and websockets that have not ended yet.",
+                ("method",),
+                registry=registry,
+                multiprocess_mode="livesum",
+            ).labels
+        )
+        self.refusals = kept(
+            Counter(
+                "http_refusals_total",
+                "Requests that a layer refused.",
+                ("layer", "status"),
+                registry=registry,
+            ).labels
+        )
+
+
+class _Request:
+    """Counts one request while it is in progress and when it ended."""
+
+    def __init__(self, instruments: _Instruments, scope: Scope) -> None:
+        method = scope.get("method", "WEBSOCKET")
+        self._method = method if method in _METHODS or scope["type"] == "websocket" else "_OTHER"
+        self._instruments = instruments
+        self._in_progress = instruments.in_progress(self._method)
+        self._in_progress.inc()
+
+    def count(self, exchange: Exchange) -> None:
+        self._in_progress.dec()
+        route = route_template(exchange.scope) or "<unmatched>"
+        self._instruments.requests(self._method, route, exchange.status).inc()
+        if exchange.scope["type"] == "http":
+            self._instruments.durations(self._method, route).observe(exchange.seconds)
+        layer = exchange.scope["state"].get("refused_by")
+        if layer is not None:
+            self._instruments.refusals(layer, exchange.status).inc()
+
+
+class _MetricsPage:
+    """Answers a client of the networks `allow`, 403 any other."""
+
+    def __init__(self, *, allow: Collection[str]) -> None:
+        self.networks = [parse_network(network) for network in allow]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._admits(scope.get("client")):
+            detail = "The metrics are not for this address."
+            await refuse(scope, receive, send, layer="metrics", status=_FORBIDDEN, detail=detail)
+            return
+        registry = scope["state"]["metrics_registry"]
+        if _DIRECTORY in os.environ:
+            registry = await run_in_threadpool(_registry_of_all_workers)
+        encode, media_type = choose_encoder(Request(scope).headers.get("accept", ""))
+        page = await run_in_threadpool(encode, registry)
+        await Response(page, media_type=media_type)(scope, receive, send)
+
+    def _admits(self, client: tuple[str, int] | None) -> bool:
+        address = parse_address(client[0] if client else None)
+        return address is not None and any(address in network for network in self.networks)
+
+
+def metrics_route(path: str, *, allow: Collection[str]) -> Route:
+    """Return the route of the page, for clients of the networks `allow`."""
+    return Route(path, _MetricsPage(allow=allow), methods=["GET"], include_in_schema=False)
+
+
+def check_directory_of_workers() -> None:
+    """Refuse a directory that isn't there: each request would fail for it."""
+    directory = os.environ.get(_DIRECTORY)
+    if directory is not None and not Path(directory).is_dir():
+        msg = f"{_DIRECTORY} must name a directory that exists, not {directory!r}"
+        raise ValueError(msg)
+
+
+def _own_registry() -> CollectorRegistry:
+    """Return a registry for one app that shows what others register in the usual one as well."""
+    registry = CollectorRegistry()
+    registry.register(REGISTRY)
+    return registry
+
+
+@cache
+def _of_this_worker() -> _Instruments:
+    # A process of the same number may have left its gauges in the directory.
+    mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+    return _Instruments(CollectorRegistry())
+
+
+def _registry_of_all_workers() -> CollectorRegistry:
+    """Return the sums over all workers, those that ended included, except for their gauges."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    for file in Path(os.environ[_DIRECTORY]).glob("gauge_live*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        # Another worker may be at the same.
+        with suppress(FileNotFoundError):
+            if _has_ended(pid):
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    return registry
+
+
+def _has_ended(pid: int) -> bool:
+    if os.name != "posix":
+        return False  # elsewhere os.kill would end it
+    try:
+        os.kill(pid, 0)
+    except OSError as exc:
+        return isinstance(exc, ProcessLookupError)
+    return False
+
+
+MetricsPath = Annotated[str, AfterValidator(absolute_path)]

@@ -1,0 +1,92 @@
+"""Tracing: FastAPI makes one span a request; this layer completes it and joins it to the log."""
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry.trace import (
+    ProxyTracerProvider,
+    Span,
+    format_trace_id,
+    get_current_span,
+    get_tracer_provider,
+)
+from opentelemetry.util.types import AttributeValue
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .log import bind, unbind
+
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+class TracingMiddleware:
+    """
+    Put the trace id into the log lines, and what layers further in find out onto the span.
+
+    FastAPI opens the span around the whole stack, where nobody knows the request's id yet, nor
+    what a trusted proxy says of the client. When the answer starts both are known: the span gets
+    `client.address`, `url.scheme` and `request.id`. A websocket gets them when it ends. An
+    unsampled request passes at once, as does every request while no exporter is configured.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # FastAPI's mark on what it traces: it costs less to look for than a current span.
+        if "fastapi.telemetry" not in scope or not (span := get_current_span()).is_recording():
+            await self.app(scope, receive, send)
+            return
+        scheme = scope["scheme"]
+
+        async def send_described(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _describe(span, scope, scheme)
+            await send(message)
+
+        token = bind(trace_id=format_trace_id(span.get_span_context().trace_id))
+        try:
+            await self.app(scope, receive, send_described)
+        finally:
+            if span.is_recording():
+                _describe(span, scope, scheme)
+        # An exception leaves the id bound on purpose: the server's line about it carries it.
+        unbind(token)
+
+
+def telemetry() -> TelemetryConfig:
+    """
+    Return what FastAPI is to do: spans, once there is a place for them, and nothing else.
+
+    FastAPI's own metrics and logs stay off: the log has the trace id already, and an exception
+    is not to be sent elsewhere with its message. Spans of dependencies and serialization would
+    multiply what is sent for each request.
+    """
+    wanted = any(os.environ.get(name) for name in _ENDPOINTS) or not isinstance(
+        get_tracer_provider(), ProxyTracerProvider
+    )
+    return TelemetryConfig(
+        tracing=wanted, metrics=False, logs=False, operation_spans=False, auto_configure=wanted
+    )
+
+
+def _describe(span: Span, scope: Scope, scheme: str) -> None:
+    client = scope.get("client")
+    if client:
+        span.set_attribute("client.address", client[0])
+    request_id = scope.get("state", {}).get("request_id")
+    if request_id is not None:
+        span.set_attribute("request.id", request_id)
+    if scope["scheme"] != scheme:
+        _keep(span, {"url.scheme": scope["scheme"]})
+
+
+def _keep(span: Span, corrected: Mapping[str, AttributeValue]) -> None:
+    """Set attributes that FastAPI sets too, when it ends the span, from what it saw at first."""
+    set_attributes = span.set_attributes
+
+    def set_others(attributes: Mapping[str, AttributeValue]) -> None:
+        set_attributes({**attributes, **corrected})
+
+    span.set_attributes = set_others  # type: ignore[method-assign]

@@ -1,0 +1,31 @@
+"""The user of a request, and what can go wrong on the way to one."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who is calling: `request.state.user`, which is None when nobody says."""
+
+    id: str
+    scopes: frozenset[str] = frozenset()
+    claims: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+class BadCredentialError(Exception):
+    """A credential was sent and is wrong; the message is for its sender: ASCII, no quotes."""
+
+
+class CannotCheckError(Exception):
+    """Nobody knows whether the credential is good; the message is for its sender."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+# None is a request without a credential.
+Authenticate = Callable[[Scope], Awaitable[User | None]]

@@ -1,0 +1,318 @@
+"""Authentication: a good credential names the user, a wrong one is refused."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from importlib import import_module
+from typing import Annotated, Any, Final
+
+import pytest
+from fastapi import FastAPI, Request, Security, WebSocket
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Scope
+
+from app.middleware.authentication import (
+    AuthenticationMiddleware,
+    CurrentUser,
+    User,
+    current_user,
+)
+from app.middleware.order import LAYERS
+from app.middleware.user import Authenticate, CannotCheckError
+
+from .conftest import LogLines, ProbeApp, ProbeClient
+from .credentials import BAD, SETTINGS, headers
+from .refusals import ORIGIN, Refusal
+
+REFUSAL = Refusal(status=401, settings=SETTINGS, headers=BAD)
+
+GATES: Final = [
+    name
+    for name in (
+        "trusted_host",
+        "https_redirect",
+        "ip_filter",
+        "maintenance",
+        "client_version",
+        "required_headers",
+        "cross_origin",
+    )
+    if name in LAYERS
+]
+
+UserApp = Callable[..., FastAPI]
+UserClient = Callable[..., TestClient]
+
+
+@pytest.fixture
+def user_app(probe_app: ProbeApp) -> UserApp:
+    """Build an app with endpoints that ask who is calling."""
+
+    def build(**settings: Any) -> FastAPI:
+        app = probe_app(**{**SETTINGS, **settings})
+
+        @app.get("/me")
+        async def me(user: CurrentUser) -> str:
+            return user.id
+
+        @app.get("/anybody")
+        async def anybody(request: Request) -> str | None:
+            user: User | None = request.state.user
+            return user.id if user else None
+
+        @app.get("/orders")
+        def orders(user: Annotated[User, Security(current_user, scopes=["orders:read"])]) -> str:
+            return user.id
+
+        @app.websocket("/ws")
+        async def ws(websocket: WebSocket, user: CurrentUser) -> None:
+            await websocket.accept()
+            await websocket.send_text(user.id)
+            await websocket.close()
+
+        return app
+
+    return build
+
+
+@pytest.fixture
+def user_client(user_app: UserApp, probe_client: ProbeClient) -> UserClient:
+    def start(root_path: str = "", **settings: Any) -> TestClient:
+        return probe_client(app=user_app(**settings), root_path=root_path)
+
+    return start
+
+
+def checked_by(authenticate: Authenticate, app: FastAPI) -> FastAPI:
+    """Have credentials checked in another way."""
+    classes: list[Any] = [item.cls for item in app.user_middleware]
+    layer = app.user_middleware[classes.index(AuthenticationMiddleware)]
+    layer.kwargs["authenticate"] = authenticate
+    return app
+
+
+@pytest.mark.parametrize("path", ["/me", "/anybody"])
+def test_a_good_credential_names_the_user(path: str, user_client: UserClient) -> None:
+    client = user_client()
+
+    assert client.get(path, headers=headers("alice")).json() == "alice"
+    assert client.get(path, headers=headers("bob")).json() == "bob"
+
+
+def test_a_wrong_credential_is_refused_with_the_error(user_client: UserClient) -> None:
+    """It is refused where anybody may call too: its sender thinks that it is known."""
+    response = user_client().get("/anybody", headers=BAD)
+
+    assert response.status_code == 401
+    assert 'error="invalid_token", error_description="' in response.headers["www-authenticate"]
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["layer"] == "authentication"
+
+
+def test_nobody_is_anonymous(user_client: UserClient) -> None:
+    client = user_client()
+
+    assert client.get("/anybody").json() is None
+    response = client.get("/me")
+    assert response.status_code == 401
+    assert "error" not in response.headers["www-authenticate"]
+    assert response.headers["cache-control"] == "no-store"
+
+
+def test_a_user_is_not_carried_over(user_client: UserClient) -> None:
+    client = user_client()
+
+    client.get("/me", headers=headers("alice"))
+
+    assert client.get("/anybody").json() is None
+
+
+def test_a_credential_can_be_required(user_client: UserClient) -> None:
+    client = user_client(authentication_required=True)
+
+    response = client.get("/anybody")
+
+    assert response.status_code == 401
+    assert "error" not in response.headers["www-authenticate"]
+    assert response.json()["layer"] == "authentication"
+    assert client.get("/anybody", headers=headers("alice")).json() == "alice"
+    assert client.get("/nowhere").status_code == 401
+
+
+@pytest.mark.parametrize("setting", ["authentication_exempt", "probe_paths"])
+@pytest.mark.parametrize("credential", [{}, BAD, headers("alice")], ids=["none", "bad", "good"])
+@pytest.mark.parametrize("root_path", ["", "/api"])
+def test_on_an_exempt_path_nothing_is_judged(
+    setting: str, credential: dict[str, str], root_path: str, user_client: UserClient
+) -> None:
+    """A login page must work for those whose credential has expired."""
+    client = user_client(root_path, authentication_required=True, **{setting: ["/anybody"]})
+
+    response = client.get(f"{root_path}/anybody", headers=credential)
+
+    assert response.status_code == 200
+    assert response.json() is None
+
+
+def test_exempt_paths_are_exact(user_client: UserClient) -> None:
+    client = user_client(authentication_required=True, authentication_exempt=["/any"])
+
+    assert client.get("/anybody").status_code == 401
+    assert client.get("/any/").status_code == 401
+
+
+def test_what_a_user_is_answered_is_not_stored(user_client: UserClient) -> None:
+    client = user_client()
+
+    private = client.get("/anybody", headers=headers("alice"))
+    public = client.get("/anybody")
+
+    assert private.headers["cache-control"] == "no-store"
+    assert "cache-control" not in public.headers
+
+
+def test_an_endpoint_decides_about_its_own_cache_control(user_client: UserClient) -> None:
+    response = user_client().get(
+        "/probe/headers?name=Cache-Control&value=private", headers=headers("alice")
+    )
+
+    assert response.headers.get_list("cache-control") == ["private"]
+
+
+def test_a_401_of_an_endpoint_is_not_stored(user_client: UserClient) -> None:
+    response = user_client().get("/probe/raise/401")
+
+    assert response.headers["cache-control"] == "no-store"
+
+
+def test_a_user_without_the_scope_is_told_which(user_client: UserClient) -> None:
+    response = user_client().get("/orders", headers=headers("alice"))
+
+    assert response.status_code == 403
+    challenge = response.headers["www-authenticate"]
+    assert 'error="insufficient_scope", scope="orders:read"' in challenge
+
+
+def test_a_websocket_knows_its_user(user_client: UserClient) -> None:
+    with user_client().websocket_connect("ws://localhost/ws", headers=headers("alice")) as ws:
+        assert ws.receive_text() == "alice"
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_websocket_refuses_nobody_alike(required: bool, user_client: UserClient) -> None:  # noqa: FBT001
+    client = user_client(authentication_required=required)
+
+    with (
+        pytest.raises(WebSocketDenialResponse) as denial,
+        client.websocket_connect("ws://localhost/ws"),
+    ):
+        pass
+
+    assert denial.value.status_code == 401
+    assert "www-authenticate" in denial.value.headers
+
+
+def test_a_user_can_not_be_changed() -> None:
+    user = User("alice")
+
+    with pytest.raises(FrozenInstanceError):
+        user.id = "root"  # type: ignore[misc]
+    assert "claims" not in repr(User("alice", claims={"email": "a@example.com"}))
+
+
+def test_what_can_not_be_checked_is_no_verdict(
+    user_app: UserApp, probe_client: ProbeClient
+) -> None:
+    async def unavailable(_: Scope) -> User | None:
+        msg = "Ask later."
+        raise CannotCheckError(msg, retry_after=7)
+
+    client = probe_client(app=checked_by(unavailable, user_app()))
+
+    response = client.get("/anybody")
+
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "7"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["detail"] == "Ask later."
+
+
+@pytest.mark.skipif("error_handler" not in LAYERS, reason="that layer shapes errors")
+def test_a_fault_while_checking_has_the_one_shape(
+    user_app: UserApp, probe_client: ProbeClient
+) -> None:
+    async def broken(_: Scope) -> User | None:
+        msg = "the secret of the check"
+        raise RuntimeError(msg)
+
+    response = probe_client(app=checked_by(broken, user_app())).get("/anybody")
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "secret" not in response.text
+
+
+@pytest.mark.skipif("timeout" not in LAYERS, reason="that layer bounds requests")
+def test_a_check_that_hangs_is_bounded(user_app: UserApp, probe_client: ProbeClient) -> None:
+    async def hanging(_: Scope) -> User | None:
+        await asyncio.sleep(0.5)
+        return None
+
+    app = checked_by(hanging, user_app(request_timeout=0.05))
+
+    assert probe_client(app=app).get("/anybody").status_code == 504
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_no_credential_is_judged_where_a_gate_refuses(gate: str, probe_client: ProbeClient) -> None:
+    """Who may not come in learns nothing about credentials, and costs nothing."""
+    refusal: Refusal = import_module(f".test_{gate}", __package__).REFUSAL
+    client = probe_client(
+        base_url=refusal.base_url,
+        client_host=refusal.client_host,
+        **{**SETTINGS, **refusal.settings},
+    )
+    if refusal.prepare is not None:
+        refusal.prepare(client)
+
+    response = client.request(
+        refusal.method, refusal.path, headers={**BAD, **refusal.headers}, **refusal.request
+    )
+
+    assert response.status_code == refusal.status
+    assert "www-authenticate" not in response.headers
+
+
+@pytest.mark.skipif("access_log" not in LAYERS, reason="that layer writes the line")
+def test_the_line_names_the_user(user_client: UserClient, log_lines: LogLines) -> None:
+    client = user_client()
+    log_lines()
+
+    client.get("/anybody", headers=headers("alice"))
+    client.get("/anybody", headers=BAD)
+
+    named, refused = [line for line in log_lines() if line["event"] == "request"]
+    assert (named["status"], named["user"]) == (200, "alice")
+    assert refused["status"] == 401
+    assert "user" not in refused
+
+
+@pytest.mark.skipif("cors" not in LAYERS, reason="that layer speaks to pages")
+def test_a_page_can_read_the_challenge(user_client: UserClient) -> None:
+    client = user_client(cors_allow_origins=[ORIGIN])
+
+    response = client.get("/anybody", headers={"Origin": ORIGIN, **BAD})
+
+    assert response.status_code == 401
+    assert "WWW-Authenticate" in response.headers["access-control-expose-headers"]
+
+
+def test_openapi_knows_who_may_call(user_app: UserApp) -> None:
+    schema = user_app().openapi()
+
+    (scheme,) = schema["components"]["securitySchemes"]
+    assert schema["paths"]["/me"]["get"]["security"] == [{scheme: []}]
+    assert schema["paths"]["/orders"]["get"]["security"] == [{scheme: ["orders:read"]}]
+    assert "security" not in schema["paths"]["/anybody"]["get"]
+    assert "401" in schema["paths"]["/me"]["get"]["responses"]

@@ -1,0 +1,397 @@
+"""Metrics: every request is counted and timed, with few labels, on a page for Prometheus."""
+
+import asyncio
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import prometheus_client
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.middleware import innermost
+from app.middleware.metrics import MetricsMiddleware
+from app.middleware.order import LAYERS, layer_of
+from app.middleware.stack import build_stack
+
+from .conftest import WS, LogLines, ProbeApp, ProbeClient, stack_settings
+from .refusals import Answer, Refusal
+
+_EXEMPTING: Final[dict[str, Refusal]] = {
+    name: module.REFUSAL
+    for item in build_stack(stack_settings())
+    if (name := layer_of(item.cls)) and "probe_paths" in item.kwargs
+    if hasattr(module := import_module(f".test_{name}", __package__), "REFUSAL")
+}
+
+
+def decorated(answer: Answer) -> None:
+    status = answer.response.status_code
+    app = answer.client.app
+    assert counted(app, method=answer.response.request.method, status=str(status)) >= 1
+    if answer.response.headers.get("content-type") == "application/problem+json":
+        layer = answer.response.json().get("layer")
+        refused = sample(app, "http_refusals_total", layer=layer, status=str(status))
+        assert refused >= (1 if layer else 0)
+
+
+def scrape(app: ASGIApp) -> str:
+    """Read the page as Prometheus would: from inside, by a name of its own."""
+    client = TestClient(app, base_url="http://10.0.0.7:8000", client=("127.0.0.1", 50000))
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    return response.text
+
+
+def sample(app: ASGIApp, name: str, **labels: str) -> float:
+    """Return the sum of all samples that have these labels."""
+    return sum(
+        item.value
+        for family in text_string_to_metric_families(scrape(app))
+        for item in family.samples
+        if item.name == name and labels.items() <= item.labels.items()
+    )
+
+
+def counted(app: ASGIApp, **labels: str) -> float:
+    return sample(app, "http_requests_total", **labels)
+
+
+def test_a_request_is_counted_with_its_route(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    for item in (1, 2):
+        client.get(f"/probe/items/{item}")
+
+    labels = {"method": "GET", "route": "/probe/items/{item_id}"}
+    assert counted(client.app, **labels, status="200") == 2
+
+
+def test_a_request_is_timed(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    client.get("/probe/slow?seconds=0.03")
+
+    labels = {"method": "GET", "route": "/probe/slow"}
+    assert sample(client.app, "http_request_duration_seconds_sum", **labels) >= 0.03
+    assert sample(client.app, "http_request_duration_seconds_bucket", **labels, le="0.01") == 0
+    assert sample(client.app, "http_request_duration_seconds_count", **labels) == 1
+
+
+def test_unknown_paths_share_a_label(probe_client: ProbeClient) -> None:
+    """Else anybody could fill the memory of Prometheus, and of the service."""
+    client = probe_client()
+
+    for number in range(20):
+        client.get(f"/nowhere/{number}")
+
+    assert counted(client.app, route="<unmatched>", status="404") == 20
+    assert "nowhere" not in scrape(client.app)
+
+
+def test_unknown_methods_share_a_label(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    client.request("BREW", "/probe/ok")
+
+    assert counted(client.app, method="_OTHER") == 1
+    assert "BREW" not in scrape(client.app)
+
+
+def test_an_exception_is_counted_as_500(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    client.get("/probe/boom")
+
+    assert counted(client.app, route="/probe/boom", status="500") == 1
+
+
+class Unavailable:
+    """A layer that refuses as FastAPI's own code does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/probe/ok":
+            raise HTTPException(503)
+        await self.app(scope, receive, send)
+
+
+def test_the_status_on_the_wire_is_counted(probe_client: ProbeClient) -> None:
+    client = probe_client(own=[innermost(Middleware(Unavailable))])
+
+    response = client.get("/probe/ok")
+
+    assert counted(client.app, status=str(response.status_code)) == 1
+
+
+def test_a_stream_is_counted_once(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    client.get("/probe/stream?chunks=3")
+    client.get("/probe/broken-stream")
+
+    assert counted(client.app, route="/probe/stream", status="200") == 1
+    assert counted(client.app, route="/probe/broken-stream") == 1
+
+
+def test_a_client_that_goes_away_is_counted_499(probe_app: ProbeApp) -> None:
+    app = probe_app()
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(_: Message) -> None:
+        pass
+
+    asyncio.run(app(_stream_scope(), receive, send))
+
+    assert counted(app, route="/probe/stream", status="499") == 1
+    assert in_progress(app) == 0
+
+
+def _stream_scope() -> Scope:
+    return {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/probe/stream",
+        "raw_path": b"/probe/stream",
+        "query_string": b"chunks=1000&seconds=0.005",
+        "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 50000),
+        "server": ("localhost", 80),
+        "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }
+
+
+def in_progress(app: ASGIApp, method: str = "GET") -> float:
+    """Return the requests under way besides that for the page itself."""
+    own = 1 if method == "GET" else 0
+    return sample(app, "http_requests_in_progress", method=method) - own
+
+
+@pytest.mark.parametrize("path", ["/probe/ok", "/probe/boom", "/probe/broken-stream", "/nowhere"])
+def test_what_has_ended_is_not_in_progress(path: str, probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    client.get(path)
+
+    assert in_progress(client.app) == 0
+
+
+def test_a_websocket_is_in_progress_and_then_counted(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    with client.websocket_connect(WS) as websocket:
+        assert in_progress(client.app, "WEBSOCKET") == 1
+        websocket.send_text("hi")
+        websocket.receive_text()
+
+    assert in_progress(client.app, "WEBSOCKET") == 0
+    labels = {"method": "WEBSOCKET", "route": "/probe/ws"}
+    assert counted(client.app, **labels, status="101") == 1
+    assert sample(client.app, "http_request_duration_seconds_count", **labels) == 0
+
+
+class Closed:
+    """A layer that refuses websockets."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b""})
+        else:
+            await self.app(scope, receive, send)
+
+
+def test_a_refused_websocket_is_counted_with_its_status(probe_client: ProbeClient) -> None:
+    client = probe_client(own=[innermost(Middleware(Closed))])
+
+    with pytest.raises(WebSocketDenialResponse), client.websocket_connect(WS):
+        pass
+
+    assert counted(client.app, method="WEBSOCKET", status="418") == 1
+
+
+def test_each_app_counts_for_itself(probe_client: ProbeClient) -> None:
+    one, other = probe_client(), probe_client()
+
+    one.get("/probe/ok")
+
+    assert counted(one.app, route="/probe/ok") == 1
+    assert counted(other.app, route="/probe/ok") == 0
+
+
+def test_metrics_of_your_own_stand_on_the_page(probe_client: ProbeClient) -> None:
+    orders = prometheus_client.Counter("probe_orders_total", "Orders.")
+    try:
+        orders.inc(3)
+        client = probe_client()
+
+        assert sample(client.app, "probe_orders_total") == 3
+    finally:
+        prometheus_client.REGISTRY.unregister(orders)
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("::1", 200),
+        ("10.1.2.3", 200),
+        ("::ffff:10.1.2.3", 200),
+        ("203.0.113.7", 403),
+        ("2001:db8::1", 403),
+        ("a-unix-socket", 403),
+    ],
+)
+def test_only_the_listed_networks_may_read(
+    address: str, status: int, probe_client: ProbeClient
+) -> None:
+    client = probe_client(client_host=address)
+
+    response = client.get("/metrics")
+
+    assert response.status_code == status
+    if status == 403:
+        assert response.json()["layer"] == "metrics"
+        refused = sample(client.app, "http_refusals_total", layer="metrics", status="403")
+        assert refused == 1
+
+
+def test_the_networks_are_a_setting(probe_client: ProbeClient) -> None:
+    client = probe_client(client_host="203.0.113.7", metrics_allow=["203.0.113.0/24"])
+
+    assert client.get("/metrics").status_code == 200
+
+
+def test_the_path_is_a_setting(probe_client: ProbeClient) -> None:
+    client = probe_client(metrics_path="/internal/metrics")
+
+    assert client.get("/internal/metrics").status_code == 200
+    assert client.get("/metrics").status_code == 404
+
+
+@pytest.mark.parametrize("gate", _EXEMPTING)
+def test_no_gate_refuses_the_page(gate: str, probe_client: ProbeClient) -> None:
+    refusal = _EXEMPTING[gate]
+    client = probe_client(
+        base_url=refusal.base_url,
+        client_host=refusal.client_host,
+        metrics_allow=["0.0.0.0/0", "::/0"],
+        **refusal.settings,
+    )
+    if refusal.prepare is not None:
+        refusal.prepare(client)
+
+    assert client.get("/metrics", headers=dict(refusal.headers)).status_code == 200
+
+
+@pytest.mark.skipif("access_log" not in LAYERS, reason="nothing is logged")
+def test_the_log_is_silent_about_the_page(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    probe_client().get("/metrics")
+
+    assert [line for line in log_lines() if line["event"] == "request"] == []
+
+
+def test_the_page_is_no_part_of_the_api(probe_app: ProbeApp) -> None:
+    assert "/metrics" not in probe_app().openapi()["paths"]
+
+
+def test_a_modern_scraper_gets_openmetrics(probe_client: ProbeClient) -> None:
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+    response = probe_client().get("/metrics", headers={"Accept": accept})
+
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"metrics_path": "metrics"}, "must be exact paths"),
+        ({"metrics_allow": ["10.0.0.1/8"]}, "must hold addresses and networks"),
+        ({"metrics_allow": ["office"]}, "must hold addresses and networks"),
+    ],
+)
+def test_nonsense_is_refused_at_start(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        stack_settings(**settings)
+
+
+def test_a_directory_that_is_not_there_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nothing"))
+
+    with pytest.raises(ValidationError, match="must name a directory that exists"):
+        stack_settings()
+
+
+_WORKER: Final = """
+import asyncio, sys
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from app.middleware import stack_options
+from tests.middleware.conftest import stack_settings
+
+app = FastAPI(**stack_options(stack_settings()))
+client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))
+for _ in range(2):
+    client.get("/nowhere")
+if "dies" in sys.argv:
+    import os
+    app.add_api_route("/dies", lambda: os._exit(0))
+    client.get("/dies")
+print(client.get("/metrics").text)
+"""
+
+
+def test_several_workers_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+
+    for argument in ("dies", "prints"):
+        output = subprocess.run(  # noqa: S603 - the script above
+            [sys.executable, "-c", _WORKER, argument], check=True, capture_output=True, text=True
+        ).stdout
+
+    # The first worker died with a request under way, which is not in progress any more.
+    assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 4.0' in output
+    assert 'http_requests_in_progress{method="GET"} 1.0' in output
+
+
+def test_a_second_app_in_a_worker_does_not_undo_the_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    twice = f"code = {_WORKER!r}\nexec(code, {{}})\nexec(code, {{}})"
+
+    output = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", twice], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 4.0' in output
+
+
+def test_the_labelled_metrics_are_kept_within_bounds(probe_app: ProbeApp) -> None:
+    """Finding one again costs more than counting; keeping all would never end."""
+    kept = MetricsMiddleware(probe_app()).instruments.requests
+
+    assert kept("GET", "/", 200) is kept("GET", "/", 200)
+    assert kept.cache_info().maxsize == 1024

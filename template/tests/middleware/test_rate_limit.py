@@ -1,0 +1,264 @@
+"""Rate limit: an address gets what its rate admits, and not one request more."""
+
+import asyncio
+import re
+from importlib import import_module
+from typing import Any, Final
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from pydantic import ValidationError
+from starlette.testclient import WebSocketDenialResponse
+
+from app.middleware import StackSettings
+from app.middleware.order import LAYERS
+
+from .conftest import WS, ProbeApp, ProbeClient, stack_settings
+from .refusals import ORIGIN, Refusal
+from .test_storage import LostStorage, ask_at_once, with_storage
+
+# Gates whose refusal depends on nothing but the request and the settings.
+STATIC_GATES: Final = [
+    name
+    for name in (
+        "trusted_host",
+        "https_redirect",
+        "ip_filter",
+        "maintenance",
+        "client_version",
+        "required_headers",
+    )
+    if name in LAYERS
+]
+
+REFUSAL = Refusal(
+    status=429,
+    settings={"rate_limit": "1/minute"},
+    prepare=lambda client: client.get("/probe/ok"),
+)
+
+
+class HangingStorage(LostStorage):
+    async def increment(self, *_: object) -> tuple[int, float]:
+        await asyncio.sleep(2)
+        return 1, 60.0
+
+
+class FaultyStorage(LostStorage):
+    async def increment(self, *_: object) -> tuple[int, float]:
+        msg = "a fault in the storage"
+        raise RuntimeError(msg)
+
+
+def ask(client: TestClient, *, host: str = "192.0.2.1", path: str = "/probe/ok") -> Response:
+    (response,) = ask_at_once(client, {"method": "GET", "url": path}, host=host)
+    return response
+
+
+def test_a_burst_is_admitted_exactly(probe_client: ProbeClient) -> None:
+    client = probe_client(rate_limit="50/minute")
+
+    responses = ask_at_once(client, *[{"method": "GET", "url": "/probe/ok"}] * 300)
+
+    statuses = [response.status_code for response in responses]
+    assert (statuses.count(200), statuses.count(429)) == (50, 250)
+
+
+def test_each_answer_tells_what_is_left(probe_client: ProbeClient) -> None:
+    response = ask(probe_client(rate_limit="100/minute"))
+
+    assert response.status_code == 200
+    assert response.headers.get_list("ratelimit") == ['"default";r=99;t=60']
+    assert response.headers.get_list("ratelimit-policy") == ['"default";q=100;w=60']
+    assert "retry-after" not in response.headers
+
+
+def test_a_refusal_tells_when_to_come_back(probe_client: ProbeClient) -> None:
+    client = probe_client(rate_limit="1/hour")
+    ask(client)
+
+    response = ask(client)
+
+    assert response.status_code == 429
+    assert 3590 <= int(response.headers["retry-after"]) <= 3600
+    assert re.fullmatch(r'"default";r=0;t=3[56]\d\d', response.headers["ratelimit"])
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["detail"].startswith("1 request a hour are allowed; retry in 3")
+
+
+def test_what_an_endpoint_says_of_its_own_limit_is_kept(probe_client: ProbeClient) -> None:
+    path = "/probe/headers?name=RateLimit&value=%22mine%22;r=1"
+
+    response = ask(probe_client(rate_limit="100/minute"), path=path)
+
+    assert response.headers.get_list("ratelimit") == ['"default";r=99;t=60, "mine";r=1']
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/probe/items/x", "/probe/items/1", "/probe/ok"])
+def test_every_request_counts(path: str, probe_client: ProbeClient) -> None:
+    """Whoever looks for a hole in the routes spends the limit as well."""
+    client = probe_client(rate_limit="2/minute")
+    ask(client, path=path)
+    ask(client, path=path)
+
+    assert ask(client).status_code == 429
+
+
+def test_a_handshake_counts(probe_client: ProbeClient) -> None:
+    client = probe_client(rate_limit="1/minute")
+    with client.websocket_connect(WS) as websocket:
+        websocket.send_text("hi")
+
+    with pytest.raises(WebSocketDenialResponse) as denial, client.websocket_connect(WS):
+        pass
+
+    assert denial.value.status_code == 429
+    assert client.get("/probe/ok").status_code == 429
+
+
+def test_a_probe_neither_counts_nor_is_refused(probe_client: ProbeClient) -> None:
+    client = probe_client(rate_limit="1/minute", probe_paths=["/probe/ok"])
+
+    statuses = [ask(client).status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 200]
+    assert ask(client, path="/probe/sync").status_code == 200
+    assert ask(client).status_code == 200
+    assert ask(client, path="/probe/sync").status_code == 429
+
+
+@pytest.mark.skipif("cors" not in LAYERS, reason="preflights are answered by that layer")
+def test_a_preflight_does_not_count(probe_client: ProbeClient) -> None:
+    client = probe_client(rate_limit="1/minute", cors_allow_origins=[ORIGIN])
+    headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
+
+    preflights = [client.options("/probe/ok", headers=headers).status_code for _ in range(3)]
+
+    assert preflights == [200, 200, 200]
+    assert client.get("/probe/ok").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::2%eth1"),
+        ("", "/run/socket"),
+    ],
+)
+def test_one_client_is_limited_as_one(one: str, other: str, probe_client: ProbeClient) -> None:
+    """Whoever has an IPv6 address has the whole /64."""
+    client = probe_client(rate_limit="1/minute")
+    ask(client, host=one)
+
+    assert ask(client, host=other).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("192.0.2.7", "192.0.2.8"),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1"),
+        ("::ffff:192.0.2.7", "::ffff:192.0.2.8"),
+    ],
+)
+def test_clients_are_counted_apart(one: str, other: str, probe_client: ProbeClient) -> None:
+    client = probe_client(rate_limit="1/minute")
+    ask(client, host=one)
+
+    assert ask(client, host=other).status_code == 200
+    assert ask(client, host=one).status_code == 429
+
+
+@pytest.mark.skipif("proxy_headers" not in LAYERS, reason="that layer reads the header")
+def test_clients_behind_a_proxy_are_counted_apart(probe_client: ProbeClient) -> None:
+    client = probe_client(
+        rate_limit="1/minute", trusted_proxies=["10.0.0.1"], client_host="10.0.0.1"
+    )
+
+    statuses = [
+        client.get("/probe/ok", headers={"X-Forwarded-For": address}).status_code
+        for address in ("198.51.100.1", "198.51.100.2", "198.51.100.1")
+    ]
+
+    assert statuses == [200, 200, 429]
+
+
+@pytest.mark.parametrize("gate", STATIC_GATES)
+def test_a_static_refusal_spends_nothing(gate: str, probe_client: ProbeClient) -> None:
+    """A client that is refused for a reason that it can mend shall be told the reason."""
+    refusal: Refusal = import_module(f".test_{gate}", __package__).REFUSAL
+    client = probe_client(
+        base_url=refusal.base_url,
+        client_host=refusal.client_host,
+        rate_limit="1/minute",
+        **refusal.settings,
+    )
+
+    responses = [
+        client.request(
+            refusal.method, refusal.path, headers=dict(refusal.headers), **refusal.request
+        )
+        for _ in range(3)
+    ]
+
+    assert [response.status_code for response in responses] == [refusal.status] * 3
+
+
+@pytest.mark.skipif("authentication" not in LAYERS, reason="that layer refuses them")
+def test_wrong_credentials_spend_the_budget(probe_client: ProbeClient) -> None:
+    """Or they could be guessed without limit."""
+    credentials = import_module(".credentials", __package__)
+    client = probe_client(rate_limit="2/minute", **credentials.SETTINGS)
+
+    statuses = [client.get("/probe/ok", headers=credentials.BAD).status_code for _ in range(3)]
+
+    assert statuses == [401, 401, 429]
+
+
+@pytest.mark.skipif("timeout" not in LAYERS, reason="that layer bounds it")
+def test_a_storage_that_hangs_is_bounded(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = with_storage(probe_app(request_timeout=0.05), HangingStorage())
+
+    assert probe_client(app=app).get("/probe/ok").status_code == 504
+
+
+@pytest.mark.skipif("error_handler" not in LAYERS, reason="that layer gives it the shape")
+def test_a_fault_in_counting_has_the_one_shape(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    response = probe_client(app=with_storage(probe_app(), FaultyStorage())).get("/probe/ok")
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_lost_storage_admits(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    """A service that can't count is better than none."""
+    client = probe_client(app=with_storage(probe_app(rate_limit="1/minute"), LostStorage()))
+
+    responses = [client.get("/probe/ok") for _ in range(3)]
+
+    assert [response.status_code for response in responses] == [200, 200, 200]
+    assert "ratelimit" not in responses[0].headers
+
+
+@pytest.mark.skipif(
+    "storage_on_error" not in StackSettings.model_fields, reason="memory is never lost"
+)
+def test_a_lost_storage_may_refuse(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    settings: dict[str, Any] = {"storage_on_error": "refuse"}
+    client = probe_client(app=with_storage(probe_app(**settings), LostStorage()))
+
+    response = client.get("/probe/ok")
+
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["layer"] == "rate_limit"
+
+
+def test_nonsense_is_refused_at_start() -> None:
+    with pytest.raises(ValidationError, match="such as 100/minute"):
+        stack_settings(rate_limit="100 per minute")

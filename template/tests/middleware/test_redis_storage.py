@@ -1,0 +1,77 @@
+"""Redis storage: exact for all workers, and under keys that end by themselves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pydantic import SecretStr
+
+from app.middleware.redis_storage import RedisStorage
+
+from .redis_server import fresh_url
+
+T = TypeVar("T")
+
+
+def using(scenario: Callable[[RedisStorage, RedisStorage], Awaitable[T]]) -> T:
+    """Run `scenario` with the storages of two workers."""
+
+    async def run() -> T:
+        url = SecretStr(fresh_url())
+        one, other = RedisStorage(url), RedisStorage(url)
+        try:
+            return await scenario(one, other)
+        finally:
+            await one.close()
+            await other.close()
+
+    return asyncio.run(run())
+
+
+def test_workers_count_together() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[int]:
+        asked = [storage.increment("a", 60) for storage in (one, other) for _ in range(150)]
+        return sorted([count for count, _ in await asyncio.gather(*asked)])
+
+    assert using(scenario) == list(range(1, 301))
+
+
+def test_a_window_begins_with_the_first_request() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[float]:
+        first = await one.increment("a", 60)
+        await asyncio.sleep(0.05)
+        second = await other.increment("a", 60)
+        return [first[1], second[1]]
+
+    first, second = using(scenario)
+
+    assert first == 60
+    assert 50 < second <= 59.96
+
+
+def test_a_place_is_claimed_once_and_replaced_by_its_owner() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[object]:
+        return [
+            await one.claim("place", b"mine", 60),
+            await other.claim("place", b"yours", 60),
+            await other.replace("place", b"yours", b"answer", 60),
+            await one.replace("place", b"mine", b"\x00answer\r\n", 60),
+            await other.claim("place", b"yours", 60),
+            await one.replace("place", b"\x00answer\r\n", None, 60),
+            await other.claim("place", b"yours", 60),
+        ]
+
+    expected = [None, b"mine", False, True, b"\x00answer\r\n", True, None]
+    assert using(scenario) == expected
+
+
+def test_one_of_many_claims_wins() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[bytes | None]:
+        claims = [
+            storage.claim("place", f"{name}{number}".encode(), 60)
+            for name, storage in (("one", one), ("other", other))
+            for number in range(50)
+        ]
+        return await asyncio.gather(*claims)
+
+    assert using(scenario).count(None) == 1

@@ -1,0 +1,193 @@
+"""Session: what an endpoint stores comes back, and nobody else can write it."""
+
+import time
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request, WebSocket
+from itsdangerous import TimestampSigner
+from pydantic import ValidationError
+
+from app.middleware import StackSettings
+from app.middleware.stack import build_stack
+
+from .conftest import ProbeApp, ProbeClient, stack_settings
+
+SECRET = "Jx7rWq2mTz9bLc4vHn6kPd8sFg3yRa5e"
+
+
+@pytest.fixture
+def app(probe_app: ProbeApp) -> FastAPI:
+    app = probe_app(session_secret=SECRET)
+    add_routes(app)
+    return app
+
+
+def add_routes(app: FastAPI) -> None:
+    @app.post("/basket/{item}")
+    async def put(item: str, request: Request) -> None:
+        request.session["basket"] = item
+        if item == "boom":
+            raise RuntimeError
+
+    @app.get("/basket")
+    async def get(request: Request) -> str | None:
+        basket: str | None = request.session.get("basket")
+        return basket
+
+    @app.delete("/basket")
+    async def clear(request: Request) -> None:
+        request.session.clear()
+
+    @app.websocket("/basket")
+    async def ws(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(websocket.session["basket"])
+        await websocket.close()
+
+
+def test_what_is_stored_comes_back(app: FastAPI, probe_client: ProbeClient) -> None:
+    client = probe_client(app=app, base_url="https://localhost")
+
+    client.post("/basket/onion")
+
+    assert client.get("/basket").json() == "onion"
+    client.delete("/basket")
+    assert client.get("/basket").json() is None
+
+
+def test_the_cookie_is_guarded(app: FastAPI, probe_client: ProbeClient) -> None:
+    response = probe_client(app=app).post("/basket/onion")
+
+    cookie = response.headers["set-cookie"].lower()
+    assert {"httponly", "secure", "samesite=lax", "max-age=1209600", "path=/"} <= set(
+        cookie.split("; ")
+    )
+
+
+def test_the_cookie_is_a_setting(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(session_max_age=60, session_same_site="strict", session_https_only=False)
+    add_routes(app)
+
+    cookie = probe_client(app=app).post("/basket/onion").headers["set-cookie"].lower()
+
+    assert "max-age=60;" in cookie
+    assert "samesite=strict" in cookie
+    assert "secure" not in cookie
+
+
+def test_who_stores_nothing_gets_no_cookie(app: FastAPI, probe_client: ProbeClient) -> None:
+    response = probe_client(app=app).get("/probe/ok")
+
+    assert "set-cookie" not in response.headers
+
+
+def test_caches_tell_sessions_apart(app: FastAPI, probe_client: ProbeClient) -> None:
+    assert "Cookie" in probe_client(app=app).get("/basket").headers["vary"]
+
+
+class Yesterday(TimestampSigner):
+    def get_timestamp(self) -> int:
+        return int(time.time()) - 86_400
+
+
+@pytest.mark.parametrize(
+    ("signer", "basket"),
+    [
+        (TimestampSigner(SECRET), "onion"),
+        (Yesterday(SECRET), "onion"),
+        (TimestampSigner("another secret"), None),
+    ],
+)
+def test_a_forged_cookie_counts_as_none(
+    signer: TimestampSigner, basket: str | None, app: FastAPI, probe_client: ProbeClient
+) -> None:
+    cookie = signer.sign("eyJiYXNrZXQiOiAib25pb24ifQ==").decode()  # {"basket": "onion"}
+
+    response = probe_client(app=app).get("/basket", headers={"Cookie": f"session={cookie}"})
+
+    assert response.json() == basket
+
+
+def test_an_old_cookie_counts_as_none(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(session_secret=SECRET, session_max_age=3600)
+    add_routes(app)
+    cookie = Yesterday(SECRET).sign("eyJiYXNrZXQiOiAib25pb24ifQ==").decode()
+
+    response = probe_client(app=app).get("/basket", headers={"Cookie": f"session={cookie}"})
+
+    assert response.json() is None
+
+
+@pytest.mark.parametrize("value", ["", "x", "a.b.c", "\xff", "=" * 4000])
+def test_a_malformed_cookie_counts_as_none(
+    value: str, app: FastAPI, probe_client: ProbeClient
+) -> None:
+    headers = [(b"Cookie", f"session={value}".encode("latin-1"))]
+
+    response = probe_client(app=app).get("/basket", headers=headers)
+
+    assert response.status_code == 200
+    assert response.json() is None
+
+
+def test_a_request_that_crashes_changes_nothing(app: FastAPI, probe_client: ProbeClient) -> None:
+    response = probe_client(app=app).post("/basket/boom")
+
+    assert response.status_code == 500
+    assert "set-cookie" not in response.headers
+
+
+def test_a_websocket_reads_the_session(app: FastAPI, probe_client: ProbeClient) -> None:
+    client = probe_client(app=app, base_url="https://localhost")
+    client.post("/basket/onion")
+
+    with client.websocket_connect("wss://localhost/basket") as websocket:
+        assert websocket.receive_text() == "onion"
+
+
+@pytest.mark.parametrize(
+    ("secret", "sentence"),
+    [
+        ("", "must have 32 characters or more; .* makes a good one"),
+        ("Jx7rWq2mTz9bLc4vHn6kPd8sFg3yRa5", "must have 32 characters or more"),
+        ("change-me-change-me-9bLc4vHn6kPd8sFg", "must not be the value of an example"),
+        ("your_secret_key_9bLc4vHn6kPd8sFg3yRa", "must not be the value of an example"),
+        (
+            "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+            "must not be the value of an example",
+        ),
+        ("x" * 64, "must be random, not a pattern"),
+        ("abababababcdcdcdababababcdcdcdab", "must be random, not a pattern"),
+        ("Jx7rWq2mTz9bLc4v" * 2, "must be random, not a pattern"),
+        ("0123456789abcdefghijklmnopqrstuvwxyz", "must be random, not a pattern"),
+    ],
+)
+def test_a_secret_that_can_be_guessed_is_refused_at_start(secret: str, sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence) as error:
+        stack_settings(session_secret=secret)
+
+    assert not secret or secret not in str(error.value)
+
+
+def test_without_a_secret_the_start_tells_how_to_make_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit):
+        StackSettings.from_environment()
+
+    assert "SESSION_SECRET must be set: `python -c" in capsys.readouterr().err
+
+
+def test_a_cookie_for_all_sites_must_be_secure() -> None:
+    with pytest.raises(ValidationError, match="SESSION_HTTPS_ONLY must be true"):
+        stack_settings(session_same_site="none", session_https_only=False)
+
+
+def test_the_secret_is_never_shown() -> None:
+    settings = stack_settings(session_secret=SECRET)
+
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert SECRET not in repr(build_stack(settings))
