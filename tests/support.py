@@ -1,0 +1,117 @@
+"""What the tests share that is no fixture: the catalogue, and how a command is run."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+TESTS: Final = Path(__file__).parent
+ROOT: Final = TESTS.parent
+TEMPLATE: Final = ROOT / "template"
+
+Answers = Mapping[str, Any]
+Done = subprocess.CompletedProcess[str]
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+ORDER: Final[dict[str, Any]] = read_yaml(ROOT / "hooks/order.yml")
+BASE: Final[dict[str, Any]] = read_yaml(ROOT / "hooks/base.yml")
+
+
+def _entries(folder: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    paths = {name: ROOT / "hooks" / folder / f"{name}.yml" for name in names}
+    return {name: read_yaml(path) for name, path in paths.items() if path.exists()}
+
+
+LAYERS: Final = _entries("layers", ORDER["layers"])
+SHARED: Final = _entries("shared", ORDER["shared"])
+ENTRIES: Final = {**LAYERS, **SHARED}
+
+SCHEMES: Final = ("jwt", "session", "api_key")
+STORAGES: Final = ("memory", "redis")
+STORING: Final = {"rate_limit", "user_rate_limit", "idempotency"}
+
+
+def closed(layers: Iterable[str]) -> list[str]:
+    """Return `layers` with what they require, in the order of the stack."""
+    found, new = set[str](), set(layers)
+    while new:
+        found |= new
+        new = {needed for name in new for needed in LAYERS[name].get("requires", {})} - found
+    return [name for name in LAYERS if name in found]
+
+
+def with_variants(entry: Answers) -> Iterator[Answers]:
+    """Yield an entry of the catalogue and each of its variants."""
+    yield entry
+    for variants in entry.get("variants", {}).values():
+        yield from variants.values()
+
+
+def run(*command: str | Path, cwd: Path, timeout: float = 300, **environment: str) -> Done:
+    """Run a command of this environment, with none of the settings of these tests."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**kept, "NO_COLOR": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+
+
+def python(*arguments: str | Path, cwd: Path, timeout: float = 300, **environment: str) -> Done:
+    """Run `python -m ...` of this environment."""
+    return run(sys.executable, "-m", *arguments, cwd=cwd, timeout=timeout, **environment)
+
+
+def git(*arguments: str | Path, cwd: Path) -> str:
+    """Run git, which must succeed."""
+    done = run("git", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    return done.stdout.strip()
+
+
+def commit(folder: Path, message: str = "change") -> None:
+    """Commit all that is in a folder, which becomes a repository if it is none."""
+    if not (folder / ".git").exists():
+        git("init", "--quiet", cwd=folder)
+    git("add", "--all", cwd=folder)
+    git("commit", "--quiet", "--allow-empty", "--message", message, cwd=folder)
+
+
+def failures(service: Path, *, mypy_cache: Path) -> list[str]:
+    """Run all that must be clean in a service; return the output of what was not."""
+    checks = (
+        ("ruff", "format", "--diff", "--no-cache", "."),
+        ("ruff", "check", "--no-cache", "."),
+        ("mypy", "--cache-dir", mypy_cache),
+    )
+    results = [python(*check, cwd=service) for check in checks]
+    return [done.stdout for done in [*results, _tested(service)] if done.returncode]
+
+
+def _tested(service: Path) -> Done:
+    """
+    Run the tests of a service; those that fail once more, alone.
+
+    Many services are tested at once here, so a test with a real server may come late. What
+    is broken fails twice.
+    """
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    done = python("pytest", *options, cwd=service)
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return python("pytest", *options, *failed, cwd=service) if failed else done

@@ -1,0 +1,204 @@
+"""Answers: a wrong one is refused in a sentence, an odd one survives in every file."""
+
+import ast
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from .conftest import Render
+from .support import Done, python, run
+
+WRONG: Final = {
+    "an unknown layer": ("layers=[cors, leek]", "layers", "'leek' is not in ["),
+    "no layer": ("layers=[]", "layers", "at least one layer; it is []"),
+    "a layer without what it needs": (
+        "layers=[https_redirect]",
+        "layers",
+        "https_redirect needs trusted_host: ",
+    ),
+    "an unknown preset": ("preset=huge", "preset", "'huge' is not in ['api', "),
+    "an unknown storage": ("storage=disk", "storage", "'disk' is not in ['memory', 'redis']"),
+    "a scheme without its layer": (
+        "authentication_scheme=session",
+        "authentication_scheme",
+        "session needs the layer session; layers holds ",
+    ),
+    "no name": ("project_name=", "project_name", 'it is ""'),
+    "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),
+    "a name with an escape": ("project_name=a\x1bb", "project_name", r'it is "a\u001bb"'),
+    "a name with a line separator": ("project_name=a\u2028b", "project_name", "it is "),
+    "a name with space around it": ("project_name= a", "project_name", 'it is " a"'),
+    "a long name": (f"project_name={'a' * 51}", "project_name", f'it is "{"a" * 51}"'),
+    "a description of two lines": ("description=a\nb", "description", r'it is "a\nb"'),
+    "a long description": (f"description={'a' * 201}", "description", "at most 200 printable"),
+}
+
+ODD: Final = {
+    "quotes": '"It\'s" \'\'\'ours\'\'\' """yours"""',
+    "backslashes": "C:\\new\\table\\",
+    "braces": "{name} {{ name }} {% raw %} {# x #} ${x}",
+    "emoji": "🚀 👩‍👩‍👧‍👧 🇩🇪",
+    "right to left": "שלום مرحبا",
+    "not Latin": "日本語のサービス",
+    "accents": "Ünïcödé Straße ŉ",
+    "50 letters": "M" * 50,
+    "50 emoji": "🚀" * 50,
+    "50 quotes": '"' * 50,
+    "TOML": "x = [1] # '''",
+    "a TOML table": "[project]",
+    "YAML": "- a: b # c & *d !e | > %",
+    "a YAML boolean": "yes",
+    "a YAML number": "1e3",
+    "a YAML null": "~",
+    "Jinja": "{{ 7 * 7 }}",
+    "a heading": "# Orders #",
+    "Markdown": "*a* _b_ `c` ~~d~~ [e](f) ![g](h) | i |",
+    "a rule": "---",
+    "a list": "1. a + b",
+    "HTML": "<b>&amp; &copy;</b> <!-- x -->",
+    "a link": "https://orders.example/?a=1&b=2#c",
+    "a shell command": "$(reboot); `reboot` && x",
+    "a format string": "%s %(name)s {0!r}",
+    "a flag": "--help",
+}
+
+
+@pytest.mark.parametrize(("data", "answer", "sentence"), WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_is_refused(
+    data: str, answer: str, sentence: str, template: Path, tmp_path: Path
+) -> None:
+    done = _copy(template, tmp_path, "--data", data)
+
+    last = done.stdout.rstrip().split("\n")[-1]
+    assert done.returncode == 1
+    assert answer in last
+    assert sentence in last
+    assert not (tmp_path / "service").exists()
+
+
+def test_a_copy_needs_neither_trust_nor_network_nor_terminal(
+    template: Path, tmp_path: Path
+) -> None:
+    """Any connection would go to a proxy that is not there."""
+    done = _copy(template, tmp_path, https_proxy="http://127.0.0.1:9", http_proxy="")
+
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "service/app/main.py").exists()
+
+
+def test_answers_may_come_from_a_file(template: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers.yml").write_text("layers: [cors, request_id]\n", "utf-8")
+
+    done = _copy(template, tmp_path, "--data-file", tmp_path / "answers.yml")
+
+    assert done.returncode == 0, done.stdout
+    assert _recorded(tmp_path / "service")["layers"] == ["request_id", "cors"]
+
+
+def test_the_preset_is_not_recorded(render: Render) -> None:
+    """So no later answer to it can change the selection of a service."""
+    recorded = _recorded(render(preset="minimal"))
+
+    assert "preset" not in recorded
+    assert recorded["layers"] == ["request_id", "access_log", "error_handler"]
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_an_odd_text_survives_in_every_file(text: str, render: Render) -> None:
+    service = render(project_name=text, description=text, layers=["cors"])
+
+    for path in sorted(service.rglob("*")):
+        if path.suffix in PARSERS:
+            PARSERS[path.suffix](path.read_text("utf-8"))
+    main = ast.parse((service / "app/main.py").read_text("utf-8"))
+    written = {
+        keyword.arg: ast.literal_eval(keyword.value)
+        for node in ast.walk(main)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg in {"title", "description"}
+    }
+    assert written == {"title": text, "description": text}
+    assert _recorded(service)["project_name"] == text
+    assert _project(service)["description"] == text
+    assert _heading(service / "README.md") == text
+    assert text in _heading(service / "docs/middleware.md")
+    formatted = python("ruff", "format", "--diff", "--no-cache", ".", cwd=service)
+    assert formatted.returncode == 0, formatted.stdout
+
+
+@pytest.mark.parametrize(
+    ("project_name", "name"),
+    {
+        "My service": "my-service",
+        "  Ordering (v2)!".strip(): "ordering-v2",
+        "日本語": "service",
+        "🚀": "service",
+        "FastAPI": "fastapi-service",
+        "Starlette": "starlette-service",
+        "pydantic": "pydantic-service",
+        "Uvicorn": "uvicorn-service",
+        "Typing.Extensions": "typing-extensions-service",
+        "H11": "h11-service",
+    }.items(),
+)
+def test_a_distribution_is_named_like_no_other(
+    project_name: str, name: str, render: Render
+) -> None:
+    assert _project(render(project_name=project_name, layers=["cors"]))["name"] == name
+
+
+@pytest.mark.skipif("UV" not in os.environ and not shutil.which("uv"), reason="needs uv")
+@pytest.mark.parametrize("project_name", ["日本語", "🚀", "FastAPI"])
+def test_a_service_of_any_name_is_installed(project_name: str, render: Render) -> None:
+    uv = os.environ.get("UV", "uv")
+    service = render(project_name=project_name, preset="minimal")
+
+    done = run(uv, "run", "pytest", "-q", cwd=service, VIRTUAL_ENV="")
+
+    assert done.returncode == 0, done.stdout
+    assert (service / "uv.lock").exists()
+
+
+def _copy(template: Path, folder: Path, *options: str | Path, **environment: Any) -> Done:
+    destination = folder / "service"
+    arguments = ("copy", "--defaults", *options, template, destination)
+    return python("copier", *arguments, cwd=folder, **environment)
+
+
+def _recorded(service: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((service / ".copier-answers.yml").read_text("utf-8"))
+    return found
+
+
+def _project(service: Path) -> dict[str, Any]:
+    found = tomllib.loads((service / "pyproject.toml").read_text("utf-8"))
+    project: dict[str, Any] = found["project"]
+    return project
+
+
+def _heading(page: Path) -> str:
+    """Return what a reader sees of the title of a Markdown page."""
+    tokens = MarkdownIt("commonmark").enable("strikethrough").parse(page.read_text("utf-8"))
+    assert tokens[0].tag == "h1"
+    parts = tokens[1].children or []
+    assert {part.type for part in parts} <= {"text", "text_special"}
+    return "".join(part.content for part in parts)
+
+
+PARSERS: Final[dict[str, Callable[[str], object]]] = {
+    ".json": json.loads,
+    ".md": MarkdownIt().parse,
+    ".py": ast.parse,
+    ".toml": tomllib.loads,
+    ".yaml": yaml.safe_load,
+    ".yml": yaml.safe_load,
+}

@@ -1,0 +1,322 @@
+"""Around the code of a rendered service: its page, README, settings, image and workflow."""
+
+import doctest
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from copier import run_copy
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from .conftest import Render
+from .support import LAYERS, ORDER, ROOT, commit, git, read_yaml, run
+
+NAME: Final = r"""_On_ *and* [more](x) `co` #1 \ | <b> "é🧅" {{ 1 }}"""
+
+# A service answers as its page says it does; run inside of the service.
+EXAMPLES: Final = """
+from fastapi.testclient import TestClient
+from app.main import app
+with TestClient(app, base_url="http://localhost") as client:
+    red, white, blue = (client.get(f"/stock/{kind}") for kind in ("red", "white", "blue"))
+    assert (red.status_code, red.json()) == (200, {"kind": "red", "number": 3})
+    assert (white.status_code, white.json()["detail"]) == (409, "Sold out: white")
+    assert blue.status_code == 404
+    assert all(answer.headers["x-build"] == "2026.11" for answer in (red, white, blue))
+    assert white.headers["content-type"] == "application/problem+json"
+"""
+
+
+@pytest.fixture(scope="module", params=["minimal", "browser", "everything"])
+def service(
+    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder: Path = tmp_path_factory.mktemp("service") / request.param
+    answers = {"preset": request.param, "project_name": NAME, "description": NAME}
+    run_copy(str(template), folder, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")
+    return folder
+
+
+@pytest.fixture
+def page(service: Path) -> str:
+    return (service / "docs/middleware.md").read_text("utf-8")
+
+
+def chosen(service: Path) -> list[str]:
+    layers: list[str] = read_yaml(service / ".copier-answers.yml")["layers"]
+    return layers
+
+
+def output_of(service: Path, *arguments: str, **environment: Any) -> str:
+    """Run Python in a service, which must succeed."""
+    done = run(sys.executable, *arguments, cwd=service, **environment)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def tokens(markdown: str) -> list[Token]:
+    return MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
+
+
+def headings(markdown: str) -> dict[str, str]:
+    """Return text -> fragment, as GitHub makes it."""
+    parsed = tokens(markdown)
+    texts = [
+        "".join(part.content for part in after.children or ())
+        for token, after in pairwise(parsed)
+        if token.type == "heading_open"
+    ]
+    return {text: re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+def blocks(markdown: str, language: str) -> list[str]:
+    return [
+        item.content for item in tokens(markdown) if item.type == "fence" and item.info == language
+    ]
+
+
+def links(markdown: str) -> Iterator[str]:
+    for token in tokens(markdown):
+        for part in token.children or ():
+            if part.type == "link_open":
+                yield str(part.attrs["href"])
+
+
+def first_run(service: Path) -> dict[str, Any]:
+    """Return the values that the README's first command sets."""
+    command = blocks((service / "README.md").read_text("utf-8"), "sh")[0]
+    words = command.rpartition("uv run fastapi")[0].replace("uv run python", sys.executable)
+    done = run("bash", "-c", f"{words} env", cwd=service)
+    names = re.findall(r"^([A-Z_]+)=", words, re.MULTILINE)
+    return {
+        name: value
+        for name, _, value in (line.partition("=") for line in done.stdout.splitlines())
+        if name in names
+    }
+
+
+# The page
+
+
+def test_the_page_is_about_the_chosen_layers(service: Path, page: str) -> None:
+    sections = headings(page)
+
+    assert [LAYERS[name]["label"] for name in chosen(service)] == [
+        text for text in sections if text in {entry["label"] for entry in LAYERS.values()}
+    ]
+    _, _, left_out = page.partition("## Left out")
+    for name in set(LAYERS) - set(chosen(service)):
+        assert f"| {LAYERS[name]['label']} |" in left_out
+
+
+def test_the_page_holds_each_rule_and_setting(service: Path, page: str) -> None:
+    program = """
+import json
+from app.middleware import StackSettings
+from app.middleware.order import RULES
+print(json.dumps([[*StackSettings.model_fields], [rule.because for rule in RULES]]))
+"""
+    fields, reasons = json.loads(output_of(service, "-c", program))
+
+    assert [name for name in fields if f"| `{name.upper()}` |" not in page] == []
+    assert [reason for reason in reasons if reason not in page] == []
+
+
+def test_every_test_that_the_page_names_is_there(service: Path, page: str) -> None:
+    collected = output_of(service, "-m", "pytest", "--collect-only", "-q", "tests/middleware")
+    named = re.findall(r"`(test_\w+[.]py::[^`]+)`", page)
+
+    assert [name for name in named if not re.search(rf"/{re.escape(name)}[\n\[]", collected)] == []
+
+
+def test_every_link_of_the_page_leads_somewhere(service: Path, page: str) -> None:
+    fragments = set(headings(page).values())
+    assert len(fragments) == len(headings(page))
+    for link in links(page):
+        if link.startswith("#"):
+            assert link[1:] in fragments
+        else:
+            assert (service / "docs" / link).exists(), link
+
+
+def test_the_picture_has_the_order_of_the_live_stack(service: Path, page: str) -> None:
+    (picture,) = blocks(page, "mermaid")
+    way_in = next(line for line in picture.splitlines() if " --> " in line).strip().split(" --> ")
+    way_out = re.findall(r"(\w+) -\.->(?:\|\"[\d, ]+\"\|)? (\w+)", picture)
+
+    assert way_in == ["client", "outer", *chosen(service), "exceptions", "routes"]
+    assert way_out == list(zip(way_in[::-1], way_in[::-1][1:], strict=False))
+
+
+def test_the_name_is_shown_as_it_is(service: Path, page: str) -> None:
+    assert f"The middleware of {NAME}" in headings(page)
+    assert NAME in headings((service / "README.md").read_text("utf-8"))
+
+
+def test_the_two_lines_show_the_rule_of_registration(page: str) -> None:
+    example = "\n".join(blocks(page, "pycon"))
+    test = doctest.DocTestParser().get_doctest(example, {}, "page", None, None)
+
+    assert doctest.DocTestRunner().run(test).failed == 0
+    assert len(test.examples) > 0
+
+
+def test_the_examples_run(service: Path, page: str, tmp_path: Path, mypy_cache: Path) -> None:
+    """Each block of Python is the file that the words above it name."""
+    shutil.copytree(service, tmp_path, dirs_exist_ok=True)
+    files = re.findall(
+        r"^`(app/\w+[.]py)`[^\n]*\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    assert [name for name, _ in files] == [
+        "app/stock.py",
+        "app/errors.py",
+        "app/build.py",
+        "app/main.py",
+    ]
+    for name, content in files:
+        (tmp_path / name).write_text(content)
+    environment = first_run(service)
+
+    output_of(tmp_path, "-c", EXAMPLES, **environment)
+    output_of(tmp_path, "-m", "app.middleware", **environment)
+    output_of(tmp_path, "-m", "ruff", "format", "--check", "app")
+    output_of(tmp_path, "-m", "ruff", "check", "app")
+    output_of(tmp_path, "-m", "mypy", "--cache-dir", str(mypy_cache), "app")
+
+
+def test_the_decorator_of_the_page_is_refused(service: Path, page: str) -> None:
+    decorated = next(block for block in blocks(page, "python") if "@app.middleware" in block)
+    look = "from app.middleware.check import faults\nprint(*faults(app))"
+    program = f"from app.main import app\n{decorated}\n{look}"
+
+    output = output_of(service, "-c", program, **first_run(service))
+
+    assert "BaseHTTPMiddleware stands outside of the checked stack" in output
+
+
+def test_the_command_of_the_page_adds_a_layer(render: Render) -> None:
+    service = render(layers=["request_id"])
+    commit(service)
+    page = (service / "docs/middleware.md").read_text("utf-8")
+    _, _, left_out = page.partition("## Left out")
+    (command,) = blocks(left_out, "sh")
+    command = command.replace("uvx copier", f"{sys.executable} -m copier")
+
+    done = run("bash", "-ec", command, cwd=service)
+
+    assert done.returncode == 0, done.stdout
+
+    added = next(name for name in LAYERS if name != "request_id")
+    assert chosen(service) == [name for name in LAYERS if name in {"request_id", added}]
+
+
+def test_symptoms_name_layers_that_exist() -> None:
+    rows = read_yaml(ROOT / "hooks/symptoms.yml")
+
+    for row in rows:
+        assert set(row) <= {"symptom", "when", "without", "layers", "look"}
+        named = {*row["layers"], *row.get("when", ()), *row.get("without", ())}
+        assert named <= set(ORDER["layers"])
+        assert set(re.findall(r"{(\w+)}", row["look"])) <= set(row.get("when", ()))
+
+
+# README, settings
+
+
+def test_the_first_command_of_the_readme_starts_the_service(service: Path) -> None:
+    command = blocks((service / "README.md").read_text("utf-8"), "sh")[0].strip()
+    assert command.endswith("uv run fastapi dev --no-proxy-headers")
+
+    program = "from app.main import app; print(len(app.user_middleware))"
+
+    assert int(output_of(service, "-c", program, **first_run(service))) > len(chosen(service))
+
+
+def test_the_readme_leads_to_files_that_exist(service: Path) -> None:
+    for link in links((service / "README.md").read_text("utf-8")):
+        path, _, fragment = link.partition("#")
+        assert "://" in link or (service / path).exists()
+        assert not fragment or fragment in headings((service / path).read_text("utf-8")).values()
+
+
+def test_the_example_of_the_settings_holds_the_defaults(service: Path, tmp_path: Path) -> None:
+    """Whoever takes every # away gets the service that she had."""
+    lines = (service / ".env.example").read_text("utf-8").splitlines()
+    settings = [line[1:] for line in lines if re.match(r"#[A-Z_]+=", line)]
+    (tmp_path / ".env").write_text("\n".join(line for line in settings if not line.endswith("=")))
+    program = """
+import sys
+from app.middleware import StackSettings
+from tests.middleware.conftest import NEEDED
+read = StackSettings(_env_file=sys.argv[1], **NEEDED)
+plain = StackSettings(_env_file=None, **NEEDED)
+assert read == plain, (read, plain)
+print(*(name.upper() for name in StackSettings.model_fields))
+"""
+    names = output_of(service, "-c", program, str(tmp_path / ".env")).split()
+
+    assert [line.partition("=")[0] for line in settings] == names
+
+
+# Image, workflow, Renovate
+
+
+def lint(linter: str, *arguments: str | Path) -> None:
+    done = run(Path(sys.executable).with_name(linter), *arguments, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("answers", [{}, {"layers": ["rate_limit"], "storage": "redis"}])
+def test_the_files_around_the_code_pass_their_linters(
+    answers: dict[str, Any], render: Render
+) -> None:
+    service = render(**answers)
+    workflow = service / ".github/workflows/ci.yml"
+
+    lint("hadolint", service / "Dockerfile")
+    lint("actionlint", workflow)
+    lint("check-jsonschema", "--builtin-schema", "vendor.github-workflows", workflow)
+    lint("check-jsonschema", "--builtin-schema", "vendor.renovate", service / "renovate.json")
+    assert ("redis-server" in workflow.read_text("utf-8")) == (answers.get("storage") == "redis")
+
+
+def test_the_image_asks_a_probe_path_for_its_health(render: Render) -> None:
+    """A probe path is admitted whatever the gates are told."""
+    service = render(layers=["trusted_host"])
+    image = (service / "Dockerfile").read_text("utf-8").replace("\\\n", "")
+    check, server = (json.loads(words) for words in re.findall(r"CMD +(\[.*\])", image))
+    program = "from app.main import app; print(*app.user_middleware[1].kwargs['probe_paths'])"
+
+    path = output_of(service, "-c", program).strip()
+
+    assert f"http://127.0.0.1:8000{path}'" in check[-1]
+    assert "--no-proxy-headers" in server
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status"),
+    [
+        ("app/main.py", "<<<<<<< before updating\n", 1),
+        ("app/main.py", ">>>>>>> after updating\n", 1),
+        ("app/main.py.rej", "@@ -1 +1 @@\n", 1),
+        ("app/main.py", '"""Title.\n=======\n"""\n', 0),
+    ],
+)
+def test_the_workflow_finds_what_an_update_left_over(
+    name: str, content: str, status: int, render: Render
+) -> None:
+    service = render(layers=["request_id"])
+    steps = read_yaml(service / ".github/workflows/ci.yml")["jobs"]["check"]["steps"]
+    (script,) = [step["run"] for step in steps if "conflict" in step.get("name", "")]
+    (service / name).write_text(content)
+    git("init", "--quiet", cwd=service)
+    git("add", ".", cwd=service)
+
+    assert run("bash", "-e", "-c", script, cwd=service).returncode == status

@@ -1,0 +1,353 @@
+"""The catalogue: it is complete, it says one thing, and what it promised stays."""
+
+import ast
+import inspect
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from packaging.requirements import Requirement
+
+from .conftest import Render
+from .support import (
+    BASE,
+    ENTRIES,
+    LAYERS,
+    ORDER,
+    ROOT,
+    SCHEMES,
+    SHARED,
+    STORAGES,
+    TEMPLATE,
+    Answers,
+    failures,
+    python,
+    read_yaml,
+    with_variants,
+)
+
+# Names are for ever: answers are stored under them, and deployments set them.
+NAMES: Final = (
+    *("tracing", "proxy_headers", "request_id", "metrics", "access_log", "timing"),
+    *("security_headers", "cors", "error_handler", "trusted_host", "https_redirect", "ip_filter"),
+    *("maintenance", "client_version", "required_headers", "compression", "timeout", "rate_limit"),
+    *("body_limit", "session", "cross_origin", "authentication", "user_rate_limit"),
+    *("idempotency", "conditional"),
+)
+MINIMAL: Final = {"request_id", "access_log", "error_handler"}
+API: Final = MINIMAL | {
+    *("proxy_headers", "metrics", "timing", "security_headers", "trusted_host", "compression"),
+    *("timeout", "rate_limit", "body_limit"),
+}
+PRESETS: Final = {
+    "minimal": MINIMAL,
+    "api": API,
+    "browser": API | {"cors", "session", "cross_origin"},
+    "public": API
+    | {"tracing", "cors", "https_redirect", "ip_filter", "maintenance", "authentication"}
+    | {"user_rate_limit", "conditional"},
+}
+REQUIREMENTS: Final = {
+    "https_redirect": {"trusted_host"},
+    "user_rate_limit": {"authentication"},
+    "idempotency": {"authentication", "body_limit"},
+}
+QUESTIONS: Final = {
+    *("project_name", "description", "preset", "layers", "authentication_scheme", "storage"),
+}
+HIDDEN: Final = {"distribution_name", "onion", "onion_catalogue"}
+
+SETTINGS_OF_COPIER: Final = {
+    *("_envops", "_exclude", "_message_after_copy", "_message_after_update"),
+    *("_min_copier_version", "_subdirectory", "_templates_suffix"),
+}
+KEYS_OF_A_QUESTION: Final = {
+    *("choices", "default", "help", "multiselect", "placeholder", "secret", "type", "validator"),
+    "when",
+}
+KEYS_OF_AN_ENTRY: Final = {
+    *("answers", "arguments", "builds", "checks", "class", "client_sees"),
+    *("commands", "dependencies", "doubles", "imports", "inside", "label"),
+    *("modules", "options", "outside_of_refusals", "place", "probe_paths", "reads"),
+    *("refuses", "requires", "sets", "settings", "setup", "summary"),
+    *("test_dependencies", "variants", "verifier", "websocket"),
+}
+KEYS_OF_A_LAYER: Final = {"label", "summary", "class", "place", "websocket", "client_sees"}
+KEYS_INSIDE: Final = {
+    "inside": {"layer", "because", "strength", "shown_by"},
+    "outside_of_refusals": {"because", "strength", "shown_by"},
+    "settings": {
+        *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production")
+    },
+    "checks": {"import", "call"},
+    "setup": {"import", "call"},
+    "commands": {"import", "name"},
+    "exception_handlers": {"import", "call"},
+    "routes": {"import", "call"},
+    "telemetry": {"import", "call"},
+    "variants": {"authentication_scheme", "storage"},
+    "authentication_scheme": {*SCHEMES},
+    "storage": {*STORAGES},
+}
+STRENGTHS: Final = {"MUST", "SHOULD"}
+
+
+def _rules(name: str) -> Iterator[Mapping[str, str]]:
+    """Yield the rules of a layer, those of its family of gates included."""
+    for entry in with_variants(LAYERS[name]):
+        yield from entry.get("inside", ())
+    if "refuses" in LAYERS[name]:
+        for outer, entry in LAYERS.items():
+            if family := entry.get("outside_of_refusals"):
+                shown_by = family["shown_by"].replace("{inside}", name)
+                yield {**family, "layer": outer, "shown_by": shown_by}
+
+
+@pytest.fixture
+def questions() -> dict[str, Any]:
+    found: dict[str, Any] = read_yaml(ROOT / "copier.yml")
+    return found
+
+
+def test_names_are_for_ever() -> None:
+    assert tuple(ORDER["layers"]) == NAMES
+    assert {*ORDER["presets"]} | {"everything"} == {*PRESETS, "everything"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_holds_what_was_promised(preset: str) -> None:
+    assert {*ORDER["presets"][preset]} == PRESETS[preset]
+
+
+def test_no_layer_gains_a_requirement() -> None:
+    """A tightened rule would make the next update replace recorded answers, silently."""
+    required = {
+        name: {*entry["requires"]} for name, entry in LAYERS.items() if entry.get("requires")
+    }
+
+    assert required == {name: needed for name, needed in REQUIREMENTS.items() if name in LAYERS}
+
+
+def test_a_layer_is_three_files() -> None:
+    entries = {path.stem for path in (ROOT / "hooks/layers").iterdir()}
+    modules = _stems("app/middleware", "*.py*")
+    tests = _stems("tests/middleware", "test_*.py*")
+
+    assert entries == {*LAYERS}
+    assert entries <= modules
+    assert {f"test_{name}" for name in entries} <= tests
+
+
+def _stems(folder: str, pattern: str) -> set[str]:
+    return {path.name.partition(".")[0] for path in (TEMPLATE / folder).glob(pattern)}
+
+
+def test_each_file_belongs_to_something() -> None:
+    general = {"__init__", "__main__", "check", "cli", "environment", "order", "own"}
+    general |= {"settings", "stack"}
+    modules = _stems("app/middleware", "*.py*")
+    tests = _stems("tests/middleware", "test_*.py*")
+    shared = {path.stem for path in (ROOT / "hooks/shared").iterdir()}
+
+    assert shared == {*SHARED}
+    assert modules - {*LAYERS} - shared == general
+    assert tests - {f"test_{name}" for name in ENTRIES} <= {
+        *("test_docs", "test_refusals", "test_settings", "test_stack")
+    }
+
+
+def test_nothing_needs_trust(questions: dict[str, Any]) -> None:
+    """One task, migration or extension, once released, would end updates without --trust."""
+    assert {key for key in questions if key.startswith("_")} <= SETTINGS_OF_COPIER
+
+
+def test_questions_have_known_keys(questions: dict[str, Any]) -> None:
+    """Copier ignores a key that it doesn't know."""
+    asked = {key: value for key, value in questions.items() if not key.startswith("_")}
+
+    assert {*asked} == QUESTIONS | HIDDEN
+    assert {key for value in asked.values() for key in value} <= KEYS_OF_A_QUESTION
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_has_known_keys(name: str) -> None:
+    """Jinja ignores a key that nobody asks for."""
+    wrong = [
+        f"{path}: {key}"
+        for path, keys, allowed in _levels(ENTRIES[name])
+        for key in sorted(keys - allowed)
+    ]
+
+    assert wrong == []
+
+
+def _levels(entry: Answers) -> Iterator[tuple[str, set[str], set[str]]]:
+    yield "entry", {*entry}, KEYS_OF_AN_ENTRY
+    yield "options", {*entry.get("options", {})}, {"exception_handlers", "routes", "telemetry"}
+    for key, value in [*entry.items(), *entry.get("options", {}).items()]:
+        for item in value if isinstance(value, list) else [value]:
+            if key in KEYS_INSIDE:
+                yield key, {*item}, KEYS_INSIDE[key]
+    for question, variants in entry.get("variants", {}).items():
+        yield question, {*variants}, KEYS_INSIDE[question]
+        for variant in variants.values():
+            yield from _levels(variant)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_entry_is_complete_and_short(name: str) -> None:
+    layer = LAYERS[name]
+
+    assert layer.keys() >= KEYS_OF_A_LAYER
+    assert len(layer["summary"]) <= 80
+    assert len(layer["place"]) <= 88
+    assert layer["summary"][0].islower()
+    assert not layer["summary"].endswith(".")
+    # A choice stands behind a pointer and a mark, in a terminal of 80 columns.
+    assert len(f" » ○ {layer['label']}: {layer['summary']}") <= 80
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_place_names_no_other_layer(name: str) -> None:
+    """It stands in services that have only this one."""
+    others = {other for other in LAYERS if other != name and "_" in other}
+
+    assert [other for other in others if other in LAYERS[name]["place"]] == []
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_order_obeys_the_rules_of_the_layer(name: str) -> None:
+    order = ORDER["layers"]
+
+    for rule in _rules(name):
+        assert order.index(rule["layer"]) < order.index(name), rule["because"]
+        assert rule["strength"] in STRENGTHS
+
+
+def test_a_rule_is_stated_once() -> None:
+    for name in LAYERS:
+        outer = [rule["layer"] for rule in _rules(name)]
+        assert len(outer) == len({*outer}), name
+
+
+def test_each_rule_is_shown_by_a_test(render: Render) -> None:
+    collected = {
+        line.removeprefix("tests/middleware/")
+        for scheme in SCHEMES
+        if scheme == "jwt" or {"authentication", "session"} <= {*LAYERS}
+        for line in _collect(render(scheme, preset="everything", authentication_scheme=scheme))
+    }
+    promised = {rule["shown_by"] for name in LAYERS for rule in _rules(name)}
+
+    assert promised - collected == set()
+
+
+def _collect(service: Path) -> Iterator[str]:
+    """Yield the ids of the tests of a service, with their parameters and without."""
+    arguments = ("--collect-only", "-q", "-p", "no:xdist", "tests/middleware")
+    for line in python("pytest", *arguments, cwd=service).stdout.splitlines():
+        yield line
+        yield line.partition("[")[0]
+
+
+def test_arguments_are_those_of_the_class(render: Render) -> None:
+    """So does mypy; but it is silent about a class of a library that takes anything."""
+    modules = render(preset="everything") / "app/middleware"
+    defaults = {"authentication_scheme": "jwt", "storage": "memory"}
+
+    for name, layer in LAYERS.items():
+        given = {*layer.get("arguments", {})}
+        for question, variants in layer.get("variants", {}).items():
+            given |= {*variants[defaults[question]].get("arguments", {})}
+        accepted, required = _parameters(modules, layer["class"])
+        assert required <= given <= accepted, name
+
+
+def _parameters(modules: Path, path: str) -> tuple[set[str], set[str]]:
+    """Return the arguments that a class takes besides `app`, and those that it must have."""
+    module, name = path.split(":")
+    if not module.startswith("."):
+        parameters = [*inspect.signature(getattr(import_module(module), name)).parameters.values()]
+        needed = {item.name for item in parameters if item.default is inspect.Parameter.empty}
+        return {item.name for item in parameters} - {"app"}, needed - {"app"}
+    source = (modules / f"{module[1:]}.py").read_text("utf-8")
+    classes = {
+        node.name: node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)
+    }
+    for item in classes[name].body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            pairs = [*zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True)]
+            accepted = {argument.arg for argument, _ in pairs}
+            return accepted, {argument.arg for argument, default in pairs if default is None}
+    return set(), set()
+
+
+def test_settings_are_described() -> None:
+    knobs = [knob for entry in ENTRIES.values() for knob in _knobs(entry)]
+
+    for knob in knobs:
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]*", knob["name"])
+        assert knob.keys() >= {"type", "unit", "help"}
+        assert "default" in knob or "test" in knob, f"{knob['name']} has no value for tests"
+
+
+def _knobs(entry: Answers) -> Iterator[dict[str, Any]]:
+    for part in with_variants(entry):
+        yield from part.get("settings", ())
+
+
+def test_the_development_environment_runs_every_service() -> None:
+    """Whatever a service imports, its tests run here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    needed = {*BASE["dependencies"], *BASE["test_dependencies"]}
+    for entry in ENTRIES.values():
+        for part in with_variants(entry):
+            needed |= {*part.get("dependencies", ()), *part.get("test_dependencies", ())}
+
+    assert {*project["dependency-groups"]["services"]} == needed
+    assert all(Requirement(line) for line in needed)
+
+
+def test_the_readme_lists_the_layers() -> None:
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [row for row in cells if len(row) == 3 and row[1].strip("`") in NAMES]
+
+    assert rows == [
+        [layer["label"], f"`{name}`", layer["summary"]] for name, layer in LAYERS.items()
+    ]
+
+
+def test_a_new_layer_needs_no_change_elsewhere(
+    template: Path, render: Render, tmp_path: Path, mypy_cache: Path
+) -> None:
+    """One line in order.yml and three files; it uses each key that an entry may have."""
+    source = tmp_path / "template"
+    shutil.copytree(template, source, ignore=shutil.ignore_patterns(".git"))
+    _add_layer(source)
+
+    service = render(source=source, layers=["error_handler", "cors", "onion_demo"], storage="redis")
+
+    assert failures(service, mypy_cache=mypy_cache) == []
+    shown = python("app.middleware", "--json", cwd=service, DEMO_SECRET="x" * 32).stdout
+    assert [row["layer"] for row in json.loads(shown) if row["layer"]] == [
+        *("cors", "error_handler", "onion_demo")
+    ]
+    shouted = python("app.middleware", "shout", "leek", cwd=service, DEMO_SECRET="x" * 32)
+    assert shouted.stdout == "LEEK\n"
+
+
+def _add_layer(source: Path) -> None:
+    folder = Path(__file__).parent / "demo_layer"
+    order = source / "hooks/order.yml"
+    text = order.read_text("utf-8")
+    order.write_text(text.replace("- conditional\n", "- conditional\n- onion_demo\n"), "utf-8")
+    shutil.copy2(folder / "onion_demo.yml", source / "hooks/layers")
+    shutil.copy2(folder / "onion_demo.py", source / "template/app/middleware")
+    shutil.copy2(folder / "test_onion_demo.py", source / "template/tests/middleware")

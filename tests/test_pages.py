@@ -1,0 +1,101 @@
+"""What stands around the code of this repository: README, changelog, decisions, workflows."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from markdown_it import MarkdownIt
+
+from .support import LAYERS, ROOT, read_yaml, run
+
+ADDRESS: Final = "https://github.com/OWNER/fastapi-onion"
+
+README: Final = (ROOT / "README.md").read_text("utf-8")
+CHANGELOG: Final = (ROOT / "CHANGELOG.md").read_text("utf-8")
+WORKFLOWS: Final = sorted((ROOT / ".github/workflows").glob("*.yml"))
+DECISIONS: Final = sorted((ROOT / "docs/decisions").glob("*.md"))
+PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "hooks/README.md", *DECISIONS]
+
+
+def commands() -> list[str]:
+    tokens = MarkdownIt().parse(README)
+    return [token.content.strip() for token in tokens if token.info == "sh"]
+
+
+def test_the_table_of_layers_is_that_of_the_catalogue() -> None:
+    rows = [
+        f"| {entry['label']} | `{name}` | {entry['summary']} |" for name, entry in LAYERS.items()
+    ]
+    table = "\n".join(["| Layer | Name | What it does |", "| --- | --- | --- |", *rows, "\n"])
+
+    assert table in README, f"the table of README.md must be\n{table}"
+
+
+def test_the_public_address_stands_in_one_place() -> None:
+    tracked = run("git", "grep", "--count", "OWNER/", cwd=ROOT).stdout.split()
+
+    assert [line for line in tracked if not line.startswith("tests/")] == ["README.md:1"]
+    assert ADDRESS in README
+
+
+def test_the_commands_need_only_python_pip_and_git() -> None:
+    _, start, test, *_ = commands()
+
+    for command in (start, test):
+        assert command.startswith("python3 -m venv .tools && .tools/bin/pip install --quiet ")
+    assert '--vcs-ref HEAD --defaults --data project_name=Orders "$PWD"' in start
+    assert start.endswith("run fastapi dev --no-proxy-headers")
+    assert test.endswith("run pytest")
+
+
+def test_the_changelog_tells_of_each_version_and_each_layer() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    sections = re.findall(r"^### (.+)$", CHANGELOG, re.MULTILINE)
+
+    assert f"## {version} - " in CHANGELOG
+    assert set(sections) == {"Your service changes", "Only new services"}
+    for name, entry in LAYERS.items():
+        assert f"{entry['label']} (`{name}`)" in CHANGELOG
+
+
+def test_the_hooks_are_said_to_be_harmless() -> None:
+    first = (ROOT / "hooks/README.md").read_text("utf-8").splitlines()[0]
+
+    assert first.startswith("Nothing in `hooks/` is copied")
+    assert "only in Copier's sandbox" in first
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_has_its_form(decision: Path) -> None:
+    text = decision.read_text("utf-8")
+
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    assert text.startswith(f"# {int(decision.stem[:4])}. ")
+    assert len(text.split()) < 350
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_link_leads_to_a_file(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+        assert "://" in link or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_passes_its_linters(workflow: Path) -> None:
+    for linter, *arguments in (
+        ("actionlint",),
+        ("check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
+    ):
+        done = run(Path(sys.executable).with_name(linter), *arguments, workflow, cwd=ROOT)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_tests_run_on_each_python_that_is_promised() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    jobs: dict[str, Any] = read_yaml(ROOT / ".github/workflows/tests.yml")["jobs"]
+    oldest = project["requires-python"].removeprefix(">=")
+
+    assert jobs["tests"]["strategy"]["matrix"]["python"][0] == oldest

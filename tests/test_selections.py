@@ -1,0 +1,247 @@
+"""Whatever is chosen: formatted, linted, typed, tested, and nothing of what was not chosen."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import distributions
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from covertable import make
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from .conftest import Render
+from .support import (
+    ENTRIES,
+    LAYERS,
+    ORDER,
+    SCHEMES,
+    STORAGES,
+    STORING,
+    Answers,
+    closed,
+    failures,
+    with_variants,
+)
+
+FIRST_SEVEN: Final = (
+    "request_id",
+    "access_log",
+    "security_headers",
+    "cors",
+    "error_handler",
+    "trusted_host",
+    "client_version",
+)
+
+# What a service declares and never imports, and why.
+NOT_IMPORTED: Final = {
+    "fastapi-cli": "`fastapi run` serves it",
+    "mypy": "checks it",
+    "opentelemetry-exporter-otlp-proto-http": "the SDK loads it by its name",
+    "ruff": "checks it",
+    "uvicorn": "serves it",
+}
+
+
+def _answers(layers: list[str], scheme: str = "jwt", storage: str = "memory") -> Answers:
+    if scheme == "session" and "authentication" in layers:
+        layers = [*layers, "session"]
+    answers: dict[str, Any] = {"layers": closed(layers)}
+    if "authentication" in answers["layers"]:
+        answers["authentication_scheme"] = scheme
+    if STORING & {*answers["layers"]}:
+        answers["storage"] = storage
+    return answers
+
+
+def _named() -> Iterator[tuple[str, Answers]]:
+    """Yield the selections that somebody would think of, the long ones first."""
+    everything = [*LAYERS]
+    for scheme in SCHEMES:
+        for storage in STORAGES:
+            yield f"everything-{scheme}-{storage}", _answers(everything, scheme, storage)
+    for name in LAYERS:
+        dependents = {other for other in LAYERS if name in closed([other])}
+        yield f"without-{name}", _answers([name for name in LAYERS if name not in dependents])
+    for preset, layers in ORDER["presets"].items():
+        yield f"preset-{preset}", _answers(layers)
+    for scheme in SCHEMES:
+        yield f"alone-authentication-{scheme}", _answers(["authentication"], scheme)
+    for name in LAYERS:
+        for storage in STORAGES if name in STORING else ("memory",):
+            yield f"alone-{name}-{storage}", _answers([name], storage=storage)
+    for pair in combinations(FIRST_SEVEN, 2):
+        yield "-".join(("pair", *pair)), _answers([*pair])
+
+
+def _covering_array(named: Iterable[Answers]) -> Iterator[Answers]:
+    """
+    Yield what the `named` selections lack, so that any three layers meet in all their states.
+
+    Chosen or left out, each of three: most of it is covered by everything, by everything but
+    one, and by each alone; what a layer requires leaves gaps, and so do the other questions.
+    """
+    factors = {
+        **{name: [True, False] for name in LAYERS},
+        "authentication_scheme": [*SCHEMES],
+        "storage": [*STORAGES],
+    }
+    requirements = [
+        {
+            "operator": "or",
+            "conditions": [
+                {"operator": "eq", "left": name, "value": False},
+                {"operator": "eq", "left": needed, "value": True},
+            ],
+        }
+        for name, layer in LAYERS.items()
+        for needed in layer.get("requires", {})
+    ]
+    defaults = {"authentication_scheme": "jwt", "storage": "memory"}
+    seeds = [
+        {**{name: name in answers["layers"] for name in LAYERS}, **defaults, **answers}
+        for answers in named
+    ]
+    rows = make(
+        factors,
+        strength=2,
+        sub_models=[{"fields": [*LAYERS], "strength": 3}],
+        constraints=requirements,
+        presets=[{key: value for key, value in seed.items() if key in factors} for seed in seeds],
+    )
+    for row in rows[len(seeds) :]:
+        chosen = [name for name in LAYERS if row[name]]
+        yield _answers(chosen, row["authentication_scheme"], row["storage"])
+
+
+@cache
+def _selections() -> dict[str, Answers]:
+    """Return each selection once, under the first of its names."""
+    named = {repr(answers): (name, answers) for name, answers in reversed([*_named()])}
+    found = dict(reversed([*named.values()]))
+    for number, answers in enumerate(_covering_array(found.values())):
+        found[f"array-{number}"] = answers
+    return found
+
+
+@pytest.mark.parametrize(
+    "answers", [pytest.param(row, id=key) for key, row in _selections().items()]
+)
+def test_a_selection_is_a_good_service(answers: Answers, render: Render, mypy_cache: Path) -> None:
+    service = render(**answers)
+
+    assert failures(service, mypy_cache=mypy_cache) == []
+    assert _traces(service, {*LAYERS} - {*answers["layers"]}) == []
+    assert _declared(service) == _imported(service)
+
+
+def test_every_three_layers_meet_in_all_their_states() -> None:
+    selections = [{*answers["layers"]} for answers in _selections().values()]
+    possible = [
+        (chosen, {*three} - chosen)
+        for three in combinations(LAYERS, 3)
+        for size in range(4)
+        for chosen in map(set, combinations(three, size))
+        if not {*closed(chosen)} & ({*three} - chosen)
+    ]
+
+    lacking = [
+        (chosen, absent)
+        for chosen, absent in possible
+        if not any(chosen <= selection and not absent & selection for selection in selections)
+    ]
+    assert lacking == []
+
+
+def _traces(service: Path, absent: set[str]) -> list[str]:
+    """Return where files speak of the modules, classes and settings of absent layers."""
+    if not absent:
+        return []
+    present = {*ENTRIES} - absent
+    modules = {f"(?:[./]|test_){name}(?:[.]py)?" for name in absent}
+    classes = {word for name in absent for word in _classes(name)}
+    settings = {word for name in absent for word in _settings(name)}
+    settings -= {word for name in present for word in _settings(name)}
+    return [
+        f"{path.relative_to(service)}: {found[0]}"
+        for path in sorted(service.rglob("*"))
+        if path.suffix in {".py", ".toml", ".md", ".yml", ".json", ".example"}
+        # The test of a layer may speak of another's settings, where it is skipped without that one.
+        for words in [modules | classes | (set() if path.name.startswith("test_") else settings)]
+        for found in re.finditer(
+            rf"(?<![\w])(?:{'|'.join(sorted(words))})\b",
+            _without_left_out(path.read_text("utf-8")),
+        )
+    ]
+
+
+def _classes(name: str) -> Iterator[str]:
+    # A library's class may stand on any docs page, as an example.
+    for entry in with_variants(ENTRIES[name]):
+        if entry.get("class", "").startswith("."):
+            yield entry["class"].split(":")[1]
+
+
+def _settings(name: str) -> Iterator[str]:
+    for entry in with_variants(ENTRIES[name]):
+        for knob in entry.get("settings", ()):
+            yield knob["name"]
+            yield knob["name"].lower()
+
+
+def _without_left_out(page: str) -> str:
+    return re.sub(r"^## Left out$.*?(?=^## |\Z)", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def _declared(service: Path) -> set[str]:
+    project = tomllib.loads((service / "pyproject.toml").read_text("utf-8"))
+    lines = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    return {str(canonicalize_name(Requirement(line).name)) for line in lines} - {*NOT_IMPORTED}
+
+
+def _imported(service: Path) -> set[str]:
+    return {
+        owner
+        for folder in ("app", "tests")
+        for path in (service / folder).rglob("*.py")
+        for modules in _modules(path)
+        if (owner := _owner(*modules))
+    } - {*NOT_IMPORTED}
+
+
+def _modules(path: Path) -> Iterator[tuple[str, ...]]:
+    """Yield what each import may name: `from a import b` is of `a.b` or of `a`."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name,) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((f"{node.module}.{alias.name}", node.module) for alias in node.names)
+
+
+def _owner(*modules: str) -> str | None:
+    """Return the distribution that brings the first of `modules` that is one."""
+    if modules[0].split(".")[0] in {*sys.stdlib_module_names, "app", "tests"}:
+        return None
+    return next(
+        owner
+        for module in modules
+        for name in (module, f"{module}.__init__")
+        if (owner := _owners().get(name.replace(".", "/")))
+    )
+
+
+@cache
+def _owners() -> dict[str, str]:
+    return {
+        file.as_posix().split(".")[0]: str(canonicalize_name(distribution.name))
+        for distribution in distributions()
+        for file in distribution.files or ()
+        if file.suffix in {".py", ".so", ".pyd", ".pyi"}
+    }

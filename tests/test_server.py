@@ -1,0 +1,436 @@
+"""A service of every layer under a real server: what goes over the wire, and what never starts."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+from copier import run_copy
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import connect
+
+from .support import TESTS
+
+SECONDS: Final = 60
+ORIGIN: Final = "https://app.example"
+LATE_EXIT: Final = 3  # uvicorn's, when the start-up fails
+
+SETTINGS: Final = {
+    "BLOCKED_CLIENTS": "LegacyApp/1.",
+    "CORS_ALLOW_ORIGINS": ORIGIN,
+    "CROSS_ORIGIN_TRUSTED": ORIGIN,
+    "JWT_ALGORITHMS": "HS256",
+    "JWT_KEY": "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu",
+    "RATE_LIMIT": "1000000/minute",
+    "SESSION_SECRET": "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu",
+}
+
+ADDED: Final = """
+
+from tests.middleware.probe import router as probe
+from .server_routes import add_routes
+
+app.include_router(probe)
+add_routes(app)
+"""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that serves, and what it has written."""
+
+    port: int
+    output: Path
+    process: "subprocess.Popen[bytes]"
+
+    def request(self, path: str, method: str = "GET", *, body: Any = None, **headers: str) -> Reply:
+        """Send one request on a connection of its own; `Host` may be a foreign one."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+        sent = {"Host": "localhost"} | {key.replace("_", "-"): headers[key] for key in headers}
+        with closing(connection):
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            got = {key.lower(): value for key, value in response.getheaders()}
+            return Reply(response.status, got, response.read().decode())
+
+    def lines(self, request_id: str, count: int = 1) -> list[dict[str, Any]]:
+        """Return the access-log lines of a request; the last may come after its answer."""
+        found: list[dict[str, Any]] = []
+        for _ in _patiently():
+            found = [
+                line
+                for line in map(json.loads, self._json_lines())
+                if line["event"] == "request" and line.get("request_id") == request_id
+            ]
+            if len(found) >= count:
+                break
+        return found
+
+    def _json_lines(self) -> list[str]:
+        text = self.output.read_text("utf-8")
+        return [line for line in text.split("\n")[:-1] if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("server") / "service"
+    data = {"preset": "everything"}
+    run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
+    shutil.copy2(TESTS / "server_routes.py", folder / "app")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(service: Path) -> Iterator[Server]:
+    with _serving(_with_main(service, ADDED)) as server:
+        yield server
+
+
+@pytest.fixture
+def request_id(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", ".", request.node.name)[:128]
+
+
+PLAIN: Final = "text/plain; charset=utf-8"
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+
+
+class Case(NamedTuple):
+    """How something is asked for, and what is answered."""
+
+    path: str
+    method: str
+    headers: dict[str, str]
+    status: int
+    media_type: str
+
+
+MATRIX: Final[dict[str, Case]] = {
+    "200": Case("/probe/ok", "GET", {}, 200, JSON),
+    "404": Case("/nowhere", "GET", {}, 404, PROBLEM),
+    "405": Case("/probe/ok", "DELETE", {}, 405, PROBLEM),
+    "422": Case("/probe/items/leek", "GET", {}, 422, PROBLEM),
+    "500": Case("/probe/boom", "GET", {}, 500, PROBLEM),
+    "foreign host": Case("/probe/ok", "GET", {"Host": "evil.example"}, 400, PROBLEM),
+    "old client": Case("/probe/ok", "GET", {"User_Agent": "LegacyApp/1.4"}, 410, PROBLEM),
+    "preflight": Case("/probe/ok", "OPTIONS", {"Access_Control_Request_Method": "PUT"}, 200, PLAIN),
+    "sync": Case("/probe/sync", "GET", {}, 200, JSON),
+    "background": Case("/probe/background", "GET", {}, 200, JSON),
+    "mounted": Case("/mounted/ok", "GET", {}, 200, PLAIN),
+    # A mounted app answers its errors itself, and what is around it decorates them.
+    "mounted, raising": Case("/mounted/boom", "GET", {}, 500, PLAIN),
+    "OPTIONS": Case("/probe/ok", "OPTIONS", {}, 405, PROBLEM),
+}
+
+
+@pytest.mark.parametrize("case", MATRIX.values(), ids=MATRIX)
+def test_every_answer_is_decorated(case: Case, server: Server, request_id: str) -> None:
+    headers = {"Origin": ORIGIN, "X_Request_ID": request_id, **case.headers}
+
+    reply = server.request(case.path, case.method, **headers)
+
+    assert reply.status == case.status
+    assert reply.headers["content-type"] == case.media_type
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert reply.headers["x-request-id"] == request_id
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert "secret" not in reply.body
+    if case.media_type == PROBLEM:
+        problem = json.loads(reply.body)
+        assert (problem["status"], problem["request_id"]) == (case.status, request_id)
+    assert [line["status"] for line in server.lines(request_id)] == [case.status]
+
+
+def test_head_has_the_headers_and_no_body(server: Server, request_id: str) -> None:
+    reply = server.request("/mounted/ok", "HEAD", X_Request_ID=request_id)
+
+    assert (reply.status, reply.body) == (200, "")
+    assert reply.headers["x-request-id"] == request_id
+    assert len(server.lines(request_id)) == 1
+
+
+def test_an_event_stream_arrives_event_by_event(server: Server, request_id: str) -> None:
+    """The next event is made only when the last one has arrived, so none may be held back."""
+    with _stream(server, "/wire/steps", request_id) as receive:
+        for number in range(3):
+            receive(f"data: {number}\n\n")
+            server.request("/wire/step", "POST")
+
+    assert [line["status"] for line in server.lines(request_id)] == [200]
+
+
+def test_a_client_that_goes_away_is_a_499(server: Server, request_id: str) -> None:
+    with _stream(server, "/wire/steps", request_id) as receive:
+        receive("data: 0\n\n")
+
+    assert [line["status"] for line in server.lines(request_id)] == [499]
+    server.request("/wire/step", "POST")
+
+
+def test_a_chunked_upload_arrives(server: Server, request_id: str) -> None:
+    chunks = (b"onion" * 100 for _ in range(20))
+
+    reply = server.request("/probe/upload", "POST", body=chunks, X_Request_ID=request_id)
+
+    assert json.loads(reply.body) == {"bytes": 10_000}
+
+
+def test_a_websocket_is_accepted(server: Server, request_id: str) -> None:
+    headers = {"X-Request-ID": request_id}
+    with connect(f"ws://localhost:{server.port}/probe/ws", additional_headers=headers) as socket:
+        socket.send("leek")
+        assert socket.recv(timeout=SECONDS) == "leek"
+        assert socket.response is not None
+        assert socket.response.headers["x-request-id"] == request_id
+
+    assert [line["status"] for line in server.lines(request_id)] == [101]
+
+
+def test_a_websocket_is_refused(server: Server, request_id: str) -> None:
+    headers = {"X-Request-ID": request_id, "User-Agent": "LegacyApp/1.4"}
+
+    with pytest.raises(InvalidStatus) as refusal:
+        connect(
+            f"ws://localhost:{server.port}/probe/ws",
+            additional_headers=headers,
+            user_agent_header=None,
+        )
+
+    assert refusal.value.response.status_code == 410
+    assert refusal.value.response.headers["x-request-id"] == request_id
+    assert [line["status"] for line in server.lines(request_id)] == [410]
+
+
+def test_a_websocket_that_crashes_is_closed_with_1011(server: Server, request_id: str) -> None:
+    headers = {"X-Request-ID": request_id}
+    with (
+        connect(
+            f"ws://localhost:{server.port}/probe/ws-boom", additional_headers=headers
+        ) as socket,
+        pytest.raises(ConnectionClosedError) as closed,
+    ):
+        socket.recv(timeout=SECONDS)
+
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1011
+    assert len(server.lines(request_id)) == 1
+
+
+def test_a_websocket_that_crashes_early_is_answered_500(server: Server, request_id: str) -> None:
+    headers = {"X-Request-ID": request_id}
+    with pytest.raises(InvalidStatus) as refusal:
+        connect(f"ws://localhost:{server.port}/probe/ws-boom-early", additional_headers=headers)
+
+    assert refusal.value.response.status_code == 500
+    assert [line["status"] for line in server.lines(request_id)] == [500]
+
+
+def test_the_server_s_own_access_log_is_silent(server: Server, request_id: str) -> None:
+    server.request("/probe/ok", X_Request_ID=request_id)
+
+    assert len(server.lines(request_id)) == 1
+    assert "HTTP/1.1" not in server.output.read_text("utf-8")
+
+
+def test_it_works_under_a_root_path(service: Path, request_id: str) -> None:
+    with _serving(_with_main(service, ADDED), "--root-path", "/api") as server:
+        reply = server.request("/probe/items/1", X_Request_ID=request_id)
+        probe = server.request("/healthz", Host="10.0.0.1")
+        schema = json.loads(server.request("/openapi.json").body)
+        (line,) = server.lines(request_id)
+
+    assert (reply.status, probe.status) == (200, 200)
+    assert schema["servers"] == [{"url": "/api"}]
+    assert line["route"] == "/probe/items/{item_id}"
+
+
+def test_fastapi_run_serves_it(service: Path) -> None:
+    with _serving(_with_main(service, ADDED), command=("fastapi", "run")) as server:
+        assert server.request("/healthz").status == 200
+
+
+WRONG: Final = {
+    "an origin with a slash": ({"CORS_ALLOW_ORIGINS": f"{ORIGIN}/"}, ["CORS_ALLOW_ORIGINS"]),
+    "any origin with credentials": (
+        {"CORS_ALLOW_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"},
+        ["CORS_ALLOW_"],
+    ),
+    "a host with a scheme": ({"ALLOWED_HOSTS": "https://api.example"}, ["ALLOWED_HOSTS"]),
+    "an unknown log format": ({"LOG_FORMAT": "xml"}, ["LOG_FORMAT"]),
+    "a number that is none": ({"REQUEST_TIMEOUT": "soon"}, ["REQUEST_TIMEOUT"]),
+    "trust in every proxy": ({"TRUSTED_PROXIES": "*"}, ["TRUSTED_PROXIES"]),
+    "a short secret": ({"SESSION_SECRET": "leek"}, ["SESSION_SECRET"]),
+    "no secret": ({"SESSION_SECRET": ""}, ["SESSION_SECRET"]),
+    "three at once": (
+        {"ALLOWED_HOSTS": "a/b", "LOG_FORMAT": "xml", "MAX_BODY_BYTES": "-1"},
+        ["LOG_FORMAT", "ALLOWED_HOSTS", "MAX_BODY_BYTES"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "named"), WRONG.values(), ids=WRONG)
+def test_a_wrong_setting_is_refused(
+    settings: dict[str, str], named: list[str], service: Path
+) -> None:
+    status, output = _refused(_with_main(service, ADDED), **settings)
+
+    assert status == 1
+    assert "Traceback" not in output
+    lines = output.strip().split("\n")
+    assert len(lines) == len(named)
+    assert all(any(line.startswith(name) for line in lines) for name in named)
+    assert "leek" not in output
+
+
+BY_DECORATOR: Final = """
+@app.middleware("http")
+async def late(request, call_next):
+    return await call_next(request)
+"""
+BY_INSTRUMENTOR: Final = """
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+FastAPIInstrumentor.instrument_app(app)
+"""
+BY_HAND: Final = """
+from starlette.middleware.gzip import GZipMiddleware
+app.middleware_stack = GZipMiddleware(app.build_middleware_stack())
+"""
+AFTERWARDS: Final = """
+from starlette.middleware.gzip import GZipMiddleware
+app.add_middleware(GZipMiddleware)
+"""
+DOUBLED: Final = """
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+app.user_middleware.append(Middleware(TrustedHostMiddleware))
+"""
+REARRANGED: Final = """
+app.user_middleware[1:] = reversed(app.user_middleware[1:])
+"""
+OUTSIDE: Final = "stands outside of the checked stack. Hand it to stack_options as `own=`"
+LATE: Final = {
+    "add_middleware": (AFTERWARDS, f"GZipMiddleware {OUTSIDE}"),
+    "a decorator": (BY_DECORATOR, f"BaseHTTPMiddleware {OUTSIDE}"),
+    "a stack that was replaced": (BY_HAND, f"GZipMiddleware {OUTSIDE}"),
+    "an instrumentor": (BY_INSTRUMENTOR, OUTSIDE),
+    "a double": (DOUBLED, "TrustedHostMiddleware does the job of trusted_host; one layer a job."),
+    "a rearranged list": (REARRANGED, "access_log must stand outside of error_handler: "),
+}
+
+
+@pytest.mark.parametrize(("code", "sentence"), LATE.values(), ids=LATE)
+def test_a_spoiled_stack_does_not_start(code: str, sentence: str, service: Path) -> None:
+    status, output = _refused(_with_main(service, code))
+
+    assert status == LATE_EXIT
+    assert sentence in output
+    assert "Traceback" not in output
+
+
+def _with_main(service: Path, added: str) -> Path:
+    """Return a copy of the service whose `main.py` goes on with `added`."""
+    copy = service.parent / f"service-{abs(hash(added))}"
+    if not copy.exists():
+        shutil.copytree(service, copy)
+        with (copy / "app/main.py").open("a", encoding="utf-8") as main:
+            main.write(added)
+    return copy
+
+
+@contextmanager
+def _started(
+    service: Path, *arguments: str, command: tuple[str, ...], **settings: str
+) -> Iterator[Server]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    output = service / f"output-{port}.txt"
+    options = ("--host", "127.0.0.1", "--port", str(port), "--no-proxy-headers", *arguments)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, *options],
+            cwd=service,
+            env={**kept, **SETTINGS, **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield Server(port, output, process)
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+
+
+@contextmanager
+def _serving(
+    service: Path, *arguments: str, command: tuple[str, ...] = ("uvicorn", "app.main:app")
+) -> Iterator[Server]:
+    with _started(service, *arguments, command=command) as server:
+        for _ in _patiently():
+            assert server.process.poll() is None, server.output.read_text("utf-8")
+            if _is_open(server.port):
+                break
+        yield server
+
+
+def _refused(service: Path, **settings: str) -> tuple[int, str]:
+    """Start a server that must end by itself; its port may open at no time."""
+    with _started(service, command=("uvicorn", "app.main:app"), **settings) as server:
+        for _ in _patiently():
+            assert not _is_open(server.port)
+            if server.process.poll() is not None:
+                break
+        return server.process.wait(SECONDS), server.output.read_text("utf-8")
+
+
+def _patiently() -> Iterator[None]:
+    """Go round until the time is up."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.02)
+
+
+def _is_open(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def _stream(server: Server, path: str, request_id: str) -> Iterator[Callable[[str], None]]:
+    """Read a response as it comes, up to each text that is asked for."""
+    with closing(socket.create_connection(("127.0.0.1", server.port), SECONDS)) as connection:
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {request_id}\r\n\r\n"
+        connection.sendall(head.encode())
+        received = b""
+
+        def receive(text: str) -> None:
+            nonlocal received
+            while text.encode() not in received:
+                data = connection.recv(65536)
+                assert data, received
+                received += data
+
+        yield receive

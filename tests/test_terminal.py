@@ -1,0 +1,84 @@
+"""The questions as a person sees them: a real terminal of 80 columns, answered key by key."""
+
+import os
+import sys
+from pathlib import Path
+
+import pexpect
+import pyte
+
+from .support import LAYERS, ORDER, read_yaml
+
+ROWS, COLUMNS = 60, 80
+SECONDS = 60
+ENTER, CLEAR, INTERRUPT = "\r", "\x15", "\x03"
+
+
+class Terminal:
+    """Copier in a terminal, and what stands on its screen."""
+
+    def __init__(self, *command: str | Path) -> None:
+        arguments = ["-m", "copier", *map(str, command)]
+        environment: dict[str, str] = {**os.environ, "TERM": "xterm"}
+        self._screen = pyte.Screen(COLUMNS, ROWS)
+        self._stream = pyte.ByteStream(self._screen)
+        self._child = pexpect.spawn(
+            sys.executable, arguments, env=environment, dimensions=(ROWS, COLUMNS)
+        )
+
+    def see(self, text: str) -> list[str]:
+        """Wait until `text` stands on the screen; return its rows."""
+        while text not in "\n".join(rows := [row.rstrip() for row in self._screen.display]):
+            data = self._child.read_nonblocking(65536, timeout=SECONDS)
+            # A program may ask where the cursor is.
+            if b"\x1b[6n" in data:
+                self._child.send(f"\x1b[{self._screen.cursor.y + 1};{self._screen.cursor.x + 1}R")
+            self._stream.feed(data)
+        return rows
+
+    def press(self, keys: str) -> None:
+        self._child.send(keys)
+
+    def end(self) -> int | None:
+        """Wait for the end; return the exit status."""
+        self._child.expect(pexpect.EOF, timeout=SECONDS)
+        self._child.close()
+        status: int | None = self._child.exitstatus
+        return status
+
+
+def test_a_service_is_chosen_key_by_key(template: Path, tmp_path: Path) -> None:
+    """Each layer stands on one row, whole."""
+    service = tmp_path / "service"
+    terminal = Terminal("copy", "--vcs-ref=HEAD", template, service)
+
+    terminal.see("What is the service called?")
+    terminal.press(f"{CLEAR}Onions 🧅{ENTER}")
+    terminal.see("What does it do")
+    terminal.press(ENTER)
+    terminal.see("What kind of service is it?")
+    terminal.press(ENTER)
+    rows = terminal.see([*LAYERS.values()][-1]["summary"])
+    terminal.press(ENTER)
+    terminal.see("Where are limits and repeated answers counted?")
+    terminal.press(ENTER)
+
+    assert terminal.end() == 0
+    lines = [f"{layer['label']}: {layer['summary']}" for layer in LAYERS.values()]
+    assert [line for line in lines if not any(row.endswith(f" {line}") for row in rows)] == []
+    answers = read_yaml(service / ".copier-answers.yml")
+    assert answers["project_name"] == "Onions 🧅"
+    assert {*answers["layers"]} == {*ORDER["presets"]["api"]}
+
+
+def test_a_wrong_answer_is_told_on_the_spot(template: Path, tmp_path: Path) -> None:
+    """Copier gives it one row, so the rule must stand at the beginning."""
+    terminal = Terminal("copy", "--vcs-ref=HEAD", template, tmp_path / "service")
+
+    terminal.see("What is the service called?")
+    terminal.press(f"{CLEAR}{ENTER}")
+
+    terminal.see("must be 1 to 50 printable")
+    terminal.press(INTERRUPT)
+    assert terminal.end() == 1
+    assert not (tmp_path / "service").exists()

@@ -1,0 +1,328 @@
+"""`copier update`: it brings what is new, and takes nothing that is the user's."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from .conftest import NEWEST, Render
+from .support import LAYERS, ROOT, Done, closed, commit, failures, git, python, read_yaml
+
+PLAIN: Final = ["request_id", "access_log", "security_headers", "cors", "error_handler"]
+
+USERS: Final = {
+    "README.md",
+    *("app/__init__.py", "app/main.py", "app/routes.py", "app/settings.py"),
+    *("tests/__init__.py", "tests/conftest.py", "tests/test_routes.py"),
+}
+SHARED: Final = {"pyproject.toml"}
+
+OWN_MAIN: Final = '''"""The application of a user who made it her own."""
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from .middleware import innermost, stack_options
+from .routes import router
+from .settings import Settings
+from .tenant import TenantMiddleware
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the service."""
+    settings = settings or Settings.from_environment()
+    own = [innermost(Middleware(TenantMiddleware))]
+    app = FastAPI(title="Mine", **stack_options(settings, own))
+    app.include_router(router)
+    return app
+
+
+app = create_app()
+'''
+OWN_LAYER: Final = '''"""A layer of the user's."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class TenantMiddleware:
+    """Do nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+'''
+
+
+@pytest.fixture
+def lived_in(render: Render) -> Path:
+    """Return a service that somebody has worked on, and what she wrote there."""
+    service = render(layers=PLAIN, project_name="Orders")
+    commit(service, "as rendered")
+    _write(service, "app/main.py", OWN_MAIN)
+    _write(service, "app/tenant.py", OWN_LAYER)
+    _write(service, "app/settings.py", _read(service, "app/settings.py") + "\n    mine: int = 1\n")
+    _write(service, "app/routes.py", _read(service, "app/routes.py").replace("Show a", "Give a"))
+    _write(service, "README.md", "# Ours\n")
+    _write(service, ".env", "MINE=2\n")
+    project = _read(service, "pyproject.toml")
+    mark = "    # Yours: `uv add` appends below.\n"
+    assert mark in project
+    _write(service, "pyproject.toml", project.replace(mark, f'{mark}    "idna>=3",\n'))
+    (service / "tests/test_routes.py").unlink()
+    commit(service, "made it mine")
+    return service
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda layers: [*layers, "trusted_host"], id="add"),
+        pytest.param(lambda layers: [name for name in layers if name != "cors"], id="drop"),
+        pytest.param(lambda _: [*LAYERS], id="everything"),
+    ],
+)
+def test_what_is_the_users_stays(
+    change: Callable[[list[str]], list[str]], lived_in: Path, render: Render, mypy_cache: Path
+) -> None:
+    layers = change(PLAIN)
+    kept = {
+        path: _read(lived_in, path)
+        for path in (*USERS, "app/tenant.py", ".env")
+        if (lived_in / path).exists()
+    }
+
+    done = _update(lived_in, layers=layers)
+
+    assert done.returncode == 0, done.stdout
+    assert _conflicts(lived_in) == []
+    assert {path: _read(lived_in, path) for path in kept} == kept
+    assert not (lived_in / "tests/test_routes.py").exists()
+    assert '    "idna>=3",\n' in _read(lived_in, "pyproject.toml")
+    fresh = render("fresh", layers=layers, project_name="Orders")
+    assert _differences(lived_in, fresh) == []
+    assert failures(lived_in, mypy_cache=mypy_cache) == []
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_each_layer_is_added_and_dropped(name: str, render: Render) -> None:
+    """From an unedited service to a fresh one, and back."""
+    others = [other for other in LAYERS if name not in closed([other])]
+    without = render("without", layers=others)
+    complete = render("complete", layers=[*LAYERS])
+    service = without.parent / "service"
+    shutil.copytree(without, service)
+    commit(service)
+
+    for layers, fresh in (([*LAYERS], complete), (others, without)):
+        done = _update(service, layers=layers)
+
+        assert done.returncode == 0, done.stdout
+        assert _conflicts(service) == []
+        assert _differences(service, fresh, besides=USERS) == []
+        commit(service)
+
+
+def _releases() -> list[str]:
+    """Return the earlier releases, as the fixture `template` tags them."""
+    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=ROOT).split()
+    texts = [git("show", f"{revision}:pyproject.toml", cwd=ROOT) for revision in log]
+    versions = [line for text in texts for line in text.splitlines() if line[:10] == "version = "]
+    return [*dict.fromkeys(line.split('"')[1] for line in reversed(versions))]
+
+
+@pytest.mark.parametrize("release", _releases())
+@pytest.mark.parametrize("preset", ["minimal", "everything"])
+def test_an_unedited_service_of_a_release_becomes_a_fresh_one(
+    release: str, preset: str, render: Render
+) -> None:
+    service = render(ref=release, preset=preset)
+    commit(service)
+
+    done = _update(service)
+
+    assert done.returncode == 0, done.stdout
+    assert _conflicts(service) == []
+    layers = _answers(service)["layers"]
+    assert _differences(service, render("fresh", layers=layers), besides=USERS) == []
+
+
+def test_nothing_that_was_released_vanishes(template: Path, render: Render) -> None:
+    """Answers are recorded, settings deployed, files edited: all of them under these names."""
+    release = _releases()[-1]
+    before = template.parent / "before"
+    git("worktree", "add", "--quiet", "--force", before, release, cwd=template)
+    try:
+        order = read_yaml(before / "hooks/order.yml")
+        questions = {*read_yaml(before / "copier.yml")}
+        old = {path.stem: read_yaml(path) for path in (before / "hooks/layers").glob("*.yml")}
+    finally:
+        git("worktree", "remove", "--force", before, cwd=template)
+    now = read_yaml(ROOT / "hooks/order.yml")
+
+    assert {*order["layers"]} <= {*now["layers"]}
+    assert {*order["presets"]} <= {*now["presets"]}
+    assert {name for name in questions if name[0] != "_"} <= {*read_yaml(ROOT / "copier.yml")}
+    for name, layer in old.items():
+        settings = {knob["name"]: knob for knob in LAYERS[name].get("settings", ())}
+        for knob in layer.get("settings", ()):
+            assert settings[knob["name"]].get("default") == knob.get("default"), knob["name"]
+    layers = [*old]
+    assert _files(render("then", ref=release, layers=layers)) <= _files(render(layers=layers))
+
+
+def test_a_service_in_a_folder_of_a_repository(render: Render, tmp_path: Path) -> None:
+    _write(tmp_path, "unrelated.txt", "ours\n")
+    service = render("services/orders", layers=PLAIN)
+    commit(tmp_path)
+    _write(tmp_path, "unrelated.txt", "ours, and not committed\n")
+
+    done = _update(service, layers=[*PLAIN, "trusted_host"])
+
+    assert done.returncode == 0, done.stdout
+    fresh = render("fresh", layers=[*PLAIN, "trusted_host"])
+    assert _differences(service, fresh, besides=USERS) == []
+    assert _read(tmp_path, "unrelated.txt") == "ours, and not committed\n"
+
+
+def test_an_edit_of_the_template_s_files_conflicts_visibly(
+    template: Path, render: Render, tmp_path: Path
+) -> None:
+    """Where both changed the same line, nobody's word is lost in silence."""
+    changed = _changed(template, tmp_path)
+    service = render(source=changed, ref=NEWEST, layers=PLAIN)
+    commit(service)
+    path = "app/middleware/request_id.py"
+    _write(service, path, _read(service, path).replace("token_hex(16)", "token_hex(8)"))
+    commit(service)
+
+    done = _update(service)
+
+    assert done.returncode == 0, done.stdout
+    assert _conflicts(service) == [path]
+    for text in ("token_hex(8)", "token_hex(32)", "<<<<<<< before updating"):
+        assert text in _read(service, path)
+    assert "UU is a conflict" in done.stdout
+
+
+def test_an_edit_elsewhere_in_the_template_s_files_is_merged(
+    template: Path, render: Render, tmp_path: Path
+) -> None:
+    changed = _changed(template, tmp_path)
+    service = render(source=changed, ref=NEWEST, layers=PLAIN)
+    commit(service)
+    path = "app/middleware/request_id.py"
+    _write(service, path, _read(service, path) + "\n# Mine.\n")
+    commit(service)
+
+    _update(service)
+
+    assert _conflicts(service) == []
+    assert "token_hex(32)" in _read(service, path)
+    assert _read(service, path).endswith("# Mine.\n")
+
+
+def test_the_message_tells_how_to_look(lived_in: Path) -> None:
+    """A dropped layer takes edits with it, and Copier says nothing."""
+    done = _update(lived_in, layers=[name for name in PLAIN if name != "cors"])
+
+    assert "git status" in done.stdout
+    assert "git restore" in done.stdout
+    assert "cors.py" in git("diff", "--name-only", "--diff-filter=D", cwd=lived_in)
+
+
+def test_an_outdated_service_is_told_so(template: Path, render: Render, tmp_path: Path) -> None:
+    changed = _changed(template, tmp_path)
+    service = render(source=changed, ref=NEWEST, layers=PLAIN)
+    commit(service)
+
+    outdated = python("copier", "check-update", "--quiet", cwd=service)
+    _update(service)
+    commit(service)
+    current = python("copier", "check-update", "--quiet", cwd=service)
+
+    assert (outdated.returncode, current.returncode) == (2, 0)
+
+
+def test_recopy_keeps_the_answers(lived_in: Path, render: Render) -> None:
+    done = python("copier", "recopy", "--defaults", "--overwrite", cwd=lived_in)
+
+    assert done.returncode == 0, done.stdout
+    assert _answers(lived_in)["layers"] == PLAIN
+    fresh = render("fresh", layers=PLAIN, project_name="Orders")
+    assert _files(lived_in) == _files(fresh) | {"app/tenant.py", ".env"}
+    assert _differences(lived_in, fresh) == []
+
+
+def test_a_preset_changes_no_recorded_selection(render: Render) -> None:
+    service = render(layers=PLAIN)
+    commit(service)
+
+    done = _update(service, preset="everything")
+
+    assert done.returncode == 0, done.stdout
+    assert _answers(service)["layers"] == PLAIN
+
+
+def _changed(template: Path, folder: Path) -> Path:
+    """Return a clone of the template with one release more, in which a line changed."""
+    clone = folder / "changed"
+    git("clone", "--quiet", template, clone, cwd=folder)
+    path = "template/app/middleware/request_id.py"
+    assert "token_hex(16)" in _read(clone, path)
+    _write(clone, path, _read(clone, path).replace("token_hex(16)", "token_hex(32)"))
+    commit(clone)
+    git("tag", "999.1.0", cwd=clone)
+    return clone
+
+
+def _update(service: Path, **answers: Any) -> Done:
+    """Update without trust and without a terminal, to the newest release."""
+    data = [f"--data={name}={json.dumps(value)}" for name, value in answers.items()]
+    return python("copier", "update", "--defaults", *data, cwd=service)
+
+
+def _conflicts(service: Path) -> list[str]:
+    unmerged = git("diff", "--name-only", "--relative", "--diff-filter=U", cwd=service)
+    rejected = [str(path) for path in service.rglob("*.rej")]
+    return [*unmerged.split(), *rejected]
+
+
+def _differences(
+    service: Path, fresh: Path, besides: frozenset[str] | set[str] = frozenset()
+) -> list[str]:
+    """Return the files of the template's in which a service differs from a fresh one."""
+    ours = (_files(service) | _files(fresh)) - USERS - SHARED - {"app/tenant.py", ".env"} - besides
+    return sorted(
+        path
+        for path in ours
+        if not (service / path).exists()
+        or not (fresh / path).exists()
+        or _read(service, path) != _read(fresh, path)
+    )
+
+
+def _files(service: Path) -> set[str]:
+    caches = {".git", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+    return {
+        path.relative_to(service).as_posix()
+        for path in service.rglob("*")
+        if path.is_file() and not caches & {*path.relative_to(service).parts}
+    }
+
+
+def _answers(service: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_yaml(service / ".copier-answers.yml")
+    return found
+
+
+def _read(folder: Path, path: str) -> str:
+    return (folder / path).read_text("utf-8")
+
+
+def _write(folder: Path, path: str, text: str) -> None:
+    (folder / path).write_text(text, "utf-8")
