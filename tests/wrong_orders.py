@@ -63,7 +63,7 @@ WRONG_ORDERS: Final = (
         "The limiter knows no user yet, so nobody is ever limited.",
     ),
     WrongOrder(
-        ("request_id", "cors", "compression", "timing"),
+        ("access_log", "compression", "timing"),
         ("timing", "compression"),
         "The reported time lacks the time of compression.",
     ),
