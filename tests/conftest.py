@@ -20,6 +20,9 @@ from .support import ROOT, TESTS, commit, git
 
 NEWEST: Final = "999.0.0"
 
+# A layer of test_catalogue.py, whose test runs in a rendered service.
+collect_ignore = ["demo_layer"]
+
 _ENVIRONMENT: Final = {
     "COPIER_SETTINGS_PATH": str(TESTS / "copier_settings.yml"),
     "GIT_CONFIG_GLOBAL": str(TESTS / "gitconfig"),

@@ -282,7 +282,10 @@ def _changed(template: Path, folder: Path) -> Path:
 
 def _update(service: Path, **answers: Any) -> Done:
     """Update without trust and without a terminal, to the newest release."""
-    data = [f"--data={name}={json.dumps(value)}" for name, value in answers.items()]
+    data = [
+        f"--data={name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in answers.items()
+    ]
     return python("copier", "update", "--defaults", *data, cwd=service)
 
 
