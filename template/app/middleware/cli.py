@@ -24,10 +24,12 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
         description="Print the stack of this service as it runs, outermost first.",
     )
     parser.add_argument("--json", action="store_true", help="print it for tools")
-    subparsers = parser.add_subparsers(dest="command")
-    for name, command in commands.items():
-        subparser = subparsers.add_parser(name, help=command.__doc__)
-        subparser.add_argument("argument", metavar="NAME")
+    parser.set_defaults(command=None)
+    if commands:
+        subparsers = parser.add_subparsers(dest="command")
+        for name, command in commands.items():
+            subparser = subparsers.add_parser(name, help=command.__doc__)
+            subparser.add_argument("argument", metavar="NAME")
     arguments = parser.parse_args()
     if arguments.command:
         print(commands[arguments.command](arguments.argument))
