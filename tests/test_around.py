@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -201,6 +201,32 @@ def test_the_decorator_of_the_page_is_refused(service: Path, page: str) -> None:
     assert "BaseHTTPMiddleware stands outside of the checked stack" in output
 
 
+def test_a_decorated_function_may_stay_where_the_page_puts_it(service: Path, page: str) -> None:
+    (place,) = re.findall(r"`(outermost[(]Middleware[(]BaseHTTPMiddleware.+?)`", page)
+    program = f"""
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from app.middleware import outermost, stack_options
+from app.middleware.check import faults
+from app.settings import Settings
+async def add_build(request, call_next):
+    return await call_next(request)
+settings = Settings.from_environment()
+print(*faults(FastAPI(**stack_options(settings, [{place}]))))
+print(*faults(FastAPI(max_body_size=1, **stack_options(settings))))
+"""
+
+    placed, unplaced = output_of(service, "-c", program, **first_run(service)).splitlines()
+
+    assert placed == ""
+    assert "RequestBodyLimitMiddleware stands outside of the checked stack" in unplaced
+
+
+def test_the_help_of_the_command_tells_what_there_is(service: Path) -> None:
+    assert "{" not in output_of(service, "-m", "app.middleware", "--help")
+
+
 def test_the_command_of_the_page_adds_a_layer(render: Render) -> None:
     service = render(layers=["request_id"])
     commit(service)
@@ -217,12 +243,29 @@ def test_the_command_of_the_page_adds_a_layer(render: Render) -> None:
     assert chosen(service) == [name for name in LAYERS if name in {"request_id", added}]
 
 
+def test_a_symptom_is_told_where_its_layers_are(service: Path, page: str) -> None:
+    layers = set(chosen(service))
+    expected = [
+        row["symptom"]
+        for row in read_yaml(ROOT / "hooks/symptoms.yml")
+        if layers.issuperset(row.get("when", ()))
+        and layers.intersection(row.get("any", layers))
+        and layers.isdisjoint(row.get("without", ()))
+    ]
+
+    _, _, table = page.partition("| What you see |")
+    told = re.findall(r"^[|] (.+?) [|]", table.partition("## Left out")[0], re.MULTILINE)
+
+    assert told[1:] == expected
+
+
 def test_symptoms_name_layers_that_exist() -> None:
     rows = read_yaml(ROOT / "hooks/symptoms.yml")
 
     for row in rows:
-        assert set(row) <= {"symptom", "when", "without", "layers", "look"}
-        named = {*row["layers"], *row.get("when", ()), *row.get("without", ())}
+        assert set(row) <= {"symptom", "when", "any", "without", "layers", "look"}
+        conditions = (row.get(key, ()) for key in ("when", "any", "without"))
+        named = {*row["layers"], *chain.from_iterable(conditions)}
         assert named <= set(ORDER["layers"])
         assert set(re.findall(r"{(\w+)}", row["look"])) <= set(row.get("when", ()))
 
