@@ -1,5 +1,6 @@
 """Body limit: answers 413 to a request whose body is too large."""
 
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -23,14 +24,20 @@ class BodyLimitMiddleware:
         self.app = app
         self.max_bytes = max_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        if _has_none(scope, headers):
+            return self.app(scope, receive, send)
         body = _Body(scope, receive, send, max_bytes=self.max_bytes)
-        if _declared_length(scope) > self.max_bytes:
-            await body.refuse()
-            return
+        # A float, since `int` refuses numbers of thousands of digits.
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and float(length) > self.max_bytes:
+            return body.refuse()
+        return self._limit(body, scope)
+
+    async def _limit(self, body: "_Body", scope: Scope) -> None:
         try:
             await self.app(scope, body.receive, body.send)
         except Exception:
@@ -78,13 +85,10 @@ class _Body:
         )
 
 
-def _declared_length(scope: Scope) -> float:
-    # A float, since `int` refuses numbers of thousands of digits.
-    return next(
-        (
-            float(value)
-            for name, value in scope["headers"]
-            if name == b"content-length" and value.isdigit()
-        ),
-        0.0,
+def _has_none(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether there can't be a body, which HTTP/1 announces (RFC 9112, 6.3)."""
+    return (
+        scope["http_version"][0] == "1"
+        and b"content-length" not in headers
+        and b"transfer-encoding" not in headers
     )

@@ -1,7 +1,7 @@
 """The check of the order: when the service starts, and for `python -m app.middleware`."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from itertools import takewhile
 from typing import Any
 
@@ -25,13 +25,16 @@ class OrderCheck:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan" and (found := faults(scope["app"])):
-            message = " ".join(found)
-            await receive()
-            await send({"type": "lifespan.startup.failed", "message": message})
-            raise RuntimeError(message)
-        await self.app(scope, receive, send)
+            return _fail(" ".join(found), receive, send)
+        return self.app(scope, receive, send)
+
+
+async def _fail(message: str, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": message})
+    raise RuntimeError(message)
 
 
 def faults(app: Starlette) -> list[str]:

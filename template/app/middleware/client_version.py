@@ -1,6 +1,6 @@
 """Client version: answers 410 to a client whose version is no longer supported."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,15 +30,14 @@ class ClientVersionMiddleware:
         self.detail = detail
         self.probe_paths = frozenset(probe_paths)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if (
             scope["type"] == "lifespan"
             or not self._blocks(scope)
             or is_probe(scope, self.probe_paths)
         ):
-            await self.app(scope, receive, send)
-            return
-        await refuse(scope, receive, send, layer="client_version", status=410, detail=self.detail)
+            return self.app(scope, receive, send)
+        return refuse(scope, receive, send, layer="client_version", status=410, detail=self.detail)
 
     def _blocks(self, scope: Scope) -> bool:
         return any(

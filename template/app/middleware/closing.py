@@ -16,9 +16,9 @@ class Upload:
     """The body of a request as it arrives."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._scope = scope
         self._receive = receive
-        # With Expect a client sends nothing until it is asked to, which reading does.
-        self._arrives = not any(name == b"expect" for name, _ in scope["headers"])
+        self._arrives: bool | None = None
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -27,6 +27,9 @@ class Upload:
 
     async def discard(self) -> None:
         """Read what still arrives, for a little while, and keep nothing of it."""
+        if self._arrives is None:
+            # With Expect a client sends nothing until it is asked to, which reading does.
+            self._arrives = b"expect" not in dict(self._scope["headers"])
         now = asyncio.get_running_loop().time
         deadline = now() + _LINGER_SECONDS
         # Whatever becomes of the rest, the caller has an answer to end.

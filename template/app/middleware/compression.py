@@ -1,6 +1,7 @@
 """Compression: smaller bodies for clients that accept them, with zstd, br or gzip."""
 
 import re
+from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Final
 
@@ -8,12 +9,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 Headers = list[tuple[bytes, bytes]]
+Encoders = dict[str, CompressMiddleware]
 
 _IDENTITY: Final = "identity"
 # The first is taken where a client likes several alike.
 _CODINGS: Final = {"zstd": "zstd", "br": "brotli", "gzip": "gzip"}
 _WEIGHT: Final = re.compile(r"q\s*=\s*([01](\.\d*)?)")
 _NOT_MODIFIED: Final = 304
+_ZERO_COPY: Final = "http.response.zerocopysend"
+_TAKEN: Final = "compression.taken"
 
 _TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
 # Under these names the library compresses each chunk of a stream at once, or none of them.
@@ -34,36 +38,67 @@ class CompressionMiddleware:
 
     def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
         self.app = app
-        self.encoders = {
+        self.minimum_size = minimum_size
+        self.encoders: Encoders = {
             coding: CompressMiddleware(
-                self._call_inside,
+                _hand_over,
                 minimum_size=minimum_size,
                 **{option: other == coding for other, option in _CODINGS.items()},
             )
             for coding in (_IDENTITY, *_CODINGS)
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        lines = [value for name, value in scope["headers"] if name == b"accept-encoding"]
+            return self.app(scope, receive, send)
+        if _ZERO_COPY in scope.get("extensions", ()):
+            # What the server's own hand sends can't be compressed.
+            others = {key: value for key, value in scope["extensions"].items() if key != _ZERO_COPY}
+            scope = {**scope, "extensions": others}
+        answer = _Answer(scope, receive, send, self.encoders, self.minimum_size)
+        return self.app(scope, receive, answer.send)
+
+
+class _Answer:
+    """Sends an answer as it is, or through the library where it may be worth compressing."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, encoders: Encoders, minimum_size: int
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = self._pass_on = send
+        self._encoders = encoders
+        self._minimum_size = minimum_size
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start" and not self._is_small(message):
+            return self._start(message)
+        return self._pass_on(message)
+
+    def _is_small(self, start: Message) -> bool:
+        length = dict(start.get("headers", ())).get(b"content-length", b"")
+        return length.isdigit() and int(length) < self._minimum_size
+
+    async def _start(self, message: Message) -> None:
+        lines = [value for name, value in self._scope["headers"] if name == b"accept-encoding"]
         coding = _preferred(b",".join(lines))
 
         async def send_finished(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = _finished(message, coding)
-            await send(message)
+            await self._send(message)
 
-        await self.encoders[coding](scope, receive, send_finished)
+        taken: list[Send] = []
+        await self._encoders[coding]({**self._scope, _TAKEN: taken}, self._receive, send_finished)
+        # The library edits what it is sent: hand it copies.
+        self._pass_on = lambda message: taken[0](_prepared(message))
+        await self._pass_on(message)
 
-    async def _call_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the service for the library, which edits what it is sent: hand it copies."""
 
-        async def send_copy(message: Message) -> None:
-            await send(_prepared(message))
-
-        await self.app(scope, receive, send_copy)
+async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
+    """Stand where the library calls an app, and take what it would have the app send to."""
+    scope[_TAKEN].append(send)
 
 
 @lru_cache(maxsize=128)

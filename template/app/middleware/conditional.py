@@ -84,10 +84,11 @@ class _Answer:
     def _judged(self, start: Message, message: Message) -> tuple[Message, Message]:
         """Return the head and body of the answer: with an ETag, or 304."""
         headers = start["headers"]
-        tag = _header(headers, b"etag")
+        named = dict(headers)
+        tag = named.get(b"etag")
         if tag is None:
             body = message.get("body", b"")
-            if _header(headers, b"content-length") != b"%d" % len(body):
+            if named[b"content-length"] != b"%d" % len(body):
                 # The body of HEAD may be left out, and nothing is known of it.
                 return start, message
             tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
@@ -99,17 +100,11 @@ class _Answer:
 
 
 def _declares_length(start: Message) -> bool:
-    headers = start.get("headers", ())
-    return start["status"] == _OK and _header(headers, b"content-length") is not None
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    return next((value for key, value in headers if key == name), None)
+    return start["status"] == _OK and b"content-length" in dict(start.get("headers", ()))
 
 
 def _names(headers: list[tuple[bytes, bytes]], tag: bytes) -> bool:
     """Say whether If-None-Match names `tag`, or any by an asterisk."""
     lines = [value for key, value in headers if key == b"if-none-match"]
-    return any(
-        line.strip() == b"*" or tag.removeprefix(b"W/") in _TAG.findall(line) for line in lines
-    )
+    opaque = tag.removeprefix(b"W/")
+    return any(line.strip() == b"*" or opaque in _TAG.findall(line) for line in lines)

@@ -1,7 +1,7 @@
 """Cross-origin: pages of other sites can't act in the name of a user."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from typing import Annotated, Final
 
 from asgi_cross_origin_protection import CrossOriginProtection
@@ -37,19 +37,17 @@ class CrossOriginMiddleware:
             app, allowed_origins=list(trusted), deny_app=_refuse
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan" or scope.get("method") in _SAFE:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         names = [name for name, _ in scope["headers"]]
         if names.count(b"origin") > 1 or names.count(b"sec-fetch-site") > 1:
-            await _refuse(scope, receive, send)
-        elif scope["type"] == "http" and b"sec-fetch-site" in names:
-            await self.protection(scope, receive, send)
-        elif b"origin" not in names or self._knows(scope):
-            await self.app(scope, receive, send)
-        else:
-            await _refuse(scope, receive, send)
+            return _refuse(scope, receive, send)
+        if scope["type"] == "http" and b"sec-fetch-site" in names:
+            return self.protection(scope, receive, send)
+        if b"origin" not in names or self._knows(scope):
+            return self.app(scope, receive, send)
+        return _refuse(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
         """Judge by Origin alone, scheme included; the library leaves the scheme out."""

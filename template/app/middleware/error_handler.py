@@ -1,7 +1,7 @@
 """Error handler: an exception becomes a problem answer that the outer layers still decorate."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 from fastapi.encoders import jsonable_encoder
@@ -71,10 +71,10 @@ class _Answer:
         self.started = False
         self.accepted = False
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         self.started = True
         self.accepted = message["type"] in {"websocket.accept", "websocket.send"}
-        await self._send(message)
+        return self._send(message)
 
 
 def exception_handlers() -> dict[Any, Any]:

@@ -22,6 +22,18 @@ class Exchange:
     `seconds` leave background tasks out.
     """
 
+    __slots__ = (
+        "_ended",
+        "_over",
+        "_send",
+        "_started_at",
+        "bytes",
+        "client",
+        "scope",
+        "seconds",
+        "status",
+    )
+
     def __init__(self, scope: Scope, send: Send, ended: Callable[["Exchange"], None]) -> None:
         self.scope = scope
         # As it stands now: what a layer further in makes of it is not what came in.
@@ -39,11 +51,13 @@ class Exchange:
         try:
             await app(self.scope, receive, self._watch)
         except Exception:
-            self._end(self.status or _SERVER_ERROR)
+            if not self._over:
+                self._end(self.status or _SERVER_ERROR)
             raise
         finally:
-            answered = self.scope["type"] == "websocket" and self.status
-            self._end(answered or _CLIENT_CLOSED_REQUEST)
+            if not self._over:
+                answered = self.scope["type"] == "websocket" and self.status
+                self._end(answered or _CLIENT_CLOSED_REQUEST)
 
     async def _watch(self, message: Message) -> None:
         await self._send(message)
@@ -52,7 +66,7 @@ class Exchange:
                 self.status = message["status"]
             case "http.response.body" | "websocket.http.response.body":
                 self.bytes += len(message.get("body", b""))
-                if not message.get("more_body", False):
+                if not (message.get("more_body", False) or self._over):
                     self._end(self.status)
             case "http.response.pathsend":
                 self._end(self.status)
@@ -64,8 +78,7 @@ class Exchange:
                 pass
 
     def _end(self, status: int) -> None:
-        if not self._over:
-            self._over = True
-            self.status = status
-            self.seconds = perf_counter() - self._started_at
-            self._ended(self)
+        self._over = True
+        self.status = status
+        self.seconds = perf_counter() - self._started_at
+        self._ended(self)

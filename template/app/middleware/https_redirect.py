@@ -1,7 +1,7 @@
 """HTTPS redirect: leads clients that come in clear to the same address over https."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
@@ -33,16 +33,14 @@ class HttpsRedirectMiddleware:
         self.app = app
         self.probe_paths = frozenset(probe_paths)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan" or scope["scheme"] not in _SECURE:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         # Without one Host there is nowhere to lead; whoever checks Host has refused that.
         host = only_header(scope, b"host") or "localhost"
         if _is_local(_PORT.sub("", host)) or is_probe(scope, self.probe_paths):
-            await self.app(scope, receive, send)
-            return
-        await refuse(
+            return self.app(scope, receive, send)
+        return refuse(
             scope,
             receive,
             send,
@@ -55,10 +53,10 @@ class HttpsRedirectMiddleware:
 
 def _is_local(name: str) -> bool:
     name = name.lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
     address = parse_address(name.strip("[]"))
-    if address is not None:
-        return address.is_loopback
-    return name == "localhost" or name.endswith(".localhost")
+    return address is not None and address.is_loopback
 
 
 def _location(scope: Scope, host: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -40,16 +40,15 @@ class IdempotencyMiddleware:
         self.storage = storage
         self.ttl = ttl
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await attend_lifespan(self.storage, self.app, scope, receive, send)
-        elif scope["type"] != "http" or not _asks(scope):
-            await self.app(scope, receive, send)
-        elif _KEY.fullmatch(key := only_header(scope, _HEADER) or ""):
-            await self._once(key, scope, receive, send)
-        else:
-            detail = "Idempotency-Key must be sent once, as 1 to 255 printable ASCII characters."
-            await _refuse(400, detail, scope, receive, send)
+            return attend_lifespan(self.storage, self.app, scope, receive, send)
+        if scope["type"] != "http" or not _asks(scope):
+            return self.app(scope, receive, send)
+        if _KEY.fullmatch(key := only_header(scope, _HEADER) or ""):
+            return self._once(key, scope, receive, send)
+        detail = "Idempotency-Key must be sent once, as 1 to 255 printable ASCII characters."
+        return _refuse(400, detail, scope, receive, send)
 
     async def _once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive)

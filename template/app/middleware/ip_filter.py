@@ -1,6 +1,6 @@
 """IP filter: admits and refuses clients by their addresses."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from functools import lru_cache
 from typing import Final
 
@@ -28,15 +28,13 @@ class IpFilterMiddleware:
         self.deny = [parse_network(item) for item in deny]
         self.admits = lru_cache(_REMEMBERED)(self._admits)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         client = scope.get("client")
         if self.admits(client[0] if client else None):
-            await self.app(scope, receive, send)
-            return
-        await refuse(
+            return self.app(scope, receive, send)
+        return refuse(
             scope,
             receive,
             send,

@@ -1,6 +1,7 @@
 """Limits: so many requests a period for each client, told in the headers of every answer."""
 
 import re
+from collections.abc import Awaitable
 from math import ceil
 from typing import Annotated, Final, Literal
 
@@ -57,12 +58,11 @@ class Limit:
         left = self._most - count
         state = f'"{self._name}";r={max(0, left)};t={reset}'.encode()
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] in _STARTS:
-                headers = _joined(message.get("headers", ()), _STATE, state)
-                headers = _joined(headers, _POLICY, self._policy)
-                message = {**message, "headers": headers}
-            await send(message)
+                told = {_STATE: state, _POLICY: self._policy}
+                message = {**message, "headers": _joined(message.get("headers", ()), told)}
+            return send(message)
 
         if left >= 0:
             await app(scope, receive, send_with_headers)
@@ -100,13 +100,16 @@ class Limit:
         )
 
 
-def _joined(headers: Headers, name: bytes, value: bytes) -> Headers:
-    """Put our item in front of theirs: each of these headers is one list (RFC 9651)."""
-    theirs = [header for header in headers if header[0] == name]
+def _joined(headers: Headers, ours: dict[bytes, bytes]) -> Headers:
+    """Put our items in front of theirs: each of these headers is one list (RFC 9651)."""
+    theirs = [header for header in headers if header[0] in ours]
     if not theirs:
-        return [*headers, (name, value)]
-    items = b", ".join([value, *(item for _, item in theirs)])
-    return [*(header for header in headers if header[0] != name), (name, items)]
+        return [*headers, *ours.items()]
+    items = {
+        name: b", ".join([value, *(item for their, item in theirs if their == name)])
+        for name, value in ours.items()
+    }
+    return [*(header for header in headers if header[0] not in ours), *items.items()]
 
 
 def _rate(value: str) -> str:

@@ -1,6 +1,6 @@
 """Maintenance: turns requests away while a file exists."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from os.path import isfile
 from pathlib import Path
 from typing import Annotated, Final
@@ -33,11 +33,10 @@ class MaintenanceMiddleware:
         self.headers = {"Retry-After": str(retry_after)}
         self.probe_paths = frozenset(probe_paths)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan" or not self._in_force() or is_probe(scope, self.probe_paths):
-            await self.app(scope, receive, send)
-            return
-        await refuse(
+            return self.app(scope, receive, send)
+        return refuse(
             scope,
             receive,
             send,

@@ -1,10 +1,12 @@
 """Memory storage: counts and answers in this process, bounded whatever clients do."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from time import monotonic
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
+
+Counts = OrderedDict[str, tuple[int, float]]
 
 _MOST_COUNTS: Final = 100_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
@@ -24,7 +26,7 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         # One dictionary for each length: what was put in first is then what ends first.
-        self.counts: dict[int, OrderedDict[str, tuple[int, float]]] = {}
+        self.counts: defaultdict[int, Counts] = defaultdict(OrderedDict)
         self.answers: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._bytes = 0
 
@@ -35,7 +37,7 @@ class MemoryStorage:
         """Do nothing: memory ends with the process."""
 
     async def increment(self, key: str, seconds: int) -> tuple[int, float]:
-        counts = self.counts.setdefault(seconds, OrderedDict())
+        counts = self.counts[seconds]
         now = monotonic()
         count, ends_at = counts.get(key, (0, 0.0))
         if ends_at > now:

@@ -1,7 +1,7 @@
 """Metrics: every request is counted and timed, on a page that Prometheus reads."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .exchange import Exchange
@@ -45,13 +45,12 @@ class MetricsMiddleware:
             _of_this_worker() if _DIRECTORY in os.environ else _Instruments(_own_registry())
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         scope.setdefault("state", {})["metrics_registry"] = self.instruments.registry
         request = _Request(self.instruments, scope)
-        await Exchange(scope, send, request.count).run(self.app, receive)
+        return Exchange(scope, send, request.count).run(self.app, receive)
 
 
 class _Instruments:
@@ -139,9 +138,18 @@ class _MetricsPage:
         return address is not None and any(address in network for network in self.networks)
 
 
+class _ExactRoute(Route):
+    """A route without parameters: it is asked for each request, so it looks before it matches."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["path"].endswith(self.path):
+            return super().matches(scope)
+        return Match.NONE, {}
+
+
 def metrics_route(path: str, *, allow: Collection[str]) -> Route:
     """Return the route of the page, for clients of the networks `allow`."""
-    return Route(path, _MetricsPage(allow=allow), methods=["GET"], include_in_schema=False)
+    return _ExactRoute(path, _MetricsPage(allow=allow), methods=["GET"], include_in_schema=False)
 
 
 def check_directory_of_workers() -> None:

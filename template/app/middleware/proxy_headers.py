@@ -1,7 +1,7 @@
 """Proxy headers: the client's address and scheme, as the proxies in front report them."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Collection, Iterator
 from ipaddress import IPv4Network
 from typing import Annotated, Any, Final
 
@@ -33,10 +33,11 @@ class ProxyHeadersMiddleware:
         inner: Any = self._with_listed_scheme
         self.uvicorn: Any = UvicornProxyHeaders(inner, list(_spellings(trusted_proxies)))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         client = None if scope["type"] == "lifespan" else scope.get("client")
         trusted = client is not None and client[0] in self.uvicorn.trusted_hosts
-        await (self.uvicorn if trusted else self.app)(scope, receive, send)
+        app: ASGIApp = self.uvicorn if trusted else self.app
+        return app(scope, receive, send)
 
     async def _with_listed_scheme(self, scope: Scope, receive: Receive, send: Send) -> None:
         schemes = _entries(scope, b"x-forwarded-proto")

@@ -1,7 +1,7 @@
 """Rate limit: so many requests a period from one address."""
 
 import socket
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,13 +39,12 @@ class RateLimitMiddleware:
             layer="rate_limit", name="default", rate=rate, storage=storage, on_error=on_error
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await attend_lifespan(self.storage, self.app, scope, receive, send)
-        elif is_probe(scope, self.probe_paths):
-            await self.app(scope, receive, send)
-        else:
-            await self.limit.spend(_address(scope), self.app, scope, receive, send)
+            return attend_lifespan(self.storage, self.app, scope, receive, send)
+        if is_probe(scope, self.probe_paths):
+            return self.app(scope, receive, send)
+        return self.limit.spend(_address(scope), self.app, scope, receive, send)
 
 
 def _address(scope: Scope) -> str:

@@ -1,6 +1,7 @@
 """Request id: one id for a request, in its answer, its log lines and its errors."""
 
 import re
+from collections.abc import Awaitable
 from secrets import token_hex
 from typing import Final
 
@@ -38,11 +39,11 @@ class RequestIdMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         header = (self.header, request_id.encode("ascii"))
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] in _STARTS:
                 others = [item for item in message.get("headers", ()) if item[0] != self.header]
                 message = {**message, "headers": [*others, header]}
-            await send(message)
+            return send(message)
 
         token = bind(request_id=request_id)
         await self.app(scope, receive, send_with_id)

@@ -1,6 +1,6 @@
 """Required headers: answers 400 to requests that lack a header, or have another value there."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
@@ -30,12 +30,11 @@ class RequiredHeadersMiddleware:
         self.required = [(name.lower().encode("ascii"), name, value) for name, value in pairs]
         self.probe_paths = frozenset(probe_paths)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         missing = self._missing(scope) if scope["type"] == "http" else None
         if missing is None or is_probe(scope, self.probe_paths):
-            await self.app(scope, receive, send)
-            return
-        await refuse(
+            return self.app(scope, receive, send)
+        return refuse(
             scope,
             receive,
             send,

@@ -10,14 +10,22 @@ def only_header(scope: Scope, name: bytes) -> str | None:
     Two readers of a doubled header may each believe a different value, so a header that
     decides something is believed only when it stands alone.
     """
-    values = [value for key, value in scope["headers"] if key == name]
-    return values[0].decode("latin-1") if len(values) == 1 else None
+    found: bytes | None = None
+    for key, value in scope["headers"]:
+        if key == name:
+            if found is not None:
+                return None
+            found = value
+    return None if found is None else found.decode("latin-1")
 
 
 def route_path(scope: Scope) -> str:
     """Return the path without the `root_path` under which a proxy serves the service."""
     path: str = scope["path"]
-    root_path: str = scope.get("root_path", "").rstrip("/")
+    root_path: str = scope.get("root_path", "")
+    if not root_path:
+        return path
+    root_path = root_path.rstrip("/")
     if root_path and (path == root_path or path.startswith(root_path + "/")):
         return path[len(root_path) :]
     return path

@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import re
+from collections.abc import Awaitable
+from functools import lru_cache
 from typing import Final, Literal
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .scope import route_path
@@ -57,24 +60,29 @@ class SecurityHeadersMiddleware:
             *self._over_http,
             *((name.encode(), value.encode()) for name, value in hsts.items()),
         ]
+        self._names = frozenset(name for name, _ in self._over_https)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         ours = self._over_https if scope["scheme"] == "https" else self._over_http
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": _completed(message.get("headers", ()), ours)}
-            await send(message)
+                message = {**message, "headers": self._completed(message.get("headers", []), ours)}
+            return send(message)
 
         if _is_docs(scope):
             # The script is read from the page, which therefore has to come whole and as it is.
             scope["headers"] = [item for item in scope["headers"] if item[0] not in _SPARING]
-            await self.app(scope, receive, _DocsPage(send_with_headers).send)
-        else:
-            await self.app(scope, receive, send_with_headers)
+            return self.app(scope, receive, _DocsPage(send_with_headers).send)
+        return self.app(scope, receive, send_with_headers)
+
+    def _completed(self, theirs: Headers, ours: Headers) -> Headers:
+        names = dict(theirs)
+        if self._names.isdisjoint(names):
+            return [*theirs, *ours]
+        return [*theirs, *(header for header in ours if header[0] not in names)]
 
 
 class _DocsPage:
@@ -104,14 +112,9 @@ def _docs_policy(page: bytes) -> bytes:
 
 
 def _is_docs(scope: Scope) -> bool:
-    app = scope["app"]
-    return route_path(scope) in {
-        app.docs_url,
-        app.redoc_url,
-        app.swagger_ui_oauth2_redirect_url,
-    }
+    return route_path(scope) in _docs_paths(scope["app"])
 
 
-def _completed(theirs: Headers, ours: Headers) -> Headers:
-    names = {name for name, _ in theirs}
-    return [*theirs, *(header for header in ours if header[0] not in names)]
+@lru_cache(maxsize=8)
+def _docs_paths(app: FastAPI) -> frozenset[str | None]:
+    return frozenset({app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url})

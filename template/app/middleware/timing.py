@@ -1,5 +1,6 @@
 """Timing: tells a client how long the service took to answer."""
 
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Final
 
@@ -20,21 +21,20 @@ class TimingMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         started_at = perf_counter()
 
-        async def send_with_times(message: Message) -> None:
+        def send_with_times(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 seconds = perf_counter() - started_at
-                others = [item for item in message.get("headers", ()) if item[0] != _PROCESS_TIME]
-                ours = [
+                headers = [
+                    *[item for item in message.get("headers", ()) if item[0] != _PROCESS_TIME],
                     (b"server-timing", b"app;dur=%.3f" % (seconds * 1000)),
                     (_PROCESS_TIME, b"%.6f" % seconds),
                 ]
-                message = {**message, "headers": [*others, *ours]}
-            await send(message)
+                message = {**message, "headers": headers}
+            return send(message)
 
-        await self.app(scope, receive, send_with_times)
+        return self.app(scope, receive, send_with_times)

@@ -1,7 +1,7 @@
 """Tracing: FastAPI makes one span a request; this layer completes it and joins it to the log."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from fastapi.telemetry import TelemetryConfig
@@ -33,17 +33,19 @@ class TracingMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # FastAPI's mark on what it traces: it costs less to look for than a current span.
         if "fastapi.telemetry" not in scope or not (span := get_current_span()).is_recording():
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        return self._describe(span, scope, receive, send)
+
+    async def _describe(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
         scheme = scope["scheme"]
 
-        async def send_described(message: Message) -> None:
+        def send_described(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 _describe(span, scope, scheme)
-            await send(message)
+            return send(message)
 
         token = bind(trace_id=format_trace_id(span.get_span_context().trace_id))
         try:

@@ -1,7 +1,8 @@
 """Trusted host: answers 400 for a Host that is not the service's own."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator
@@ -13,6 +14,7 @@ from .problem import refuse
 from .scope import only_header
 from .setting_types import split_commas
 
+_REMEMBERED: Final = 1024
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
 _PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
 
@@ -34,17 +36,17 @@ class TrustedHostMiddleware:
         names = [host.lower() for host in allowed_hosts]
         self.names = frozenset(name for name in names if not name.startswith("*"))
         self.suffixes = tuple(name[1:] for name in names if name.startswith("*"))
+        self.trusts = lru_cache(_REMEMBERED)(self._trusts)
         self.probe_paths = frozenset(probe_paths)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if (
             scope["type"] == "lifespan"
-            or self._trusts(only_header(scope, b"host"))
+            or self.trusts(only_header(scope, b"host"))
             or is_probe(scope, self.probe_paths)
         ):
-            await self.app(scope, receive, send)
-            return
-        await refuse(
+            return self.app(scope, receive, send)
+        return refuse(
             scope,
             receive,
             send,

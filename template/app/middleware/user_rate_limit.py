@@ -1,6 +1,6 @@
 """User rate limit: so many requests a period of one user, from wherever."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,12 +34,10 @@ class UserRateLimitMiddleware:
             layer="user_rate_limit", name="user", rate=rate, storage=storage, on_error=on_error
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await attend_lifespan(self.storage, self.app, scope, receive, send)
-            return
+            return attend_lifespan(self.storage, self.app, scope, receive, send)
         user = scope.get("state", {}).get("user")
         if user is None or is_probe(scope, self.probe_paths):
-            await self.app(scope, receive, send)
-        else:
-            await self.limit.spend(user.id, self.app, scope, receive, send)
+            return self.app(scope, receive, send)
+        return self.limit.spend(user.id, self.app, scope, receive, send)

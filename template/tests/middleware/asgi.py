@@ -27,6 +27,9 @@ class Dialogue:
     ) -> None:
         path, _, query = path.partition("?")
         pairs = {"host": "localhost", **(headers or {})}
+        if chunks and "Content-Length" not in pairs:
+            # HTTP/1.1 announces a body one way or the other.
+            pairs["Transfer-Encoding"] = "chunked"
         self.scope: Scope = {
             "type": "http",
             "method": method,

@@ -69,6 +69,16 @@ def test_declared_or_not_the_answer_is_the_same(
     assert b'"layer":"body_limit"' in upload.body
 
 
+def test_a_body_that_nothing_announces_is_counted_over_http_2(probe_app: ProbeApp) -> None:
+    upload = Dialogue("POST", "/probe/upload", b"x" * 11)
+    upload.scope["http_version"] = "2"
+    upload.scope["headers"] = [(b"host", b"localhost")]
+
+    upload.run(probe_app(max_body_bytes=10))
+
+    assert upload.status == 413
+
+
 def test_the_count_does_not_wait_for_the_end(
     probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,10 @@ def test_a_target_that_is_no_path_can_not_change_the_host() -> None:
         "headers": [(b"host", b"api.example")],
     }
 
-    asyncio.run(HttpsRedirectMiddleware(nothing, probe_paths=())(scope, nothing, send))
+    async def drive() -> None:
+        await HttpsRedirectMiddleware(nothing, probe_paths=())(scope, nothing, send)
+
+    asyncio.run(drive())
 
     assert (b"location", b"https://api.example/") in sent[0]["headers"]
 

@@ -1,0 +1,89 @@
+"""The apps that are measured, by their names; those with layers are of the service beside."""
+
+from typing import Any, Final, cast
+
+from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .rivals import popular, tutorial
+from .workload import AUDIENCE, HOST, ISSUER, KEY, ORIGIN, add_routes
+
+# As FastAPI is at its fastest; left on and unused, its telemetry is a target of its own.
+QUIET: Final = cast("TelemetryConfig", {"tracing": False, "metrics": False, "logs": False})
+
+_SETTINGS: Final = {
+    "allowed_hosts": [HOST],
+    "cors_allow_origins": [ORIGIN],
+    "cross_origin_trusted": [ORIGIN],
+    "jwt_algorithms": ["HS256"],
+    "jwt_audience": AUDIENCE,
+    "jwt_issuer": ISSUER,
+    "jwt_key": KEY,
+    "max_body_bytes": 100_000_000,
+    "session_secret": "another secret of more than 32 characters",
+}
+
+
+
+
+def make(target: str, *, limit: str, routes: int) -> FastAPI:
+    """
+    Return the app called `target`, with the routes of the workload outside of so many others.
+
+    `bare`, `telemetry`, `tutorial` and `popular` need no service; `no-op:` and a number has so
+    many layers that do nothing. `stack` has all layers of the service, `only:` and names has
+    those, where `check` is the check of the order.
+    """
+    app = _make(target, limit=limit)
+    if target == "popular":
+        # Its limiter overlooks the routes of a router.
+        add_routes(app, others=routes)
+    else:
+        router = APIRouter()
+        add_routes(router, others=routes)
+        app.include_router(router)
+    return app
+
+
+def _make(target: str, *, limit: str) -> FastAPI:
+    kind, _, told = target.partition(":")
+    match kind:
+        case "bare":
+            return FastAPI(telemetry=QUIET)
+        case "telemetry":
+            return FastAPI()
+        case "tutorial":
+            return tutorial.make_app(limit=limit)
+        case "popular":
+            return popular.make_app(limit=limit)
+        case "no-op":
+            return FastAPI(middleware=[Middleware(NoOp)] * int(told), telemetry=QUIET)
+        case _:
+            return _stack(told.split(",") if told else None, limit=limit)
+
+
+class NoOp:
+    """The least that a layer can be."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+def _stack(names: list[str] | None, *, limit: str) -> FastAPI:
+    from app.middleware import StackSettings, stack_options
+    from app.middleware.order import layer_of
+
+    told = {**_SETTINGS, "rate_limit": limit, "user_rate_limit": limit}
+    known = {name: value for name, value in told.items() if name in StackSettings.model_fields}
+    settings = StackSettings(_env_file=None, **known)
+    options: dict[str, Any] = dict(stack_options(settings))
+    if names is not None:
+        layers = [item for item in options["middleware"] if (layer_of(item.cls) or "check") in names]
+        telemetry = options["telemetry"] if "tracing" in names else QUIET
+        options |= {"middleware": layers, "telemetry": telemetry}
+    return FastAPI(**options)

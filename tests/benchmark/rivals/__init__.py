@@ -1,0 +1,1 @@
+"""The twelve concerns as people build them today, from public libraries alone."""
