@@ -36,11 +36,23 @@ class AccessLogMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
             return self.app(scope, receive, send)
-        return Exchange(scope, send, self._write).run(self.app, receive)
+        return _Logged(self, scope, send).run(self.app, receive)
 
-    def _write(self, exchange: Exchange) -> None:
-        scope = exchange.scope
-        if exchange.status < _SERVER_ERROR and is_probe(scope, self.silent_paths):
+
+class _Logged(Exchange):
+    """A request that gets its line when it ended."""
+
+    __slots__ = ("_client", "_layer")
+
+    def __init__(self, layer: AccessLogMiddleware, scope: Scope, send: Send) -> None:
+        super().__init__(scope, send)
+        self._layer = layer
+        # As it stands now: what a layer further in makes of it is not what came in.
+        self._client = scope.get("client")
+
+    def ended(self) -> None:
+        scope = self.scope
+        if self.status < _SERVER_ERROR and is_probe(scope, self._layer.silent_paths):
             return
         user = scope.get("state", {}).get("user")
         line: dict[str, Any] = {
@@ -48,11 +60,11 @@ class AccessLogMiddleware:
             "method": scope.get("method", "WEBSOCKET"),
             "path": scope["path"],
             "route": route_template(scope),
-            "status": exchange.status,
-            "duration_ms": int(exchange.seconds * 1_000_000) / 1000,
-            "bytes": exchange.bytes,
-            "client": exchange.client[0] if exchange.client else None,
+            "status": self.status,
+            "duration_ms": int(self.seconds * 1_000_000) / 1000,
+            "bytes": self.bytes,
+            "client": self._client[0] if self._client else None,
         }
         if user is not None:
             line["user"] = user.id
-        self.write_line(line)
+        self._layer.write_line(line)

@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 Headers = list[tuple[bytes, bytes]]
-Encoders = dict[str, CompressMiddleware]
 
 _IDENTITY: Final = "identity"
 # The first is taken where a client likes several alike.
@@ -39,7 +38,7 @@ class CompressionMiddleware:
     def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
         self.app = app
         self.minimum_size = minimum_size
-        self.encoders: Encoders = {
+        self.encoders = {
             coding: CompressMiddleware(
                 _hand_over,
                 minimum_size=minimum_size,
@@ -55,21 +54,19 @@ class CompressionMiddleware:
             # What the server's own hand sends can't be compressed.
             others = {key: value for key, value in scope["extensions"].items() if key != _ZERO_COPY}
             scope = {**scope, "extensions": others}
-        answer = _Answer(scope, receive, send, self.encoders, self.minimum_size)
-        return self.app(scope, receive, answer.send)
+        return self.app(scope, receive, _Answer(self, scope, receive, send).send)
 
 
 class _Answer:
     """Sends an answer as it is, or through the library where it may be worth compressing."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, encoders: Encoders, minimum_size: int
+        self, layer: CompressionMiddleware, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        self._layer = layer
         self._scope = scope
         self._receive = receive
         self._send = self._pass_on = send
-        self._encoders = encoders
-        self._minimum_size = minimum_size
 
     def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start" and not self._is_small(message):
@@ -77,8 +74,10 @@ class _Answer:
         return self._pass_on(message)
 
     def _is_small(self, start: Message) -> bool:
-        length = dict(start.get("headers", ())).get(b"content-length", b"")
-        return length.isdigit() and int(length) < self._minimum_size
+        for name, value in start.get("headers", ()):
+            if name == b"content-length":
+                return value.isdigit() and int(value) < self._layer.minimum_size
+        return False
 
     async def _start(self, message: Message) -> None:
         lines = [value for name, value in self._scope["headers"] if name == b"accept-encoding"]
@@ -86,11 +85,14 @@ class _Answer:
 
         async def send_finished(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if not _is_encoded(message):
+                    self._pass_on = self._send  # the library is done with it
                 message = _finished(message, coding)
             await self._send(message)
 
         taken: list[Send] = []
-        await self._encoders[coding]({**self._scope, _TAKEN: taken}, self._receive, send_finished)
+        encoder = self._layer.encoders[coding]
+        await encoder({**self._scope, _TAKEN: taken}, self._receive, send_finished)
         # The library edits what it is sent: hand it copies.
         self._pass_on = lambda message: taken[0](_prepared(message))
         await self._pass_on(message)
@@ -132,8 +134,7 @@ def _finished(message: Message, coding: str) -> Message:
     """Return the head of the service with what the library did to it."""
     start: Message = message["prepared"]
     headers: Headers = list(start.get("headers", ()))
-    encoding = _value(message["headers"], b"content-encoding")
-    compressed = encoding != _value(headers, b"content-encoding")
+    compressed = _is_encoded(message)
     if compressed:
         gone = {b"content-encoding", b"content-length"}
         headers = [item for item in headers if item[0] not in gone]
@@ -144,6 +145,12 @@ def _finished(message: Message, coding: str) -> Message:
     if not_modified or _value(message["headers"], b"vary") != _value(headers, b"vary"):
         headers = _varied(headers)
     return {**start, "headers": headers}
+
+
+def _is_encoded(message: Message) -> bool:
+    """Say whether the library encoded the body to which this head belongs."""
+    theirs = _value(message["prepared"].get("headers", ()), b"content-encoding")
+    return _value(message["headers"], b"content-encoding") != theirs
 
 
 def _weak(name: bytes, value: bytes) -> tuple[bytes, bytes]:

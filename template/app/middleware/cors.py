@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
+from .scope import NAME
 from .setting_types import split_commas
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -28,11 +29,11 @@ class CorsMiddleware(CORSMiddleware):
     """
 
     @cached_property
-    def _written(self) -> RawHeaders:
-        return [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
+    def _written(self) -> dict[bytes, bytes]:
+        return {
+            name.lower().encode("latin-1"): value.encode("latin-1")
             for name, value in self.simple_headers.items()
-        ]
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] == "OPTIONS":
@@ -58,15 +59,17 @@ class CorsMiddleware(CORSMiddleware):
         return send_with_headers
 
     def _completed(self, headers: RawHeaders, origin: str | None) -> RawHeaders:
-        vary = [value for name, value in headers if name == b"vary"]
-        added = [(b"vary", b", ".join([*vary, b"Origin"]))]
+        ours = {b"vary": b"Origin"}
         if origin is not None:
-            added += self._written
+            ours |= self._written
             mirrored = self.allow_credentials or not self.allow_all_origins
             if mirrored and self.is_allowed_origin(origin):
-                added.append((b"access-control-allow-origin", origin.encode("latin-1")))
-        replaced = dict(added)
-        return [*[item for item in headers if item[0] not in replaced], *added]
+                ours[b"access-control-allow-origin"] = origin.encode("latin-1")
+        if ours.keys().isdisjoint(map(NAME, headers)):
+            return [*headers, *ours.items()]
+        vary = [*(value for name, value in headers if name == b"vary"), b"Origin"]
+        ours[b"vary"] = b", ".join(vary)
+        return [*(item for item in headers if item[0] not in ours), *ours.items()]
 
 
 def _origin(value: str) -> str:

@@ -1,6 +1,7 @@
 """Exchange: one request and its answer, watched until it ends."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Final
 
@@ -12,7 +13,7 @@ _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
 
 
-class Exchange:
+class Exchange(ABC):
     """
     Watches one answer and calls `ended` once: at its last byte, or when it ended without one.
 
@@ -23,26 +24,21 @@ class Exchange:
     """
 
     __slots__ = (
-        "_ended",
         "_over",
         "_send",
         "_started_at",
         "bytes",
-        "client",
         "scope",
         "seconds",
         "status",
     )
 
-    def __init__(self, scope: Scope, send: Send, ended: Callable[["Exchange"], None]) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
         self.scope = scope
-        # As it stands now: what a layer further in makes of it is not what came in.
-        self.client = scope.get("client")
         self.status = 0
         self.bytes = 0
         self.seconds = 0.0
         self._send = send
-        self._ended = ended
         self._over = False
         self._started_at = perf_counter()
 
@@ -59,14 +55,20 @@ class Exchange:
                 answered = self.scope["type"] == "websocket" and self.status
                 self._end(answered or _CLIENT_CLOSED_REQUEST)
 
-    async def _watch(self, message: Message) -> None:
+    def _watch(self, message: Message) -> Awaitable[None]:
+        if message.get("more_body", False):
+            self.bytes += len(message.get("body", b""))
+            return self._send(message)
+        return self._note(message)
+
+    async def _note(self, message: Message) -> None:
         await self._send(message)
         match message["type"]:
             case "http.response.start" | "websocket.http.response.start":
                 self.status = message["status"]
             case "http.response.body" | "websocket.http.response.body":
                 self.bytes += len(message.get("body", b""))
-                if not (message.get("more_body", False) or self._over):
+                if not self._over:
                     self._end(self.status)
             case "http.response.pathsend":
                 self._end(self.status)
@@ -81,4 +83,8 @@ class Exchange:
         self._over = True
         self.status = status
         self.seconds = perf_counter() - self._started_at
-        self._ended(self)
+        self.ended()
+
+    @abstractmethod
+    def ended(self) -> None:
+        """Take note of it."""

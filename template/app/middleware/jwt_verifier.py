@@ -66,21 +66,23 @@ class JwtVerifier:
         self.algorithms = tuple(algorithms)
         self.issuer = issuer or None
         self.audience = audience or None
-        self._verified: dict[str, _Verified] = {}
+        self._verified: dict[str, _Verified] = {}  # by the credential as it was sent
         self._version = self.keys.version
 
     async def __call__(self, scope: Scope) -> User | None:
-        token = _bearer_token(scope)
-        if token is None:
+        credential = _credential(scope)
+        if credential is None:
             return None
         self.keys.keep_fresh()
         if self._version != self.keys.version:
             self._version = self.keys.version
             self._verified.clear()
-        known = self._verified.get(token)
+        known = self._verified.get(credential)
         if known is not None and known.not_before <= time() < known.expires:
             return known.user
-        return await self._verify(token)
+        user = await self._verify(_token(credential))
+        self._remember(credential, user)
+        return user
 
     async def _verify(self, token: str) -> User:
         # Whatever a token makes the parser raise is the token's fault, never a 500.
@@ -102,25 +104,23 @@ class JwtVerifier:
                 leeway=_LEEWAY,
                 options={"require": ["exp", "sub"]},
             )
-            user = _user(claims)
+            return _user(claims)
         except Exception as error:  # noqa: BLE001
             raise _bad(error) from None
-        self._remember(token, user)
-        return user
 
-    def _remember(self, token: str, user: User) -> None:
+    def _remember(self, credential: str, user: User) -> None:
         claims: Mapping[str, Any] = user.claims
-        self._verified.pop(token, None)
+        self._verified.pop(credential, None)
         if len(self._verified) >= _MAXIMUM_REMEMBERED:
             del self._verified[next(iter(self._verified))]
-        self._verified[token] = _Verified(
+        self._verified[credential] = _Verified(
             user,
             not_before=int(claims["nbf"]) - _LEEWAY if "nbf" in claims else -_FOREVER,
             expires=int(claims["exp"]) + _LEEWAY,
         )
 
 
-def _bearer_token(scope: Scope) -> str | None:
+def _credential(scope: Scope) -> str | None:
     credentials: list[str] = [
         value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
     ]
@@ -132,7 +132,11 @@ def _bearer_token(scope: Scope) -> str | None:
     if len(credentials) > 1:
         msg = "Send one credential, once."
         raise BadCredentialError(msg)
-    scheme, _, token = credentials[0].partition(" ")
+    return credentials[0]
+
+
+def _token(credential: str) -> str:
+    scheme, _, token = credential.partition(" ")
     if scheme.lower() != "bearer":
         msg = "The Authorization header must hold a bearer token."
         raise BadCredentialError(msg)

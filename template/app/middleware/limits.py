@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problem import refuse
+from .scope import NAME
 from .storage import Storage, StorageLostError, namespace
 
 OnError = Literal["allow", "refuse"]
@@ -102,9 +103,9 @@ class Limit:
 
 def _joined(headers: Headers, ours: dict[bytes, bytes]) -> Headers:
     """Put our items in front of theirs: each of these headers is one list (RFC 9651)."""
-    theirs = [header for header in headers if header[0] in ours]
-    if not theirs:
+    if ours.keys().isdisjoint(map(NAME, headers)):
         return [*headers, *ours.items()]
+    theirs = [header for header in headers if header[0] in ours]
     items = {
         name: b", ".join([value, *(item for their, item in theirs if their == name)])
         for name, value in ours.items()

@@ -118,8 +118,8 @@ def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
 
 
 def _timestamp() -> str:
-    seconds, milliseconds = divmod(time_ns() // 1_000_000, 1000)
-    return f"{_second(seconds)}.{milliseconds:03}+00:00"
+    now = time_ns() // 1_000_000
+    return f"{_second(now // 1000)}.{now % 1000:03}+00:00"
 
 
 @lru_cache(maxsize=1)

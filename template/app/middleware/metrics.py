@@ -49,8 +49,7 @@ class MetricsMiddleware:
         if scope["type"] == "lifespan":
             return self.app(scope, receive, send)
         scope.setdefault("state", {})["metrics_registry"] = self.instruments.registry
-        request = _Request(self.instruments, scope)
-        return Exchange(scope, send, request.count).run(self.app, receive)
+        return _Counted(self.instruments, scope, send).run(self.app, receive)
 
 
 class _Instruments:
@@ -75,15 +74,15 @@ class _Instruments:
                 registry=registry,
             ).labels
         )
-        self.in_progress = kept(
-            Gauge(
-                "http_requests_in_progress",
-                "Requests and websockets that have not ended yet.",
-                ("method",),
-                registry=registry,
-                multiprocess_mode="livesum",
-            ).labels
+        gauge = Gauge(
+            "http_requests_in_progress",
+            "Requests and websockets that have not ended yet.",
+            ("method",),
+            registry=registry,
+            multiprocess_mode="livesum",
         )
+        one_worker = _DIRECTORY not in os.environ
+        self.in_progress = kept(lambda method: _InProgress(gauge.labels(method), asked=one_worker))
         self.refusals = kept(
             Counter(
                 "http_refusals_total",
@@ -94,25 +93,43 @@ class _Instruments:
         )
 
 
-class _Request:
-    """Counts one request while it is in progress and when it ended."""
+class _InProgress:
+    """Counts what is in progress; a gauge that is `asked` for it costs requests nothing."""
 
-    def __init__(self, instruments: _Instruments, scope: Scope) -> None:
+    def __init__(self, gauge: Gauge, *, asked: bool) -> None:
+        self._count = 0
+        self._tell = None if asked else gauge.set
+        if asked:
+            gauge.set_function(lambda: self._count)
+
+    def add(self, number: int) -> None:
+        self._count += number
+        if self._tell is not None:
+            self._tell(self._count)
+
+
+class _Counted(Exchange):
+    """A request that is counted while it is in progress, and when it ended."""
+
+    __slots__ = ("_in_progress", "_instruments", "_method")
+
+    def __init__(self, instruments: _Instruments, scope: Scope, send: Send) -> None:
+        super().__init__(scope, send)
         method = scope.get("method", "WEBSOCKET")
         self._method = method if method in _METHODS or scope["type"] == "websocket" else "_OTHER"
         self._instruments = instruments
         self._in_progress = instruments.in_progress(self._method)
-        self._in_progress.inc()
+        self._in_progress.add(1)
 
-    def count(self, exchange: Exchange) -> None:
-        self._in_progress.dec()
-        route = route_template(exchange.scope) or "<unmatched>"
-        self._instruments.requests(self._method, route, exchange.status).inc()
-        if exchange.scope["type"] == "http":
-            self._instruments.durations(self._method, route).observe(exchange.seconds)
-        layer = exchange.scope["state"].get("refused_by")
+    def ended(self) -> None:
+        self._in_progress.add(-1)
+        route = route_template(self.scope) or "<unmatched>"
+        self._instruments.requests(self._method, route, self.status).inc()
+        if self.scope["type"] == "http":
+            self._instruments.durations(self._method, route).observe(self.seconds)
+        layer = self.scope["state"].get("refused_by")
         if layer is not None:
-            self._instruments.refusals(layer, exchange.status).inc()
+            self._instruments.refusals(layer, self.status).inc()
 
 
 class _MetricsPage:

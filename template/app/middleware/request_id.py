@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Awaitable
-from secrets import token_hex
+from os import urandom
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .log import bind, unbind
-from .scope import only_header
+from .scope import NAME, only_header
 
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _STARTS: Final = frozenset(
@@ -35,14 +35,16 @@ class RequestIdMiddleware:
             return
         request_id = only_header(scope, self.header)
         if request_id is None or not _ACCEPTED.fullmatch(request_id):
-            request_id = token_hex(16)
+            request_id = urandom(16).hex()
         scope.setdefault("state", {})["request_id"] = request_id
         header = (self.header, request_id.encode("ascii"))
 
         def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] in _STARTS:
-                others = [item for item in message.get("headers", ()) if item[0] != self.header]
-                message = {**message, "headers": [*others, header]}
+                headers = message.get("headers", [])
+                if self.header in map(NAME, headers):
+                    headers = [item for item in headers if item[0] != self.header]
+                message = {**message, "headers": [*headers, header]}
             return send(message)
 
         token = bind(request_id=request_id)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .scope import route_path
+from .scope import NAME, route_path
 
 ResourcePolicy = Literal["same-origin", "same-site", "cross-origin"]
 Headers = list[tuple[bytes, bytes]]
@@ -79,9 +79,9 @@ class SecurityHeadersMiddleware:
         return self.app(scope, receive, send_with_headers)
 
     def _completed(self, theirs: Headers, ours: Headers) -> Headers:
-        names = dict(theirs)
-        if self._names.isdisjoint(names):
+        if self._names.isdisjoint(map(NAME, theirs)):
             return [*theirs, *ours]
+        names = dict(theirs)
         return [*theirs, *(header for header in ours if header[0] not in names)]
 
 

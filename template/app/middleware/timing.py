@@ -6,6 +6,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .scope import NAME
+
 _PROCESS_TIME: Final = b"x-process-time"
 
 
@@ -29,12 +31,14 @@ class TimingMiddleware:
         def send_with_times(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 seconds = perf_counter() - started_at
-                headers = [
-                    *[item for item in message.get("headers", ()) if item[0] != _PROCESS_TIME],
+                headers = message.get("headers", [])
+                if _PROCESS_TIME in map(NAME, headers):
+                    headers = [item for item in headers if item[0] != _PROCESS_TIME]
+                ours = [
                     (b"server-timing", b"app;dur=%.3f" % (seconds * 1000)),
                     (_PROCESS_TIME, b"%.6f" % seconds),
                 ]
-                message = {**message, "headers": headers}
+                message = {**message, "headers": [*headers, *ours]}
             return send(message)
 
         return self.app(scope, receive, send_with_times)
