@@ -2,8 +2,6 @@
 
 import ast
 import json
-import os
-import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from .conftest import Render
-from .support import Done, python, run
+from .support import UV, Done, python, run
 
 WRONG: Final = {
     "an unknown layer": ("layers=[cors, leek]", "layers", "'leek' is not in ["),
@@ -156,13 +154,12 @@ def test_a_distribution_is_named_like_no_other(
     assert _project(render(project_name=project_name, layers=["cors"]))["name"] == name
 
 
-@pytest.mark.skipif("UV" not in os.environ and not shutil.which("uv"), reason="needs uv")
+@pytest.mark.skipif(not UV, reason="needs uv")
 @pytest.mark.parametrize("project_name", ["日本語", "🚀", "FastAPI"])
 def test_a_service_of_any_name_is_installed(project_name: str, render: Render) -> None:
-    uv = os.environ.get("UV", "uv")
     service = render(project_name=project_name, preset="minimal")
 
-    done = run(uv, "run", "pytest", "-q", cwd=service, VIRTUAL_ENV="")
+    done = run(UV, "run", "pytest", "-q", cwd=service, VIRTUAL_ENV="")
 
     assert done.returncode == 0, done.stdout
     assert (service / "uv.lock").exists()

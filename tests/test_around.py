@@ -12,11 +12,9 @@ from typing import Any, Final
 
 import pytest
 from copier import run_copy
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from .conftest import Render
-from .support import LAYERS, ORDER, ROOT, commit, git, read_yaml, run
+from .support import LAYERS, ORDER, ROOT, blocks, commit, git, read_yaml, run, tokens
 
 NAME: Final = r"""_On_ *and* [more](x) `co` #1 \ | <b> "é🧅" {{ 1 }}"""
 
@@ -61,10 +59,6 @@ def output_of(service: Path, *arguments: str, **environment: Any) -> str:
     return done.stdout
 
 
-def tokens(markdown: str) -> list[Token]:
-    return MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
-
-
 def headings(markdown: str) -> dict[str, str]:
     """Return text -> fragment, as GitHub makes it."""
     parsed = tokens(markdown)
@@ -74,12 +68,6 @@ def headings(markdown: str) -> dict[str, str]:
         if token.type == "heading_open"
     ]
     return {text: re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
-
-
-def blocks(markdown: str, language: str) -> list[str]:
-    return [
-        item.content for item in tokens(markdown) if item.type == "fence" and item.info == language
-    ]
 
 
 def links(markdown: str) -> Iterator[str]:
