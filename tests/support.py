@@ -123,28 +123,34 @@ def blocks(markdown: str, language: str) -> list[str]:
 
 
 def failures(
-    service: Path, *, mypy_cache: Path, executable: str | Path = sys.executable
+    service: Path,
+    *,
+    mypy_cache: Path,
+    executable: str | Path = sys.executable,
+    every_parameter: bool = True,
 ) -> list[str]:
     """Run all that must be clean in a service; return the output of what was not."""
+    runner = ("-m", "pytest") if every_parameter else ("-P", TESTS / "first_parameters.py")
     checks = (
         ("ruff", "format", "--diff", "--no-cache", "."),
         ("ruff", "check", "--no-cache", "."),
         ("mypy", "--cache-dir", mypy_cache),
     )
     results = [run(executable, "-m", *check, cwd=service) for check in checks]
-    return [done.stdout for done in [*results, _tested(service, executable)] if done.returncode]
+    results.append(_tested(service, executable, *runner))
+    return [done.stdout for done in results if done.returncode]
 
 
-def _tested(service: Path, executable: str | Path) -> Done:
+def _tested(service: Path, *runner: str | Path) -> Done:
     """
     Run the tests of a service; those that fail once more, alone.
 
     Many services are tested at once here, so a test with a real server may come late. What
     is broken fails twice.
     """
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    done = run(executable, "-m", "pytest", *options, cwd=service)
+    # In the folder that all runs of pytest share one trips over what another takes away.
+    folder = service.with_name(f"{service.name}-tests")
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}")
+    done = run(*runner, *options, cwd=service)
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    if not failed:
-        return done
-    return run(executable, "-m", "pytest", *options, *failed, cwd=service)
+    return run(*runner, *options, *failed, cwd=service) if failed else done

@@ -156,10 +156,14 @@ def test_a_distribution_is_named_like_no_other(
 
 @pytest.mark.skipif(not UV, reason="needs uv")
 @pytest.mark.parametrize("project_name", ["日本語", "🚀", "FastAPI"])
-def test_a_service_of_any_name_is_installed(project_name: str, render: Render) -> None:
+def test_a_service_of_any_name_is_installed(
+    project_name: str, render: Render, tmp_path: Path
+) -> None:
     service = render(project_name=project_name, preset="minimal")
 
-    done = run(UV, "run", "pytest", "-q", cwd=service, VIRTUAL_ENV="")
+    done = run(
+        UV, "run", "pytest", "-q", f"--basetemp={tmp_path}/tests", cwd=service, VIRTUAL_ENV=""
+    )
 
     assert done.returncode == 0, done.stdout
     assert (service / "uv.lock").exists()

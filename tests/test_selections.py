@@ -40,6 +40,14 @@ FIRST_SEVEN: Final = (
     "client_version",
 )
 
+# Where every test runs with each of its parameters: each layer alone, and all of them together with
+# each answer. Nearly all of the time went to what is between, where the question is another: does
+# a test fail that counts on a layer which is absent? It doesn't take every parameter to see that.
+# The presets run all of it in environments of their own (test_presets.py).
+EVERY_PARAMETER: Final = (
+    *("alone-", "everything-jwt-memory", "everything-session-redis", "everything-api_key-memory"),
+)
+
 # What a service declares and never imports, and why.
 NOT_IMPORTED: Final = {
     "fastapi-cli": "`fastapi run` serves it",
@@ -132,12 +140,15 @@ def _selections() -> dict[str, Answers]:
 
 
 @pytest.mark.parametrize(
-    "answers", [pytest.param(row, id=key) for key, row in _selections().items()]
+    ("name", "answers"), [pytest.param(*item, id=item[0]) for item in _selections().items()]
 )
-def test_a_selection_is_a_good_service(answers: Answers, render: Render, mypy_cache: Path) -> None:
+def test_a_selection_is_a_good_service(
+    name: str, answers: Answers, render: Render, mypy_cache: Path
+) -> None:
     service = render(**answers)
 
-    assert failures(service, mypy_cache=mypy_cache) == []
+    every_parameter = name.startswith(EVERY_PARAMETER)
+    assert failures(service, mypy_cache=mypy_cache, every_parameter=every_parameter) == []
     assert _traces(service, {*LAYERS} - {*answers["layers"]}) == []
     assert _declared(service) == _imported(service)
 
