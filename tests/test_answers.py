@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
 from markdown_it import MarkdownIt
 
 from .conftest import Render
-from .support import UV, Done, python, run
+from .support import TEMPLATE, UV, Done, python, run
 
 WRONG: Final = {
     "an unknown layer": ("layers=[cors, leek]", "layers", "'leek' is not in ["),
@@ -47,6 +49,8 @@ ODD: Final = {
     "right to left": "שלום مرحبا",
     "not Latin": "日本語のサービス",
     "accents": "Ünïcödé Straße ŉ",
+    "typography": "Orders \u2013 L\u2019été \u201e\u0386\u201c",
+    "marks of direction": "עסק\u200f (v2) \u2067x\u2069",
     "50 letters": "M" * 50,
     "50 emoji": "🚀" * 50,
     "50 quotes": '"' * 50,
@@ -125,12 +129,38 @@ def test_an_odd_text_survives_in_every_file(text: str, render: Render) -> None:
         if keyword.arg in {"title", "description"}
     }
     assert written == {"title": text, "description": text}
-    assert _recorded(service)["project_name"] == text
+    recorded = _recorded(service)
+    assert (recorded["project_name"], recorded["description"]) == (text, text)
     assert _project(service)["description"] == text
-    assert _heading(service / "README.md") == text
-    assert text in _heading(service / "docs/middleware.md")
-    formatted = python("ruff", "format", "--diff", "--no-cache", ".", cwd=service)
-    assert formatted.returncode == 0, formatted.stdout
+    assert _title(service / "README.md") == text
+    assert _title(service / "README.md", "p") == text
+    assert _title(service / "docs/middleware.md") == f"The middleware of {text}"
+    for check in (("format", "--diff"), ("check",)):
+        done = python("ruff", *check, "--no-cache", ".", cwd=service)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "recorded"),
+    {
+        "gh:OWNER/fastapi-onion": "https://github.com/OWNER/fastapi-onion.git",
+        "gh:OWNER/fastapi-onion.git": "https://github.com/OWNER/fastapi-onion.git",
+        "https://github.com/OWNER/fastapi-onion": "https://github.com/OWNER/fastapi-onion",
+        "git@github.com:OWNER/fastapi-onion.git": "git@github.com:OWNER/fastapi-onion.git",
+    }.items(),
+)
+def test_the_address_of_the_template_is_one_that_renovate_resolves(
+    typed: str, recorded: str
+) -> None:
+    """It reads the file itself, and knows none of the short forms of Copier."""
+    text = (TEMPLATE / "{{ _copier_conf.answers_file }}.jinja").read_text("utf-8")
+    environment = SandboxedEnvironment(
+        extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"], undefined=StrictUndefined
+    )
+
+    rendered = environment.from_string(text).render(_copier_answers={"_src_path": typed})
+
+    assert yaml.safe_load(rendered) == {"_src_path": recorded}
 
 
 @pytest.mark.parametrize(
@@ -186,11 +216,11 @@ def _project(service: Path) -> dict[str, Any]:
     return project
 
 
-def _heading(page: Path) -> str:
-    """Return what a reader sees of the title of a Markdown page."""
+def _title(page: Path, tag: str = "h1") -> str:
+    """Return what a reader sees of the first heading or paragraph of a Markdown page."""
     tokens = MarkdownIt("commonmark").enable("strikethrough").parse(page.read_text("utf-8"))
-    assert tokens[0].tag == "h1"
-    parts = tokens[1].children or []
+    first = next(number for number, token in enumerate(tokens) if token.tag == tag)
+    parts = tokens[first + 1].children or []
     assert {part.type for part in parts} <= {"text", "text_special"}
     return "".join(part.content for part in parts)
 
