@@ -29,7 +29,7 @@ WRONG: Final = {
     "a scheme without its layer": (
         "authentication_scheme=session",
         "authentication_scheme",
-        "session needs the layer session; layers holds ",
+        "session needs the layer session, which is not among the 12 in layers",
     ),
     "no name": ("project_name=", "project_name", 'it is ""'),
     "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),
@@ -38,7 +38,7 @@ WRONG: Final = {
     "a name with space around it": ("project_name= a", "project_name", 'it is " a"'),
     "a long name": (f"project_name={'a' * 51}", "project_name", f'it is "{"a" * 51}"'),
     "a description of two lines": ("description=a\nb", "description", r'it is "a\nb"'),
-    "a long description": (f"description={'a' * 201}", "description", "at most 200 printable"),
+    "a long description": (f"description={'a' * 201}", "description", f'it is "{"a" * 59}…"'),
 }
 
 ODD: Final = {

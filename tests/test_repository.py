@@ -1,4 +1,4 @@
-"""This repository itself: its commands agree, its own code is clean, its workflows do their work."""
+"""This repository itself: its commands agree, its code is clean, its workflows do their work."""
 
 import os
 import re
