@@ -79,7 +79,7 @@ def test_the_workflow_tests_each_python_that_a_service_may_run_on() -> None:
     (newest,) = {*re.findall(r"python:3[.](\d+)", (TEMPLATE / "Dockerfile").read_text("utf-8"))}
 
     assert pythons == [f"3.{minor}" for minor in range(int(oldest), int(newest) + 1)]
-    assert f"uv python install {' '.join(pythons)}" in _scripts("tests", "presets").values()
+    assert f"uv python install {' '.join(pythons)}" in _scripts("tests", "matrix").values()
 
 
 def test_the_workflow_takes_the_oldest_copier_that_is_allowed(tmp_path: Path) -> None:
