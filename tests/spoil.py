@@ -55,7 +55,9 @@ def run(job: dict[str, Any]) -> int:
         if job["verb"] != "keep":
             spoil(job["verb"], job["layer"], job["neighbour"])
         tests = [f"tests/middleware/{test}" for test in job["tests"]]
-        status = int(pytest.main([*OPTIONS, *tests]))
+        # A folder of its own: runs that share one trip over what another takes away.
+        folder = f"{os.environ['SPOIL_LOG']}.{os.getpid()}"
+        status = int(pytest.main([*OPTIONS, f"--basetemp={folder}", *tests]))
     finally:
         # Not sys.exit: the child must not go on as a second copy of the parent.
         os._exit(status)

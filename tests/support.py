@@ -2,17 +2,24 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 TESTS: Final = Path(__file__).parent
 ROOT: Final = TESTS.parent
 TEMPLATE: Final = ROOT / "template"
+
+# `uv run` tells where it is.
+UV: Final = os.environ.get("UV") or shutil.which("uv") or ""
 
 Answers = Mapping[str, Any]
 Done = subprocess.CompletedProcess[str]
@@ -93,25 +100,57 @@ def commit(folder: Path, message: str = "change") -> None:
     git("commit", "--quiet", "--allow-empty", "--message", message, cwd=folder)
 
 
-def failures(service: Path, *, mypy_cache: Path) -> list[str]:
+@cache
+def interpreter(version: str) -> str:
+    """Return where a Python such as 3.11 is on this machine; nothing is downloaded for it."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    # What pyenv puts on the path are scripts, which fail unless it was told of the version.
+    path = os.pathsep.join([*map(str, pyenv.glob("versions/*/bin")), os.environ["PATH"]])
+    find = ("python", "find", "--system", "--no-project", "--no-python-downloads")
+    done = run(UV, *find, version, cwd=ROOT, PATH=path) if UV else None
+    # What uv has to say besides stands above.
+    return done.stdout.splitlines()[-1] if done and done.returncode == 0 else ""
+
+
+def tokens(markdown: str) -> list[Token]:
+    return MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
+
+
+def blocks(markdown: str, language: str) -> list[str]:
+    return [
+        item.content for item in tokens(markdown) if item.type == "fence" and item.info == language
+    ]
+
+
+def failures(
+    service: Path,
+    *,
+    mypy_cache: Path,
+    executable: str | Path = sys.executable,
+    every_parameter: bool = True,
+) -> list[str]:
     """Run all that must be clean in a service; return the output of what was not."""
+    runner = ("-m", "pytest") if every_parameter else ("-P", TESTS / "first_parameters.py")
     checks = (
         ("ruff", "format", "--diff", "--no-cache", "."),
         ("ruff", "check", "--no-cache", "."),
         ("mypy", "--cache-dir", mypy_cache),
     )
-    results = [python(*check, cwd=service) for check in checks]
-    return [done.stdout for done in [*results, _tested(service)] if done.returncode]
+    results = [run(executable, "-m", *check, cwd=service) for check in checks]
+    results.append(_tested(service, executable, *runner))
+    return [done.stdout for done in results if done.returncode]
 
 
-def _tested(service: Path) -> Done:
+def _tested(service: Path, *runner: str | Path) -> Done:
     """
     Run the tests of a service; those that fail once more, alone.
 
     Many services are tested at once here, so a test with a real server may come late. What
     is broken fails twice.
     """
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    done = python("pytest", *options, cwd=service)
+    # In the folder that all runs of pytest share one trips over what another takes away.
+    folder = service.with_name(f"{service.name}-tests")
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}")
+    done = run(*runner, *options, cwd=service)
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return python("pytest", *options, *failed, cwd=service) if failed else done
+    return run(*runner, *options, *failed, cwd=service) if failed else done

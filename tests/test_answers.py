@@ -2,8 +2,6 @@
 
 import ast
 import json
-import os
-import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +9,12 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
 from markdown_it import MarkdownIt
 
 from .conftest import Render
-from .support import Done, python, run
+from .support import TEMPLATE, UV, Done, python, run
 
 WRONG: Final = {
     "an unknown layer": ("layers=[cors, leek]", "layers", "'leek' is not in ["),
@@ -29,7 +29,7 @@ WRONG: Final = {
     "a scheme without its layer": (
         "authentication_scheme=session",
         "authentication_scheme",
-        "session needs the layer session; layers holds ",
+        "session needs the layer session, which is not among the 12 in layers",
     ),
     "no name": ("project_name=", "project_name", 'it is ""'),
     "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),
@@ -38,7 +38,7 @@ WRONG: Final = {
     "a name with space around it": ("project_name= a", "project_name", 'it is " a"'),
     "a long name": (f"project_name={'a' * 51}", "project_name", f'it is "{"a" * 51}"'),
     "a description of two lines": ("description=a\nb", "description", r'it is "a\nb"'),
-    "a long description": (f"description={'a' * 201}", "description", "at most 200 printable"),
+    "a long description": (f"description={'a' * 201}", "description", f'it is "{"a" * 59}…"'),
 }
 
 ODD: Final = {
@@ -49,6 +49,8 @@ ODD: Final = {
     "right to left": "שלום مرحبا",
     "not Latin": "日本語のサービス",
     "accents": "Ünïcödé Straße ŉ",
+    "typography": "Orders \u2013 L\u2019été \u201e\u0386\u201c",
+    "marks of direction": "עסק\u200f (v2) \u2067x\u2069",
     "50 letters": "M" * 50,
     "50 emoji": "🚀" * 50,
     "50 quotes": '"' * 50,
@@ -127,12 +129,38 @@ def test_an_odd_text_survives_in_every_file(text: str, render: Render) -> None:
         if keyword.arg in {"title", "description"}
     }
     assert written == {"title": text, "description": text}
-    assert _recorded(service)["project_name"] == text
+    recorded = _recorded(service)
+    assert (recorded["project_name"], recorded["description"]) == (text, text)
     assert _project(service)["description"] == text
-    assert _heading(service / "README.md") == text
-    assert text in _heading(service / "docs/middleware.md")
-    formatted = python("ruff", "format", "--diff", "--no-cache", ".", cwd=service)
-    assert formatted.returncode == 0, formatted.stdout
+    assert _title(service / "README.md") == text
+    assert _title(service / "README.md", "p") == text
+    assert _title(service / "docs/middleware.md") == f"The middleware of {text}"
+    for check in (("format", "--diff"), ("check",)):
+        done = python("ruff", *check, "--no-cache", ".", cwd=service)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "recorded"),
+    {
+        "gh:OWNER/fastapi-onion": "https://github.com/OWNER/fastapi-onion.git",
+        "gh:OWNER/fastapi-onion.git": "https://github.com/OWNER/fastapi-onion.git",
+        "https://github.com/OWNER/fastapi-onion": "https://github.com/OWNER/fastapi-onion",
+        "git@github.com:OWNER/fastapi-onion.git": "git@github.com:OWNER/fastapi-onion.git",
+    }.items(),
+)
+def test_the_address_of_the_template_is_one_that_renovate_resolves(
+    typed: str, recorded: str
+) -> None:
+    """It reads the file itself, and knows none of the short forms of Copier."""
+    text = (TEMPLATE / "{{ _copier_conf.answers_file }}.jinja").read_text("utf-8")
+    environment = SandboxedEnvironment(
+        extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"], undefined=StrictUndefined
+    )
+
+    rendered = environment.from_string(text).render(_copier_answers={"_src_path": typed})
+
+    assert yaml.safe_load(rendered) == {"_src_path": recorded}
 
 
 @pytest.mark.parametrize(
@@ -156,13 +184,16 @@ def test_a_distribution_is_named_like_no_other(
     assert _project(render(project_name=project_name, layers=["cors"]))["name"] == name
 
 
-@pytest.mark.skipif("UV" not in os.environ and not shutil.which("uv"), reason="needs uv")
+@pytest.mark.skipif(not UV, reason="needs uv")
 @pytest.mark.parametrize("project_name", ["日本語", "🚀", "FastAPI"])
-def test_a_service_of_any_name_is_installed(project_name: str, render: Render) -> None:
-    uv = os.environ.get("UV", "uv")
+def test_a_service_of_any_name_is_installed(
+    project_name: str, render: Render, tmp_path: Path
+) -> None:
     service = render(project_name=project_name, preset="minimal")
 
-    done = run(uv, "run", "pytest", "-q", cwd=service, VIRTUAL_ENV="")
+    done = run(
+        UV, "run", "pytest", "-q", f"--basetemp={tmp_path}/tests", cwd=service, VIRTUAL_ENV=""
+    )
 
     assert done.returncode == 0, done.stdout
     assert (service / "uv.lock").exists()
@@ -185,11 +216,11 @@ def _project(service: Path) -> dict[str, Any]:
     return project
 
 
-def _heading(page: Path) -> str:
-    """Return what a reader sees of the title of a Markdown page."""
+def _title(page: Path, tag: str = "h1") -> str:
+    """Return what a reader sees of the first heading or paragraph of a Markdown page."""
     tokens = MarkdownIt("commonmark").enable("strikethrough").parse(page.read_text("utf-8"))
-    assert tokens[0].tag == "h1"
-    parts = tokens[1].children or []
+    first = next(number for number, token in enumerate(tokens) if token.tag == tag)
+    parts = tokens[first + 1].children or []
     assert {part.type for part in parts} <= {"text", "text_special"}
     return "".join(part.content for part in parts)
 

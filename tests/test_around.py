@@ -2,9 +2,13 @@
 
 import doctest
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
@@ -12,11 +16,9 @@ from typing import Any, Final
 
 import pytest
 from copier import run_copy
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from .conftest import Render
-from .support import LAYERS, ORDER, ROOT, commit, git, read_yaml, run
+from .support import LAYERS, ORDER, ROOT, UV, blocks, commit, git, read_yaml, run, tokens
 
 NAME: Final = r"""_On_ *and* [more](x) `co` #1 \ | <b> "é🧅" {{ 1 }}"""
 
@@ -61,10 +63,6 @@ def output_of(service: Path, *arguments: str, **environment: Any) -> str:
     return done.stdout
 
 
-def tokens(markdown: str) -> list[Token]:
-    return MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
-
-
 def headings(markdown: str) -> dict[str, str]:
     """Return text -> fragment, as GitHub makes it."""
     parsed = tokens(markdown)
@@ -74,12 +72,6 @@ def headings(markdown: str) -> dict[str, str]:
         if token.type == "heading_open"
     ]
     return {text: re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
-
-
-def blocks(markdown: str, language: str) -> list[str]:
-    return [
-        item.content for item in tokens(markdown) if item.type == "fence" and item.info == language
-    ]
 
 
 def links(markdown: str) -> Iterator[str]:
@@ -341,6 +333,48 @@ def test_the_image_asks_a_probe_path_for_its_health(render: Render) -> None:
 
     assert f"http://127.0.0.1:8000{path}'" in check[-1]
     assert "--no-proxy-headers" in server
+
+
+@pytest.mark.skipif(not UV, reason="needs uv")
+@pytest.mark.parametrize("has_lock", [False, True], ids=["without a lock", "with a lock"])
+def test_the_image_serves_what_its_steps_make(
+    has_lock: bool,  # noqa: FBT001 - a parameter
+    render: Render,
+    tmp_path: Path,
+) -> None:
+    """Docker is not needed: its steps run here, on the files that they may see."""
+    service = render(preset="api")
+    if has_lock:
+        assert run(UV, "lock", cwd=service, VIRTUAL_ENV="").returncode == 0
+    ignored = (service / ".dockerignore").read_text("utf-8")
+    image = (service / "Dockerfile").read_text("utf-8").replace("\\\n", "")
+    (step,) = re.findall(r"^RUN --mount=\S+ +(.*)$", image, re.MULTILINE)
+    check, server = (json.loads(words) for words in re.findall(r"CMD +(\[.*\])", image))
+    folder = tmp_path / "image"
+    folder.mkdir()
+    for name in re.findall(r"^!(.*[.].*)$", ignored, re.MULTILINE):
+        if (service / name).exists():
+            shutil.copy2(service / name, folder)
+
+    path = os.pathsep.join([str(folder / ".venv/bin"), str(Path(UV).parent), os.environ["PATH"]])
+    made = run("sh", "-ec", step, cwd=folder, PATH=path, VIRTUAL_ENV="", UV_PYTHON=sys.executable)
+
+    assert made.returncode == 0, made.stdout
+    assert not (folder / ".venv/bin/pytest").exists()
+    shutil.copytree(service / "app", folder / "app")
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = str(unused.getsockname()[1])
+    command = " ".join(server).replace("8000", port)
+    process = subprocess.Popen(["sh", "-c", f"exec {command}"], cwd=folder, env={"PATH": path})
+    try:
+        healthy = check[-1].replace("8000", port)
+        ends_at = time.monotonic() + 60
+        while run(folder / ".venv/bin/python", "-c", healthy, cwd=folder).returncode:
+            assert process.poll() is None
+            assert time.monotonic() < ends_at
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,22 @@ def test_a_rule_is_stated_once() -> None:
         assert len(outer) == len({*outer}), name
 
 
+def test_no_refusal_is_long() -> None:
+    """The sentences of Copier and of the check at start-up are read in a terminal."""
+    sentences = [
+        f"{name} needs {needed}: {reason}. Add {needed} or leave out {name}."
+        for name, layer in LAYERS.items()
+        for needed, reason in layer.get("requires", {}).items()
+    ]
+    sentences += [
+        f"{rule['layer']} must stand outside of {name}: {rule['because']}"
+        for name in LAYERS
+        for rule in _rules(name)
+    ]
+
+    assert [sentence for sentence in sentences if len(sentence) > 180] == []
+
+
 def test_each_rule_is_shown_by_a_test(render: Render) -> None:
     collected = {
         line.removeprefix("tests/middleware/")

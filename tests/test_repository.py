@@ -1,12 +1,26 @@
-"""This repository itself: its commands agree, its own code is clean."""
+"""This repository itself: its commands agree, its code is clean, its workflows do their work."""
 
+import os
+import re
+import sys
 import tomllib
+from pathlib import Path
+from typing import Any, Final
 
-from .support import BASE, ROOT, python
+import pytest
+
+from .support import BASE, ROOT, TEMPLATE, Done, commit, git, python, read_yaml, run
 
 TEST_COMMAND = (
     "python3 -m venv .tools && .tools/bin/pip install --quiet uv && .tools/bin/uv run pytest"
 )
+WORKFLOWS: Final = {path.stem: path for path in (ROOT / ".github/workflows").glob("*.yml")}
+
+# A command that writes down how it was called, and prints what ANSWER says.
+FAKE: Final = """#!/bin/sh
+printf '%s\\n' "$@" >>"$CALLS"
+printf '%s' "$ANSWER"
+"""
 
 
 def test_the_readme_says_what_ci_runs() -> None:
@@ -39,3 +53,131 @@ def test_no_service_is_named_like_a_package_that_it_installs() -> None:
         new = {item["name"] for items in lists for item in items} - installed
 
     assert installed - {*BASE["installed"]} == set()
+
+
+# Workflows
+
+
+@pytest.mark.parametrize("path", WORKFLOWS.values(), ids=WORKFLOWS)
+def test_the_workflows_pass_their_linters(path: Path) -> None:
+    linters = (("actionlint",), ("check-jsonschema", "--builtin-schema", "vendor.github-workflows"))
+
+    results = [
+        run(Path(sys.executable).with_name(name), *rest, path, cwd=ROOT) for name, *rest in linters
+    ]
+
+    assert [done.stdout for done in results if done.returncode] == []
+
+
+def test_the_workflow_tests_each_python_that_a_service_may_run_on() -> None:
+    """From what its pyproject allows to what its image has."""
+    jobs = read_yaml(WORKFLOWS["tests"])["jobs"]
+    pythons = jobs["tests"]["strategy"]["matrix"]["python"]
+    (oldest,) = re.findall(r">=3[.](\d+)", (TEMPLATE / "pyproject.toml.jinja").read_text("utf-8"))[
+        :1
+    ]
+    (newest,) = {*re.findall(r"python:3[.](\d+)", (TEMPLATE / "Dockerfile").read_text("utf-8"))}
+
+    assert pythons == [f"3.{minor}" for minor in range(int(oldest), int(newest) + 1)]
+    assert f"uv python install {' '.join(pythons)}" in _scripts("tests", "matrix").values()
+
+
+def test_the_workflow_takes_the_oldest_copier_that_is_allowed(tmp_path: Path) -> None:
+    allowed = read_yaml(ROOT / "copier.yml")["_min_copier_version"]
+    dependencies = (ROOT / "pyproject.toml").read_text("utf-8")
+    script = _scripts("tests", "tests")["Take the oldest Copier that is allowed"]
+
+    done, calls = _run(script, ROOT, tmp_path, "uv")
+
+    assert done.returncode == 0, done.stdout
+    assert calls == ["pip", "install", f"copier=={allowed}"]
+    assert f'"copier>={allowed.removesuffix(".0")}"' in dependencies
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Path:
+    """Return a repository in which version 1.2.0 was merged, and told of."""
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text('[project]\nversion = "1.2.0"\n', "utf-8")
+    changes = "# Changelog\n\n## 1.2.0 - 2026-12-01\n\nNew.\n\n## 1.1.0 - 2026-11-30\n\nOld.\n"
+    (folder / "CHANGELOG.md").write_text(changes, "utf-8")
+    commit(folder)
+    return folder
+
+
+def test_a_merged_version_is_tagged_with_what_it_changes(merged: Path, tmp_path: Path) -> None:
+    done, calls = _run(_scripts("release", "tag")["Tag"], merged, tmp_path, "gh")
+
+    assert done.returncode == 0, done.stdout
+    assert calls[:5] == ["release", "create", "1.2.0", "--target", "abc"]
+    notes = "\n".join(calls[calls.index("--notes") + 1 :])
+    assert "New." in notes
+    assert "Old." not in notes
+
+
+def test_a_version_is_tagged_once(merged: Path, tmp_path: Path) -> None:
+    git("tag", "1.2.0", cwd=merged)
+
+    done, calls = _run(_scripts("release", "tag")["Tag"], merged, tmp_path, "gh")
+
+    assert (done.returncode, calls) == (0, [])
+
+
+def test_a_version_of_which_nothing_is_told_is_not_tagged(merged: Path, tmp_path: Path) -> None:
+    changes = (merged / "CHANGELOG.md").read_text("utf-8")
+    (merged / "CHANGELOG.md").write_text(changes.replace("1.2.0", "1.2.1"), "utf-8")
+
+    done, calls = _run(_scripts("release", "tag")["Tag"], merged, tmp_path, "gh")
+
+    assert done.returncode != 0
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "command"), [("", ["issue", "create"]), ("17", ["issue", "comment", "17"])]
+)
+def test_a_weekly_failure_opens_one_issue(answer: str, command: list[str], tmp_path: Path) -> None:
+    script = _scripts("weekly", "newest")["Open an issue"]
+    environment = {"ANSWER": answer, "RUN": "https://run.example", "TITLE": "It breaks"}
+
+    done, calls = _run(script, tmp_path, tmp_path, "gh", "uv", **environment)
+
+    assert done.returncode == 0, done.stdout
+    assert "\n".join(command) in "\n".join(calls)
+    assert "https://run.example" in calls
+
+
+def test_the_changelog_tells_of_each_version() -> None:
+    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=ROOT).split()
+    texts = [git("show", f"{revision}:pyproject.toml", cwd=ROOT) for revision in log]
+    versions = {tomllib.loads(text)["project"]["version"] for text in texts}
+    headings = re.findall(
+        r"^## (\S+) - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
+
+    assert {*headings} >= versions
+
+
+def _scripts(workflow: str, job: str) -> dict[str, str]:
+    """Return what the steps of a job run, by their names."""
+    steps = read_yaml(WORKFLOWS[workflow])["jobs"][job]["steps"]
+    return {step["name"]: step["run"] for step in steps if "run" in step}
+
+
+def _run(
+    script: str, cwd: Path, folder: Path, *faked: str, **environment: str
+) -> tuple[Done, list[str]]:
+    """Run a script as a workflow does, with some commands faked; return what these were told."""
+    for name in faked:
+        (folder / name).write_text(FAKE, "utf-8")
+        (folder / name).chmod(0o755)
+    calls = folder / "calls"
+    told: dict[str, Any] = {
+        "ANSWER": "",
+        "CALLS": str(calls),
+        "GITHUB_SHA": "abc",
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = run("bash", "-e", "-c", script, cwd=cwd, **{**told, **environment})
+    return done, calls.read_text("utf-8").splitlines() if calls.exists() else []

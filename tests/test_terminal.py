@@ -7,7 +7,8 @@ from pathlib import Path
 import pexpect
 import pyte
 
-from .support import LAYERS, ORDER, read_yaml
+from .conftest import Render
+from .support import LAYERS, ORDER, commit, read_yaml
 
 ROWS, COLUMNS = 60, 80
 SECONDS = 60
@@ -69,6 +70,28 @@ def test_a_service_is_chosen_key_by_key(template: Path, tmp_path: Path) -> None:
     answers = read_yaml(service / ".copier-answers.yml")
     assert answers["project_name"] == "Onions 🧅"
     assert {*answers["layers"]} == {*ORDER["presets"]["api"]}
+
+
+def test_an_update_is_answered_key_by_key(render: Render) -> None:
+    """What to look at afterwards is said in lines that the terminal doesn't break."""
+    layers = {"request_id", "cors"}
+    service = render(layers=[*layers])
+    commit(service)
+    terminal = Terminal("update", service)
+
+    terminal.see("What is the service called?")
+    terminal.press(ENTER)
+    terminal.see("What does it do")
+    terminal.press(ENTER)
+    terminal.see([*LAYERS.values()][-1]["summary"])
+    terminal.press(f" {ENTER}")
+    rows = terminal.see("for what is new.")
+
+    assert terminal.end() == 0
+    chosen = {*read_yaml(service / ".copier-answers.yml")["layers"]}
+    assert len(chosen ^ layers) == 1
+    assert "  git status                             UU is a conflict, D a deleted file" in rows
+    assert any(row.startswith("  git restore FILE ") for row in rows)
 
 
 def test_a_wrong_answer_is_told_on_the_spot(template: Path, tmp_path: Path) -> None:

@@ -1,15 +1,28 @@
 """`copier update`: it brings what is new, and takes nothing that is the user's."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from copier import run_copy, run_update
 
 from .conftest import NEWEST, Render
-from .support import LAYERS, ROOT, Done, closed, commit, failures, git, python, read_yaml
+from .support import (
+    LAYERS,
+    ROOT,
+    Done,
+    closed,
+    commit,
+    failures,
+    git,
+    python,
+    read_yaml,
+    with_variants,
+)
 
 PLAIN: Final = ["request_id", "access_log", "security_headers", "cors", "error_handler"]
 
@@ -58,10 +71,22 @@ class TenantMiddleware:
 '''
 
 
+def _releases() -> list[str]:
+    """Return the earlier releases, as the fixture `template` tags them."""
+    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=ROOT).split()
+    texts = [git("show", f"{revision}:pyproject.toml", cwd=ROOT) for revision in log]
+    versions = [line for text in texts for line in text.splitlines() if line[:10] == "version = "]
+    return [*dict.fromkeys(line.split('"')[1] for line in reversed(versions))]
+
+
 @pytest.fixture
 def lived_in(render: Render) -> Path:
-    """Return a service that somebody has worked on, and what she wrote there."""
-    service = render(layers=PLAIN, project_name="Orders")
+    return _lived_in(render)
+
+
+def _lived_in(render: Render, release: str = "HEAD") -> Path:
+    """Return a service that somebody has worked on."""
+    service = render(layers=PLAIN, project_name="Orders", ref=release)
     commit(service, "as rendered")
     _write(service, "app/main.py", OWN_MAIN)
     _write(service, "app/tenant.py", OWN_LAYER)
@@ -90,49 +115,66 @@ def test_what_is_the_users_stays(
     change: Callable[[list[str]], list[str]], lived_in: Path, render: Render, mypy_cache: Path
 ) -> None:
     layers = change(PLAIN)
+
+    _update_and_look(lived_in, layers, render)
+
+    assert failures(lived_in, mypy_cache=mypy_cache, every_parameter=False) == []
+
+
+@pytest.mark.parametrize("release", _releases())
+def test_what_is_the_users_stays_from_a_release_on(
+    release: str, render: Render, mypy_cache: Path
+) -> None:
+    lived_in = _lived_in(render, release)
+
+    _update_and_look(lived_in, PLAIN, render)
+
+    assert failures(lived_in, mypy_cache=mypy_cache, every_parameter=False) == []
+
+
+def _update_and_look(service: Path, layers: list[str], render: Render) -> None:
+    """Update a service that is lived in; what the user wrote is there, the rest is as fresh."""
     kept = {
-        path: _read(lived_in, path)
+        path: _read(service, path)
         for path in (*USERS, "app/tenant.py", ".env")
-        if (lived_in / path).exists()
+        if (service / path).exists()
     }
 
-    done = _update(lived_in, layers=layers)
+    done = _update(service, layers=layers)
 
     assert done.returncode == 0, done.stdout
-    assert _conflicts(lived_in) == []
-    assert {path: _read(lived_in, path) for path in kept} == kept
-    assert not (lived_in / "tests/test_routes.py").exists()
-    assert '    "idna>=3",\n' in _read(lived_in, "pyproject.toml")
+    assert _conflicts(service) == []
+    assert {path: _read(service, path) for path in kept} == kept
+    assert not (service / "tests/test_routes.py").exists()
+    assert '    "idna>=3",\n' in _read(service, "pyproject.toml")
     fresh = render("fresh", layers=layers, project_name="Orders")
-    assert _differences(lived_in, fresh) == []
-    assert failures(lived_in, mypy_cache=mypy_cache) == []
+    assert _differences(service, fresh) == []
+
+
+@pytest.fixture(scope="module")
+def complete(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("complete") / "service"
+    data = {"layers": [*LAYERS]}
+    run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
+    return folder
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_each_layer_is_added_and_dropped(name: str, render: Render) -> None:
-    """From an unedited service to a fresh one, and back."""
+def test_each_layer_is_dropped_and_added(name: str, complete: Path, render: Render) -> None:
+    """From an unedited service to a fresh one, and back; in process, which saves time."""
     others = [other for other in LAYERS if name not in closed([other])]
     without = render("without", layers=others)
-    complete = render("complete", layers=[*LAYERS])
     service = without.parent / "service"
-    shutil.copytree(without, service)
+    shutil.copytree(complete, service)
     commit(service)
 
-    for layers, fresh in (([*LAYERS], complete), (others, without)):
-        done = _update(service, layers=layers)
+    for layers, fresh in ((others, without), ([*LAYERS], complete)):
+        data = {"layers": layers}
+        run_update(service, data=data, defaults=True, overwrite=True, quiet=True)
 
-        assert done.returncode == 0, done.stdout
         assert _conflicts(service) == []
         assert _differences(service, fresh, besides=USERS) == []
         commit(service)
-
-
-def _releases() -> list[str]:
-    """Return the earlier releases, as the fixture `template` tags them."""
-    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=ROOT).split()
-    texts = [git("show", f"{revision}:pyproject.toml", cwd=ROOT) for revision in log]
-    versions = [line for text in texts for line in text.splitlines() if line[:10] == "version = "]
-    return [*dict.fromkeys(line.split('"')[1] for line in reversed(versions))]
 
 
 @pytest.mark.parametrize("release", _releases())
@@ -151,28 +193,76 @@ def test_an_unedited_service_of_a_release_becomes_a_fresh_one(
     assert _differences(service, render("fresh", layers=layers), besides=USERS) == []
 
 
-def test_nothing_that_was_released_vanishes(template: Path, render: Render) -> None:
-    """Answers are recorded, settings deployed, files edited: all of them under these names."""
-    release = _releases()[-1]
-    before = template.parent / "before"
-    git("worktree", "add", "--quiet", "--force", before, release, cwd=template)
-    try:
-        order = read_yaml(before / "hooks/order.yml")
-        questions = {*read_yaml(before / "copier.yml")}
-        old = {path.stem: read_yaml(path) for path in (before / "hooks/layers").glob("*.yml")}
-    finally:
-        git("worktree", "remove", "--force", before, cwd=template)
-    now = read_yaml(ROOT / "hooks/order.yml")
+# Two, because the last may be the very commit that is tested.
+@pytest.fixture(params=_releases()[-2:])
+def released(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Path:
+    """Return the template as it was released."""
+    clone = tmp_path / str(request.param)
+    git("clone", "--quiet", "--branch", request.param, template, clone, cwd=template)
+    return clone
 
-    assert {*order["layers"]} <= {*now["layers"]}
+
+def test_no_layer_or_preset_that_was_released_vanishes_or_moves(released: Path) -> None:
+    order, now = (read_yaml(folder / "hooks/order.yml") for folder in (released, ROOT))
+
+    assert [name for name in now["layers"] if name in order["layers"]] == order["layers"]
     assert {*order["presets"]} <= {*now["presets"]}
-    assert {name for name in questions if name[0] != "_"} <= {*read_yaml(ROOT / "copier.yml")}
-    for name, layer in old.items():
-        settings = {knob["name"]: knob for knob in LAYERS[name].get("settings", ())}
-        for knob in layer.get("settings", ()):
-            assert settings[knob["name"]].get("default") == knob.get("default"), knob["name"]
-    layers = [*old]
-    assert _files(render("then", ref=release, layers=layers)) <= _files(render(layers=layers))
+
+
+def test_no_question_or_answer_that_was_released_vanishes(released: Path) -> None:
+    """Copier replaces an answer that is no more among the choices by the default, silently."""
+    old, now = (_questions(folder) for folder in (released, ROOT))
+
+    assert {*old} <= {*now}
+    for name, question in old.items():
+        for key in ("type", "multiselect", "secret"):
+            assert now[name].get(key) == question.get(key), name
+        assert _values(question) <= _values(now[name]), name
+
+
+def test_no_setting_that_was_released_changes_its_meaning(released: Path) -> None:
+    """Services are deployed with them."""
+    old, now = (_settings(folder) for folder in (released, ROOT))
+
+    assert {*old} <= {*now}
+    for name, setting in old.items():
+        for key in ("default", "unit"):
+            assert now[name].get(key) == setting.get(key), name
+
+
+@pytest.mark.parametrize(
+    ("scheme", "storage"), [("jwt", "memory"), ("session", "redis"), ("api_key", "redis")]
+)
+def test_no_file_of_a_released_service_vanishes(
+    scheme: str, storage: str, render: Render, released: Path
+) -> None:
+    layers = read_yaml(released / "hooks/order.yml")["layers"]
+    answers = {"layers": layers, "storage": storage}
+    if "authentication" in layers:
+        answers["authentication_scheme"] = scheme
+    then = render("then", ref=released.name, **answers)
+
+    assert _files(then) <= _files(render(**answers))
+
+
+def _questions(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_yaml(folder / "copier.yml")
+    return {name: value for name, value in found.items() if name[0] != "_"}
+
+
+def _values(question: dict[str, Any]) -> set[str]:
+    choices = question.get("choices", ())
+    return {*choices.values()} if isinstance(choices, dict) else set()
+
+
+def _settings(folder: Path) -> dict[str, dict[str, Any]]:
+    entries = (read_yaml(path) for path in folder.glob("hooks/*/*.yml"))
+    return {
+        knob["name"]: knob
+        for entry in entries
+        for part in with_variants(entry or {})
+        for knob in part.get("settings", ())
+    }
 
 
 def test_a_service_in_a_folder_of_a_repository(render: Render, tmp_path: Path) -> None:
@@ -228,11 +318,22 @@ def test_an_edit_elsewhere_in_the_template_s_files_is_merged(
 
 def test_the_message_tells_how_to_look(lived_in: Path) -> None:
     """A dropped layer takes edits with it, and Copier says nothing."""
+    path = "app/middleware/cors.py"
+    mine = _read(lived_in, path) + "\n# Mine.\n"
+    _write(lived_in, path, mine)
+    commit(lived_in)
+
     done = _update(lived_in, layers=[name for name in PLAIN if name != "cors"])
 
-    assert "git status" in done.stdout
-    assert "git restore" in done.stdout
-    assert "cors.py" in git("diff", "--name-only", "--diff-filter=D", cwd=lived_in)
+    _, _, message = done.stdout.partition("Look at the update")
+    told = re.findall(r"^  (git .*?)(?:   .*)?$", message, re.MULTILINE)
+    status, deleted, show, restore = [line.replace("FILE", path).split() for line in told]
+    assert "cors.py" in git(*status[1:], cwd=lived_in)
+    assert path in git(*deleted[1:], cwd=lived_in).split()
+    assert git(*show[1:], cwd=lived_in) == mine.strip()
+    git(*restore[1:], cwd=lived_in)
+    assert _read(lived_in, path) == mine
+    assert [line for line in message.splitlines() if len(line) > 80] == []
 
 
 def test_an_outdated_service_is_told_so(template: Path, render: Render, tmp_path: Path) -> None:

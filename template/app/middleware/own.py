@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from starlette.middleware import Middleware
 
-from .order import LAYERS, layer_of
+from .order import layer_of
 
 _OUTERMOST: Final = "outermost"
 _INNERMOST: Final = "innermost"
@@ -62,7 +62,7 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
         else:
             msg = (
                 f"{getattr(middleware.cls, '__name__', middleware.cls)} can't stand {place}"
-                f" {neighbour!r}: this stack has only {', '.join(LAYERS)}."
+                f" {neighbour!r}: LAYERS in app/middleware/order.py has no such layer."
             )
             raise SystemExit(msg)
     arranged = [*outer, *slots[0]]
