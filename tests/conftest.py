@@ -6,7 +6,6 @@ a first-parent commit that changed `version` in `pyproject.toml`. The working tr
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,8 @@ import pytest
 from copier import run_copy
 from plumbum import local
 
-from .support import ROOT, TESTS, commit, git
-
-NEWEST: Final = "999.0.0"
+from .clone import clone_template
+from .support import TESTS
 
 # A layer of test_catalogue.py, whose test runs in a rendered service.
 collect_ignore = ["demo_layer"]
@@ -45,11 +43,7 @@ class Render(Protocol):
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the clone; a test that changes it makes its own by `git clone`."""
     clone = tmp_path_factory.mktemp("template") / "fastapi-onion"
-    git("clone", "--quiet", "--no-tags", ROOT, clone, cwd=ROOT)
-    _tag_releases(clone)
-    _lay_working_tree(clone)
-    commit(clone, "the working tree")
-    git("tag", NEWEST, cwd=clone)
+    clone_template(clone)
     return clone
 
 
@@ -87,24 +81,3 @@ def render(template: Path, tmp_path: Path) -> Iterator[Render]:
     yield render
     for folder in rendered:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _tag_releases(clone: Path) -> None:
-    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=clone)
-    released = ""
-    for revision in reversed(log.split()):
-        text = git("show", f"{revision}:pyproject.toml", cwd=clone)
-        version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-        if version and version[1] != released:
-            released = version[1]
-            git("tag", released, revision, cwd=clone)
-
-
-def _lay_working_tree(clone: Path) -> None:
-    """Replace the files of the clone by those that stand here, git-ignored ones left out."""
-    git("rm", "--quiet", "-r", ".", cwd=clone)
-    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
-    for name in {*listed.strip("\0").split("\0")}:
-        if (ROOT / name).exists():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, clone / name)

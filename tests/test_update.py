@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 from copier import run_copy, run_update
 
-from .conftest import NEWEST, Render
+from .clone import NEWEST
+from .conftest import Render
 from .support import (
     LAYERS,
     ROOT,

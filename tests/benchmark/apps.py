@@ -1,5 +1,6 @@
 """The apps that are measured, by their names; those with layers are of the service beside."""
 
+from importlib import import_module
 from typing import Any, Final, cast
 
 from fastapi import APIRouter, FastAPI
@@ -7,7 +8,6 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .rivals import popular, tutorial
 from .workload import AUDIENCE, HOST, ISSUER, KEY, ORIGIN, add_routes
 
 # As FastAPI is at its fastest; left on and unused, its telemetry is a target of its own.
@@ -54,10 +54,9 @@ def _make(target: str, *, limit: str) -> FastAPI:
             return FastAPI(telemetry=QUIET)
         case "telemetry":
             return FastAPI()
-        case "tutorial":
-            return tutorial.make_app(limit=limit)
-        case "popular":
-            return popular.make_app(limit=limit)
+        case "tutorial" | "popular":
+            app: FastAPI = import_module(f".rivals.{kind}", __package__).make_app(limit=limit)
+            return app
         case "no-op":
             return FastAPI(middleware=[Middleware(NoOp)] * int(told), telemetry=QUIET)
         case _:

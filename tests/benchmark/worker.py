@@ -9,11 +9,10 @@ import asyncio
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,30 +23,39 @@ from starlette.types import Message, Scope
 from .apps import make
 from .workload import WORKLOADS
 
+_CHUNK: Final = bytes(65_536)
+
 Drive = Callable[[], Awaitable[None]]
 
 
 class Client:
     """Sends one request after the other, and stays until it is answered."""
 
-    def __init__(self, app: FastAPI, body: bytes) -> None:
+    def __init__(self, app: FastAPI, body: bytes, size: int = 0) -> None:
         self.status = 0
         self._app = app
         self._body = body
-        self._sent = False
+        self._size = size
+        self._chunks: Iterator[Message] = iter(())
 
-    async def send_all(self, scopes: Sequence[Scope]) -> None:
+    async def send_all(self, scopes: Iterable[Scope]) -> None:
         loop = asyncio.get_running_loop()
         for scope in scopes:
-            self._sent = False
+            self._chunks = self._upload()
             # A task for each, as the server does: timers end when the loop turns.
             await loop.create_task(self._app(scope, self._receive, self._send))
 
+    def _upload(self) -> Iterator[Message]:
+        for start in range(0, self._size, len(_CHUNK)):
+            chunk = _CHUNK[: self._size - start]
+            yield {"type": "http.request", "body": chunk, "more_body": True}
+        yield {"type": "http.request", "body": self._body, "more_body": False}
+
     async def _receive(self) -> Message:
-        if self._sent:
+        message = next(self._chunks, None)
+        if message is None:
             await asyncio.get_running_loop().create_future()
-        self._sent = True
-        return {"type": "http.request", "body": self._body, "more_body": False}
+        return message or {}
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -60,22 +68,49 @@ class Worker:
     def __init__(self, target: str, routes: int) -> None:
         self._target = target
         self._routes = routes
-        self._apps: dict[str, FastAPI] = {}
+        self._apps: dict[tuple[str, str], FastAPI] = {}
 
-    async def measure(self, what: str, name: str, count: int, clients: int = 1) -> tuple[int, float]:
-        """Return the last status, and what one of `count` requests took."""
+    async def measure(
+        self,
+        what: str,
+        name: str,
+        count: int,
+        *,
+        target: str | None = None,
+        clients: int = 1,
+        size: int = 0,
+    ) -> tuple[int, float]:
+        """
+        Return the last status, and what one of `count` requests took.
+
+        They come from so many `clients` in turn, with a body of `size` bytes more; `memory` is
+        what the process holds in the end, and `together` the CPU of all at once. Another
+        `target` than the worker's is one of the same service.
+        """
         workload = WORKLOADS[name]
-        app = self._apps.get(workload.limit)
-        if app is None:
-            app = make(self._target, limit=workload.limit, routes=self._routes)
-            self._apps[workload.limit] = app
-        client = Client(app, workload.body)
-        scopes = [workload.scope(number % clients) for number in range(count)]
+        wanted = (target or self._target, workload.limit)
+        if wanted not in self._apps:
+            self._apps[wanted] = make(wanted[0], limit=workload.limit, routes=self._routes)
+        app = self._apps[wanted]
+        client = Client(app, workload.body, size)
+        scopes: Iterable[Scope] = (workload.scope(number % clients) for number in range(count))
+        if what == "memory":
+            await client.send_all(scopes)
+            return client.status, _memory()
+        scopes = [*scopes]
         # What was made at start-up is not to be collected on the bill of a few requests.
         gc.collect()
         gc.freeze()
+        if what == "together":
+            crowd = [Client(app, workload.body) for _ in scopes]
+            each = [client.send_all([scope]) for client, scope in zip(crowd, scopes, strict=True)]
+            return workload.status, await _cpu(lambda: _gather(each)) / count
         taken = await _MEASURES[what](lambda: client.send_all(scopes))
         return client.status, taken / count
+
+
+async def _gather(each: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*each)
 
 
 async def _calls(drive: Drive) -> float:
@@ -116,13 +151,12 @@ def _control(option: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-async def _memory(drive: Drive) -> float:
-    """Drive, and take the most bytes that this process ever held."""
-    await drive()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _memory() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-_MEASURES: Final = {"calls": _calls, "cpu": _cpu, "instructions": _instructions, "memory": _memory}
+_MEASURES: Final = {"calls": _calls, "cpu": _cpu, "instructions": _instructions}
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The requests that are measured, and the routes that answer them."""
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ ISSUER: Final = "https://id.example"
 AUDIENCE: Final = "orders"
 
 CHUNKS: Final = 1000
+TICKS: Final = 20
 _CHUNK: Final = b"x" * 100
 _LARGE: Final = b"[" + b",".join(b"%d" % number for number in range(13_000)) + b"]"
 
@@ -62,6 +64,10 @@ def add_routes(app: FastAPI | APIRouter, *, others: int) -> None:
     async def read_stream() -> StreamingResponse:
         return StreamingResponse(chunks(), media_type="application/octet-stream")
 
+    @app.get("/ticks")
+    async def read_ticks() -> StreamingResponse:
+        return StreamingResponse(ticks(), media_type="application/octet-stream")
+
     @app.post("/upload")
     async def upload(request: Request) -> dict[str, int]:
         return {"bytes": sum([len(chunk) async for chunk in request.stream()])}
@@ -69,6 +75,12 @@ def add_routes(app: FastAPI | APIRouter, *, others: int) -> None:
 
 async def chunks() -> AsyncIterator[bytes]:
     for _ in range(CHUNKS):
+        yield _CHUNK
+
+
+async def ticks() -> AsyncIterator[bytes]:
+    for _ in range(TICKS):
+        await asyncio.sleep(0)  # so that many streams run side by side
         yield _CHUNK
 
 
@@ -96,7 +108,7 @@ class Workload:
     limit: str = "1000000/second"
     """How many requests an address may send."""
     fresh_token: bool = False
-    count: int = 100
+    count: int = 200
     """How many make a measurement."""
 
     def scope(self, client: int) -> Scope:
@@ -156,6 +168,10 @@ WORKLOADS: Final = {
     "404": Workload("404", "GET", "/nowhere", {**_USUAL, **bearer(token())}, status=404),
     "large": Workload("64 KB, not compressed", "GET", "/large", _IDENTITY, count=50),
     "compressed": Workload("64 KB, compressed", "GET", "/large", _USUAL, count=20),
+    "upload": Workload(
+        "an upload", "POST", "/upload", {**_IDENTITY, "transfer-encoding": "chunked"}
+    ),
+    "ticks": Workload("streams side by side", "GET", "/ticks", _IDENTITY),
     "stream": Workload(
         f"stream of {CHUNKS:,} chunks", "GET", "/stream", _IDENTITY, count=4
     ),

@@ -39,8 +39,11 @@ class CorsMiddleware(CORSMiddleware):
         if scope["type"] != "http" or scope["method"] == "OPTIONS":
             await super().__call__(scope, receive, send)
             return
-        origins = [value for name, value in scope["headers"] if name == b"origin"]
-        origin = origins[0].decode("latin-1") if origins else None
+        origin = None
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origin = value.decode("latin-1")
+                break
         await self.app(scope, receive, self._sharing(send, origin))
 
     async def simple_response(

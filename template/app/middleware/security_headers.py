@@ -72,7 +72,7 @@ class SecurityHeadersMiddleware:
                 message = {**message, "headers": self._completed(message.get("headers", []), ours)}
             return send(message)
 
-        if _is_docs(scope):
+        if route_path(scope) in _docs_paths(scope["app"]):
             # The script is read from the page, which therefore has to come whole and as it is.
             scope["headers"] = [item for item in scope["headers"] if item[0] not in _SPARING]
             return self.app(scope, receive, _DocsPage(send_with_headers).send)
@@ -109,10 +109,6 @@ def _docs_policy(page: bytes) -> bytes:
     digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(page))
     hashes = [f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     return (_DOCS_POLICY + "".join(hashes)).encode()
-
-
-def _is_docs(scope: Scope) -> bool:
-    return route_path(scope) in _docs_paths(scope["app"])
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,40 @@
+"""A clone of this repository, with a tag for each release and for what stands here."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from .support import ROOT, commit, git
+
+NEWEST: Final = "999.0.0"
+
+
+def clone_template(folder: Path) -> None:
+    """Clone into `folder`; the working tree, uncommitted changes included, is the newest."""
+    git("clone", "--quiet", "--no-tags", ROOT, folder, cwd=ROOT)
+    _tag_releases(folder)
+    _lay_working_tree(folder)
+    commit(folder, "the working tree")
+    git("tag", NEWEST, cwd=folder)
+
+
+def _tag_releases(clone: Path) -> None:
+    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=clone)
+    released = ""
+    for revision in reversed(log.split()):
+        text = git("show", f"{revision}:pyproject.toml", cwd=clone)
+        version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+        if version and version[1] != released:
+            released = version[1]
+            git("tag", released, revision, cwd=clone)
+
+
+def _lay_working_tree(clone: Path) -> None:
+    """Replace the files of the clone by those that stand here, git-ignored ones left out."""
+    git("rm", "--quiet", "-r", ".", cwd=clone)
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    for name in {*listed.strip("\0").split("\0")}:
+        if (ROOT / name).exists():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, clone / name)
