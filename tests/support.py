@@ -1,7 +1,6 @@
 """What the tests share that is no fixture: the catalogue, and how a command is run."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -142,15 +141,7 @@ def failures(
 
 
 def _tested(service: Path, *runner: str | Path) -> Done:
-    """
-    Run the tests of a service; those that fail once more, alone.
-
-    Many services are tested at once here, so a test with a real server may come late. What
-    is broken fails twice.
-    """
     # In the folder that all runs of pytest share one trips over what another takes away.
     folder = service.with_name(f"{service.name}-tests")
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}")
-    done = run(*runner, *options, cwd=service)
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return run(*runner, *options, *failed, cwd=service) if failed else done
+    return run(*runner, *options, cwd=service)
