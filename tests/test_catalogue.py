@@ -292,16 +292,21 @@ def _parameters(modules: Path, path: str) -> tuple[set[str], set[str]]:
         parameters = [*inspect.signature(getattr(import_module(module), name)).parameters.values()]
         needed = {item.name for item in parameters if item.default is inspect.Parameter.empty}
         return {item.name for item in parameters} - {"app"}, needed - {"app"}
-    source = (modules / f"{module[1:]}.py").read_text("utf-8")
-    classes = {
-        node.name: node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)
-    }
+    nodes = [*ast.walk(ast.parse((modules / f"{module[1:]}.py").read_text("utf-8")))]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     for item in classes[name].body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             pairs = [*zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True)]
             accepted = {argument.arg for argument, _ in pairs}
             return accepted, {argument.arg for argument, default in pairs if default is None}
-    return set(), set()
+    imported = {
+        alias.name: f"{node.module}:{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    inherited = [imported[ast.unparse(base)] for base in classes[name].bases]
+    return _parameters(modules, *inherited) if inherited else (set(), set())
 
 
 def test_settings_are_described() -> None:

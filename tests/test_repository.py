@@ -55,6 +55,16 @@ def test_no_service_is_named_like_a_package_that_it_installs() -> None:
     assert installed - {*BASE["installed"]} == set()
 
 
+def test_the_readme_quotes_the_figures_as_they_were_measured() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    page = (ROOT / "docs/performance.md").read_text("utf-8").splitlines()
+    quoted = readme.partition("## What it costs")[2].partition("\n## ")[0].splitlines()
+    rows = [line for line in quoted if line.startswith("|")]
+
+    assert len(rows) > 3
+    assert [row for row in rows if row not in page] == []
+
+
 # Workflows
 
 

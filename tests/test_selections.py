@@ -27,6 +27,7 @@ from .support import (
     Answers,
     closed,
     failures,
+    run,
     with_variants,
 )
 
@@ -156,6 +157,22 @@ def test_a_selection_is_a_good_service(
     assert _declared(service) == _imported(service)
 
 
+@pytest.mark.parametrize("preset", ORDER["presets"])
+def test_nothing_is_imported_for_what_is_absent(preset: str, render: Render) -> None:
+    service = render(preset=preset)
+    long = "random characters, more than 32 of them"
+    shown = "import sys, app.main; print(*(name for name in sys.modules))"
+    env: dict[str, Any] = {"SESSION_SECRET": long, "JWT_KEY": long, "JWT_ALGORITHMS": "HS256"}
+
+    done = run(sys.executable, "-c", shown, cwd=service, **env)
+
+    assert done.returncode == 0, done.stdout
+    paths = [name.replace(".", "/") for name in done.stdout.split()]
+    imported = {_owners().get(at) for path in paths for at in (path, f"{path}/__init__")}
+    all_of_them = {_name(line) for name in ENTRIES for line in _dependencies(name)}
+    assert imported & all_of_them - _declared(service) == set()
+
+
 def test_every_three_layers_meet_in_all_their_states() -> None:
     selections = [
         {*answers["layers"]} for name, answers in _selections().items() if name[:5] != "pair-"
@@ -216,10 +233,19 @@ def _without_left_out(page: str) -> str:
     return re.sub(r"^## Left out$.*?(?=^## |\Z)", "", page, flags=re.MULTILINE | re.DOTALL)
 
 
+def _dependencies(name: str) -> Iterator[str]:
+    for entry in with_variants(ENTRIES[name]):
+        yield from entry.get("dependencies", ())
+
+
 def _declared(service: Path) -> set[str]:
     project = tomllib.loads((service / "pyproject.toml").read_text("utf-8"))
     lines = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
-    return {str(canonicalize_name(Requirement(line).name)) for line in lines} - {*NOT_IMPORTED}
+    return {*map(_name, lines)} - {*NOT_IMPORTED}
+
+
+def _name(requirement: str) -> str:
+    return str(canonicalize_name(Requirement(requirement).name))
 
 
 def _imported(service: Path) -> set[str]:

@@ -26,8 +26,6 @@ _SETTINGS: Final = {
 }
 
 
-
-
 def make(target: str, *, limit: str, routes: int) -> FastAPI:
     """
     Return the app called `target`, with the routes of the workload outside of so many others.
@@ -82,7 +80,9 @@ def _stack(names: list[str] | None, *, limit: str) -> FastAPI:
     settings = StackSettings(_env_file=None, **known)
     options: dict[str, Any] = dict(stack_options(settings))
     if names is not None:
-        layers = [item for item in options["middleware"] if (layer_of(item.cls) or "check") in names]
+        layers = [
+            item for item in options["middleware"] if (layer_of(item.cls) or "check") in names
+        ]
         telemetry = options["telemetry"] if "tracing" in names else QUIET
         options |= {"middleware": layers, "telemetry": telemetry}
     return FastAPI(**options)

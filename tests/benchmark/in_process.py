@@ -1,5 +1,6 @@
 """Requests driven in process: instructions and calls, which repeat, and the time of the CPU."""
 
+import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ SLICE_SECONDS = 0.008
 def requests(targets: Targets) -> None:
     """Compare whole stacks, for each kind of request."""
     stacks = targets.stacks()
-    with ThreadPoolExecutor() as executor:
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
         counted = [*executor.map(lambda target: counts(target, *KINDS), stacks)]
     cpu = {name: times(stacks, name) for name in ("user", "stream")}
     bare = counted[0]
@@ -44,7 +45,7 @@ def layers(targets: Targets) -> None:
     """Compare each layer alone, on top of what it needs, with bare FastAPI."""
     pairs = [(targets.alone(name), targets.required(name)) for name in LAYERS]
     measured: dict[Target, tuple[float, float]] = {}
-    with ThreadPoolExecutor() as executor:
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
         wanted = [targets.bare(), targets.quiet(), *{target for pair in pairs for target in pair}]
         found = executor.map(lambda target: counts(target, "user")["user"], wanted)
         measured = dict(zip(wanted, found, strict=True))
@@ -83,8 +84,6 @@ def times(targets: list[Target], name: str) -> list[float]:
     return [median(taken[worker] / taken[workers[0]] for taken in rounds) for worker in workers]
 
 
-def _slices(
-    workers: list[Worker], counts: list[int], name: str
-) -> Iterator[tuple[Worker, float]]:
+def _slices(workers: list[Worker], counts: list[int], name: str) -> Iterator[tuple[Worker, float]]:
     for worker, count in random.sample([*zip(workers, counts, strict=True)], len(workers)):
         yield worker, worker.measure("cpu", name, count)

@@ -17,7 +17,7 @@ def scale(targets: Targets) -> None:
     """Write one section of several tables."""
     tables = (
         ("Layers that do nothing, in instructions:", _layers(targets)),
-        ("What the twelve concerns add in instructions, among other routes:", _routes(targets)),
+        ("What the twelve concerns add in calls, among so many other routes:", _routes(targets)),
         ("The twelve concerns, counting so many clients in memory:", _clients(targets)),
         ("Memory that the process gained by uploads of that size:", _uploads(targets)),
         (f"{STREAMS:,} streams side by side, against bare FastAPI:", _streams(targets)),
@@ -26,14 +26,18 @@ def scale(targets: Targets) -> None:
 
 
 def _layers(targets: Targets) -> str:
-    found = [_counted(Target("", f"no-op:{number}", targets.folder)) for number in LAYERS]
+    found = []
+    for number in LAYERS:
+        with Worker(Target("", f"no-op:{number}", targets.folder), callgrind=True) as worker:
+            worker.measure("cpu", "user", 200)
+            found.append(worker.measure("instructions", "user", 100))
     row = ["ratio to none", *(f"{count / found[0]:.3f}" for count in found)]
     return table(["layers", *map(str, LAYERS)], [row])
 
 
 def _routes(targets: Targets) -> str:
-    bare = [_counted(targets.quiet(), routes=number) for number in ROUTES]
-    twelve = [_counted(targets.twelve(), routes=number) for number in ROUTES]
+    bare = [_calls(targets.quiet(), number) for number in ROUTES]
+    twelve = [_calls(targets.twelve(), number) for number in ROUTES]
     ours = [more - less for more, less in zip(twelve, bare, strict=True)]
     rows = [
         ["bare FastAPI, to the fewest", *(f"{count / bare[0]:.3f}" for count in bare)],
@@ -42,10 +46,10 @@ def _routes(targets: Targets) -> str:
     return table(["routes", *(f"{number:,}" for number in ROUTES)], rows)
 
 
-def _counted(target: Target, *, routes: int = 1) -> float:
-    with Worker(target, callgrind=True, routes=routes) as worker:
-        worker.measure("cpu", "user", 200)
-        return worker.measure("instructions", "user", 100)
+def _calls(target: Target, routes: int) -> float:
+    with Worker(target, routes=routes) as worker:
+        worker.measure("cpu", "user", 50)
+        return worker.measure("calls", "user", 50)
 
 
 def _clients(targets: Targets) -> str:

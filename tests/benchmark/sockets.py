@@ -31,9 +31,7 @@ def rates(targets: Targets) -> None:
         served = {target: stack.enter_context(_server(target)) for target in stacks}
         served[logging] = stack.enter_context(_server(logging, "--access-log"))
         found = {name: _rounds(served, name) for name in names}
-    rows = [
-        [target.label, *(ratio(found[name][target]) for name in names)] for target in served
-    ]
+    rows = [[target.label, *(ratio(found[name][target]) for name in names)] for target in served]
     write("Rate", table(["stack", *(WORKLOADS[name].label for name in names)], rows))
 
 
@@ -49,7 +47,12 @@ def _rounds(served: dict[Target, int], name: str) -> dict[Target, float]:
 
 def _rate(port: int, name: str) -> float:
     workload = WORKLOADS[name]
-    headers = [part for pair in workload.headers.items() for part in ("-H", ": ".join(pair))]
+    # wrk adds a Host of its own to one in small letters.
+    headers = [
+        part
+        for name, value in workload.headers.items()
+        for part in ("-H", f"{name.title()}: {value}")
+    ]
     client = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", *headers]
     done = subprocess.run(
         _pinned(1, *client, f"http://127.0.0.1:{port}{workload.path}"),

@@ -22,7 +22,7 @@ _ENVIRONMENT: Final = {
     "JWT_KEY": _SECRET,
     "SESSION_SECRET": _SECRET,
 }
-_BARE: Final = '''\
+_BARE: Final = """\
 from fastapi import FastAPI
 
 app = FastAPI()
@@ -31,7 +31,7 @@ app = FastAPI()
 @app.get("/healthz")
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
-'''
+"""
 
 
 def start_up(targets: Targets) -> None:
@@ -51,7 +51,9 @@ def start_up(targets: Targets) -> None:
     rows = []
     for name in services:
         # The first round wrote the bytecode.
-        figures = [median(figure) for figure in zip(*(taken[name] for taken in rounds[1:]), strict=True)]
+        figures = [
+            median(figure) for figure in zip(*(taken[name] for taken in rounds[1:]), strict=True)
+        ]
         wall, cpu, memory = figures
         rows.append([name, f"{wall:.2f} s", f"{cpu:.2f} s", f"{memory / 1_000_000:.0f} MB"])
     write("Start-up", table(["service", "to the first answer", "CPU", "memory"], rows))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +63,22 @@ class Client:
             self.status = message["status"]
 
 
+@dataclass(frozen=True)
+class Job:
+    """What to measure; another `target` than the worker's is one of the same service."""
+
+    what: str
+    """`calls`, `instructions`, `cpu`; `together`, the CPU of all at once; `memory`, in the end."""
+    name: str
+    """The workload's."""
+    count: int
+    target: str = ""
+    clients: int = 1
+    """From how many addresses the requests come, in turn."""
+    size: int = 0
+    """How many bytes more each body has."""
+
+
 class Worker:
     """The apps of one target, and what it measures of them."""
 
@@ -70,43 +87,30 @@ class Worker:
         self._routes = routes
         self._apps: dict[tuple[str, str], FastAPI] = {}
 
-    async def measure(
-        self,
-        what: str,
-        name: str,
-        count: int,
-        *,
-        target: str | None = None,
-        clients: int = 1,
-        size: int = 0,
-    ) -> tuple[int, float]:
-        """
-        Return the last status, and what one of `count` requests took.
-
-        They come from so many `clients` in turn, with a body of `size` bytes more; `memory` is
-        what the process holds in the end, and `together` the CPU of all at once. Another
-        `target` than the worker's is one of the same service.
-        """
-        workload = WORKLOADS[name]
-        wanted = (target or self._target, workload.limit)
+    async def measure(self, job: Job) -> tuple[int, float]:
+        """Return the last status, and what one of the requests took."""
+        workload = WORKLOADS[job.name]
+        wanted = (job.target or self._target, workload.limit)
         if wanted not in self._apps:
             self._apps[wanted] = make(wanted[0], limit=workload.limit, routes=self._routes)
         app = self._apps[wanted]
-        client = Client(app, workload.body, size)
-        scopes: Iterable[Scope] = (workload.scope(number % clients) for number in range(count))
-        if what == "memory":
+        client = Client(app, workload.body, job.size)
+        scopes: Iterable[Scope] = (
+            workload.scope(number % job.clients) for number in range(job.count)
+        )
+        if job.what == "memory":
             await client.send_all(scopes)
             return client.status, _memory()
         scopes = [*scopes]
         # What was made at start-up is not to be collected on the bill of a few requests.
         gc.collect()
         gc.freeze()
-        if what == "together":
+        if job.what == "together":
             crowd = [Client(app, workload.body) for _ in scopes]
             each = [client.send_all([scope]) for client, scope in zip(crowd, scopes, strict=True)]
-            return workload.status, await _cpu(lambda: _gather(each)) / count
-        taken = await _MEASURES[what](lambda: client.send_all(scopes))
-        return client.status, taken / count
+            return workload.status, await _cpu(lambda: _gather(each)) / job.count
+        taken = await _MEASURES[job.what](lambda: client.send_all(scopes))
+        return client.status, taken / job.count
 
 
 async def _gather(each: Iterable[Awaitable[None]]) -> None:
@@ -141,7 +145,12 @@ async def _instructions(drive: Drive) -> float:
     await drive()
     _control("--instr=off")
     _control("--dump")
-    newest = max(Path(os.environ["CALLGRIND_OUT"]).glob("*.*"), key=lambda path: path.stat().st_mtime)
+    return _total()
+
+
+def _total() -> float:
+    dumps = Path(os.environ["CALLGRIND_OUT"]).glob("*.*")
+    newest = max(dumps, key=lambda path: path.stat().st_mtime)
     totals = [line for line in newest.read_text().splitlines() if line.startswith("totals:")]
     return float(totals[0].split()[1])
 
@@ -167,7 +176,11 @@ def main() -> None:
     worker = Worker(target, routes)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for line in sys.stdin:
-            print(json.dumps(runner.run(worker.measure(**json.loads(line)))), file=told, flush=True)
+            print(
+                json.dumps(runner.run(worker.measure(Job(**json.loads(line))))),
+                file=told,
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class Workload:
     status: int = 200
     """What a stack with the concerns answers; a bare app may answer otherwise."""
     body: bytes = b""
-    limit: str = "1000000/second"
+    limit: str = "100000000/hour"
     """How many requests an address may send."""
     fresh_token: bool = False
     count: int = 200
@@ -137,12 +137,8 @@ _BODY: Final = b'{"name": "onion", "quantity": 3}'
 
 WORKLOADS: Final = {
     "get": Workload("small GET", "GET", "/items/1", _USUAL),
-    "user": Workload(
-        "GET with Origin and token", "GET", "/items/1", {**_USUAL, **bearer(token())}
-    ),
-    "first": Workload(
-        "GET with a token never seen", "GET", "/items/1", _USUAL, fresh_token=True
-    ),
+    "user": Workload("GET with Origin and token", "GET", "/items/1", {**_USUAL, **bearer(token())}),
+    "first": Workload("GET with a token never seen", "GET", "/items/1", _USUAL, fresh_token=True),
     "post": Workload(
         "POST with a typed body",
         "POST",
@@ -172,7 +168,5 @@ WORKLOADS: Final = {
         "an upload", "POST", "/upload", {**_IDENTITY, "transfer-encoding": "chunked"}
     ),
     "ticks": Workload("streams side by side", "GET", "/ticks", _IDENTITY),
-    "stream": Workload(
-        f"stream of {CHUNKS:,} chunks", "GET", "/stream", _IDENTITY, count=4
-    ),
+    "stream": Workload(f"stream of {CHUNKS:,} chunks", "GET", "/stream", _IDENTITY, count=4),
 }

@@ -51,8 +51,10 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     root.setLevel(level)
     for name in _UVICORN:
         logger = logging.getLogger(name)
-        logger.handlers = []
-        logger.propagate = True
+        # One without any was switched off, as by `--no-access-log`.
+        if logger.hasHandlers():
+            logger.handlers = []
+            logger.propagate = True
 
 
 def line_writer(level: str) -> Callable[[dict[str, Any]], None]:

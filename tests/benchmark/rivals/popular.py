@@ -57,12 +57,13 @@ async def answer_error(_: Request, __: Exception) -> JSONResponse:
 def make_app(*, limit: str) -> FastAPI:
     """Return the app, which admits `limit` requests from an address."""
     _configure_logging()
+    handlers: dict[Any, Any] = {
+        Exception: answer_error,
+        RateLimitExceeded: _rate_limit_exceeded_handler,
+    }
     app = FastAPI(
         dependencies=[Depends(authenticate)],
-        exception_handlers={
-            Exception: answer_error,
-            RateLimitExceeded: _rate_limit_exceeded_handler,
-        },
+        exception_handlers=handlers,
         max_body_size=100_000_000,
     )
     app.state.limiter = Limiter(key_func=get_remote_address, default_limits=[limit])
