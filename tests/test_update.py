@@ -288,14 +288,14 @@ def test_an_edit_of_the_template_s_files_conflicts_visibly(
     service = render(source=changed, ref=NEWEST, layers=PLAIN)
     commit(service)
     path = "app/middleware/request_id.py"
-    _write(service, path, _read(service, path).replace("token_hex(16)", "token_hex(8)"))
+    _write(service, path, _read(service, path).replace("urandom(16)", "urandom(8)"))
     commit(service)
 
     done = _update(service)
 
     assert done.returncode == 0, done.stdout
     assert _conflicts(service) == [path]
-    for text in ("token_hex(8)", "token_hex(32)", "<<<<<<< before updating"):
+    for text in ("urandom(8)", "urandom(32)", "<<<<<<< before updating"):
         assert text in _read(service, path)
     assert "UU is a conflict" in done.stdout
 
@@ -313,7 +313,7 @@ def test_an_edit_elsewhere_in_the_template_s_files_is_merged(
     _update(service)
 
     assert _conflicts(service) == []
-    assert "token_hex(32)" in _read(service, path)
+    assert "urandom(32)" in _read(service, path)
     assert _read(service, path).endswith("# Mine.\n")
 
 
@@ -375,8 +375,8 @@ def _changed(template: Path, folder: Path) -> Path:
     clone = folder / "changed"
     git("clone", "--quiet", template, clone, cwd=folder)
     path = "template/app/middleware/request_id.py"
-    assert "token_hex(16)" in _read(clone, path)
-    _write(clone, path, _read(clone, path).replace("token_hex(16)", "token_hex(32)"))
+    assert "urandom(16)" in _read(clone, path)
+    _write(clone, path, _read(clone, path).replace("urandom(16)", "urandom(32)"))
     commit(clone)
     git("tag", "999.1.0", cwd=clone)
     return clone

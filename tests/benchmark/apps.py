@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 from fastapi import APIRouter, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .workload import AUDIENCE, HOST, ISSUER, KEY, ORIGIN, add_routes
 
@@ -32,7 +32,7 @@ def make(target: str, *, limit: str, routes: int) -> FastAPI:
 
     `bare`, `telemetry`, `tutorial` and `popular` need no service; `no-op:` and a number has so
     many layers that do nothing. `stack` has all layers of the service, `only:` and names has
-    those, where `check` is the check of the order.
+    those, where `check` is the check of the order; `headers` only sends what `stack` would.
     """
     app = _make(target, limit=limit)
     if target == "popular":
@@ -55,6 +55,9 @@ def _make(target: str, *, limit: str) -> FastAPI:
         case "tutorial" | "popular":
             app: FastAPI = import_module(f".rivals.{kind}", __package__).make_app(limit=limit)
             return app
+        case "headers":
+            learn = Middleware(SameHeaders, stack=_make("stack", limit=limit))
+            return FastAPI(middleware=[learn])
         case "no-op":
             return FastAPI(middleware=[Middleware(NoOp)] * int(told), telemetry=QUIET)
         case _:
@@ -69,6 +72,39 @@ class NoOp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
+
+
+class SameHeaders:
+    """Sends the headers that `stack` sent once: what they cost the server, without the work."""
+
+    def __init__(self, app: ASGIApp, *, stack: FastAPI) -> None:
+        self.app = app
+        self.stack = stack
+        self.headers: list[tuple[bytes, bytes]] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if self.headers is None:
+            self.headers = await self._learn({**scope, "state": {}}, receive)
+        headers = self.headers
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *headers]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+    async def _learn(self, scope: Scope, receive: Receive) -> list[tuple[bytes, bytes]]:
+        sent: list[tuple[bytes, bytes]] = []
+
+        async def send(message: Message) -> None:
+            sent.extend(message.get("headers", ()))
+
+        await self.stack(scope, receive, send)
+        return [item for item in sent if item[0] not in {b"content-length", b"content-type"}]
 
 
 def _stack(names: list[str] | None, *, limit: str) -> FastAPI:

@@ -26,9 +26,10 @@ def rates(targets: Targets) -> None:
     """Compare how many requests a second each stack answers, and how long the slow ones take."""
     stacks = targets.stacks()
     logging = Target("bare FastAPI, uvicorn's access log on", "telemetry", targets.folder)
+    headers = Target("bare FastAPI, with the headers of the twelve", "headers", stacks[2].service)
     names = ("user", "stream")
     with ExitStack() as stack:
-        served = {target: stack.enter_context(_server(target)) for target in stacks}
+        served = {target: stack.enter_context(_server(target)) for target in (*stacks, headers)}
         served[logging] = stack.enter_context(_server(logging, "--access-log"))
         found = {name: _rounds(served, name) for name in names}
     rows = [[target.label, *(ratio(found[name][target]) for name in names)] for target in served]
