@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -21,7 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from .support import ROOT
+from .support import ROOT, free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -85,7 +84,7 @@ class Servers:
         self._script = script
 
     def __call__(self, settings: Mapping[str, str], *spoilt: str) -> Service:
-        port = _free_port()
+        port = free_port()
         service = Service(port, self._folder / f"server-{port}.log")
         job = {"port": port, "log": str(service.log), "settings": settings, "spoilt": spoilt}
         print(json.dumps(job), file=self._script, flush=True)
@@ -111,13 +110,6 @@ def servers_of(folder: Path) -> Iterator[Servers]:
     ) as process:
         assert process.stdin is not None
         yield Servers(folder, process.stdin)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers(service: Service) -> bool:

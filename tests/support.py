@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,6 +90,14 @@ def git(*arguments: str | Path, cwd: Path) -> str:
     done = run("git", *arguments, cwd=cwd)
     assert done.returncode == 0, done.stdout
     return done.stdout.strip()
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def commit(folder: Path, message: str = "change") -> None:

@@ -1,13 +1,13 @@
 """Requests driven in process: instructions and calls, which repeat, and the time of the CPU."""
 
 import os
-import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 
 from ..support import LAYERS
+from .interleaved import interleaved
 from .page import ratio, table, write
 from .targets import Target, Targets, Worker
 from .workload import WORKLOADS
@@ -44,7 +44,6 @@ def requests(targets: Targets) -> None:
 def layers(targets: Targets) -> None:
     """Compare each layer alone, on top of what it needs, with bare FastAPI."""
     pairs = [(targets.alone(name), targets.required(name)) for name in LAYERS]
-    measured: dict[Target, tuple[float, float]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         wanted = [targets.bare(), targets.quiet(), *{target for pair in pairs for target in pair}]
         found = executor.map(lambda target: counts(target, "user")["user"], wanted)
@@ -80,10 +79,9 @@ def times(targets: list[Target], name: str) -> list[float]:
             max(1, round(SLICE_SECONDS / worker.measure("cpu", name, WORKLOADS[name].count)))
             for worker in workers
         ]
-        rounds = [dict(_slices(workers, counts, name)) for _ in range(ROUNDS)]
+        work = {
+            worker: partial(worker.measure, "cpu", name, count)
+            for worker, count in zip(workers, counts, strict=True)
+        }
+        rounds = interleaved(work, ROUNDS)
     return [median(taken[worker] / taken[workers[0]] for taken in rounds) for worker in workers]
-
-
-def _slices(workers: list[Worker], counts: list[int], name: str) -> Iterator[tuple[Worker, float]]:
-    for worker, count in random.sample([*zip(workers, counts, strict=True)], len(workers)):
-        yield worker, worker.measure("cpu", name, count)

@@ -1,6 +1,5 @@
 """What Copier takes for a service: to copy it, and to update it from the last release."""
 
-import random
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import Final
 
 from ..clone import NEWEST
 from ..support import commit, git
+from .interleaved import interleaved
 from .page import seconds, table, write
 from .targets import Targets
 
@@ -36,10 +36,7 @@ def rendering(targets: Targets) -> None:
         "update from an empty template": lambda: _update(targets.folder, empty, "1.0.0"),
         f"update everything from {released}": lambda: _update(targets.folder, template, released),
     }
-    rounds = []
-    for _ in range(ROUNDS):
-        order = random.sample([*work], len(work))
-        rounds.append({name: work[name]() for name in order})
+    rounds = interleaved(work, ROUNDS)
     rows = [[name, seconds(median(taken[name] for taken in rounds))] for name in work]
     write("Rendering", table(["", "median of 7"], rows))
 

@@ -1,18 +1,19 @@
 """Requests over loopback: a server on one core, wrk on another."""
 
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from statistics import median
 from typing import Final
 from urllib.request import Request, urlopen
 
+from ..support import free_port
+from .interleaved import interleaved
 from .page import ratio, table, write
 from .targets import Target, Targets
 from .workload import WORKLOADS, Headers
@@ -23,7 +24,7 @@ CONNECTIONS: Final = 16
 
 
 def rates(targets: Targets) -> None:
-    """Compare how many requests a second each stack answers, and how long the slow ones take."""
+    """Compare how many requests a second each stack answers."""
     stacks = targets.stacks()
     logging = Target("bare FastAPI, uvicorn's access log on", "telemetry", targets.folder)
     headers = Target("bare FastAPI, with the headers of the twelve", "headers", stacks[2].service)
@@ -38,10 +39,8 @@ def rates(targets: Targets) -> None:
 
 def _rounds(served: dict[Target, int], name: str) -> dict[Target, float]:
     """Return the rate of each target as a ratio to the first one's, round by round."""
-    rounds = []
-    for _ in range(ROUNDS):
-        order = random.sample([*served], len(served))
-        rounds.append({target: _rate(served[target], name) for target in order})
+    work = {target: partial(_rate, port, name) for target, port in served.items()}
+    rounds = interleaved(work, ROUNDS)
     bare = next(iter(served))
     return {target: median(taken[target] / taken[bare] for taken in rounds) for target in served}
 
@@ -70,9 +69,7 @@ def _rate(port: int, name: str) -> float:
 @contextmanager
 def _server(target: Target, log: str = "--no-access-log") -> Iterator[int]:
     """Yield the port of a server of one target."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", "benchmark.server:app", log, "--port", str(port)]
     process = subprocess.Popen(
         _pinned(0, *command),

@@ -1,17 +1,18 @@
 """From the start of a server to its first answer: time, CPU and memory."""
 
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
 
-from .page import table, write
+from ..support import free_port
+from .interleaved import interleaved
+from .page import megabytes, seconds, table, write
 from .sockets import wait_for
 from .targets import Targets
 
@@ -44,10 +45,8 @@ def start_up(targets: Targets) -> None:
         "minimal": targets.service("minimal", preset="minimal"),
         "everything": targets.everything().service,
     }
-    rounds = []
-    for _ in range(ROUNDS + 1):
-        order = random.sample([*services], len(services))
-        rounds.append({name: _started(services[name]) for name in order})
+    work = {name: partial(_started, service) for name, service in services.items()}
+    rounds = interleaved(work, ROUNDS + 1)
     rows = []
     for name in services:
         # The first round wrote the bytecode.
@@ -55,14 +54,12 @@ def start_up(targets: Targets) -> None:
             median(figure) for figure in zip(*(taken[name] for taken in rounds[1:]), strict=True)
         ]
         wall, cpu, memory = figures
-        rows.append([name, f"{wall:.2f} s", f"{cpu:.2f} s", f"{memory / 1_000_000:.0f} MB"])
+        rows.append([name, seconds(wall), seconds(cpu), megabytes(memory)])
     write("Start-up", table(["service", "to the first answer", "CPU", "memory"], rows))
 
 
 def _started(service: Path) -> tuple[float, float, float]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     start = time.perf_counter()
     process = subprocess.Popen(
         (sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port)),

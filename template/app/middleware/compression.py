@@ -85,9 +85,10 @@ class _Answer:
 
         async def send_finished(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if not _is_encoded(message):
+                compressed = _is_encoded(message)
+                if not compressed:
                     self._pass_on = self._send  # the library is done with it
-                message = _finished(message, coding)
+                message = _finished(message, coding, compressed=compressed)
             await self._send(message)
 
         taken: list[Send] = []
@@ -130,11 +131,10 @@ def _prepared(message: Message) -> Message:
     return {**message, "headers": headers, "prepared": message}
 
 
-def _finished(message: Message, coding: str) -> Message:
+def _finished(message: Message, coding: str, *, compressed: bool) -> Message:
     """Return the head of the service with what the library did to it."""
     start: Message = message["prepared"]
     headers: Headers = list(start.get("headers", ()))
-    compressed = _is_encoded(message)
     if compressed:
         gone = {b"content-encoding", b"content-length"}
         headers = [item for item in headers if item[0] not in gone]
