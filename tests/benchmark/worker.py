@@ -37,12 +37,14 @@ class Client:
         self._app = app
         self._body = body
         self._size = size
+        self._scope: Scope = {}
         self._chunks: Iterator[Message] = iter(())
 
     async def send_all(self, scopes: Iterable[Scope]) -> None:
         loop = asyncio.get_running_loop()
         for scope in scopes:
             self._chunks = self._upload()
+            self._scope = scope  # as servers do: what it holds may then hold itself
             # A task for each, as the server does: timers end when the loop turns.
             await loop.create_task(self._app(scope, self._receive, self._send))
 
@@ -68,7 +70,10 @@ class Job:
     """What to measure; another `target` than the worker's is one of the same service."""
 
     what: str
-    """`calls`, `instructions`, `cpu`; `together`, the CPU of all at once; `memory`, in the end."""
+    """
+    `calls`, `instructions`, `cpu`; `together`, the CPU of all at once; `memory`, in the end;
+    `garbage`, what all of them leave to the collector.
+    """
     name: str
     """The workload's."""
     count: int
@@ -101,6 +106,9 @@ class Worker:
         if job.what == "memory":
             await client.send_all(scopes)
             return client.status, _memory()
+        if job.what == "garbage":
+            left = await _garbage(lambda: client.send_all(scopes))
+            return client.status, left
         scopes = [*scopes]
         # What was made at start-up is not to be collected on the bill of a few requests.
         gc.collect()
@@ -136,6 +144,16 @@ async def _cpu(drive: Drive) -> float:
     start = time.process_time()
     await drive()
     return time.process_time() - start
+
+
+async def _garbage(drive: Drive) -> int:
+    """Count what reference counts don't free, since it holds itself."""
+    gc.collect()
+    gc.disable()
+    await drive()
+    found = gc.collect()
+    gc.enable()
+    return found
 
 
 async def _instructions(drive: Drive) -> float:

@@ -1,12 +1,13 @@
 """Access log: exactly one line a request, whatever becomes of it."""
 
 import logging
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
+from functools import partial
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
-from .exchange import Exchange
+from .exchange import Exchange, Listener, Watcher
 from .log import line_writer
 from .probes import is_probe
 from .scope import route_template
@@ -14,7 +15,7 @@ from .scope import route_template
 _SERVER_ERROR: Final = 500
 
 
-class AccessLogMiddleware:
+class AccessLogMiddleware(Watcher):
     """
     Log each request once: when its last byte was sent, or when it ended without one.
 
@@ -25,7 +26,7 @@ class AccessLogMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, silent_paths: Collection[str]) -> None:
-        self.app = app
+        super().__init__(app)
         self.silent_paths = frozenset(silent_paths)
         self.write_line = line_writer("info")
         # One line a request: uvicorn writes its own only where this logger has a handler.
@@ -33,26 +34,12 @@ class AccessLogMiddleware:
         server_log.handlers = []
         server_log.propagate = False
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return self.app(scope, receive, send)
-        return _Logged(self, scope, send).run(self.app, receive)
+    def listen(self, scope: Scope) -> Listener:
+        # The client as it is now: what a layer further in makes of it is not what came in.
+        return partial(self._log, scope, scope.get("client"))
 
-
-class _Logged(Exchange):
-    """A request that gets its line when it ended."""
-
-    __slots__ = ("_client", "_layer")
-
-    def __init__(self, layer: AccessLogMiddleware, scope: Scope, send: Send) -> None:
-        super().__init__(scope, send)
-        self._layer = layer
-        # As it stands now: what a layer further in makes of it is not what came in.
-        self._client = scope.get("client")
-
-    def ended(self) -> None:
-        scope = self.scope
-        if self.status < _SERVER_ERROR and is_probe(scope, self._layer.silent_paths):
+    def _log(self, scope: Scope, client: tuple[str, int] | None, exchange: Exchange) -> None:
+        if exchange.status < _SERVER_ERROR and is_probe(scope, self.silent_paths):
             return
         user = scope.get("state", {}).get("user")
         line: dict[str, Any] = {
@@ -60,11 +47,11 @@ class _Logged(Exchange):
             "method": scope.get("method", "WEBSOCKET"),
             "path": scope["path"],
             "route": route_template(scope),
-            "status": self.status,
-            "duration_ms": int(self.seconds * 1_000_000) / 1000,
-            "bytes": self.bytes,
-            "client": self._client[0] if self._client else None,
+            "status": exchange.status,
+            "duration_ms": int(exchange.seconds * 1_000_000) / 1000,
+            "bytes": exchange.bytes,
+            "client": client[0] if client else None,
         }
         if user is not None:
             line["user"] = user.id
-        self._layer.write_line(line)
+        self.write_line(line)

@@ -94,8 +94,15 @@ class _Answer:
         taken: list[Send] = []
         encoder = self._layer.encoders[coding]
         await encoder({**self._scope, _TAKEN: taken}, self._receive, send_finished)
-        # The library edits what it is sent: hand it copies.
-        self._pass_on = lambda message: taken[0](_prepared(message))
+        encode = taken.pop()
+
+        def pass_on(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._pass_on = self._send  # else this answer would hold itself
+            # The library edits what it is sent: hand it copies.
+            return encode(_prepared(message))
+
+        self._pass_on = pass_on
         await self._pass_on(message)
 
 

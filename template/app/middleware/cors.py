@@ -1,78 +1,103 @@
 """CORS: pages on the origins that are listed may call the service and read its answers."""
 
 import re
-from collections.abc import Awaitable
-from functools import cached_property
+from collections.abc import Awaitable, Sequence
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .scope import NAME
 from .setting_types import split_commas
 
 RawHeaders = list[tuple[bytes, bytes]]
 
+_REMEMBERED: Final = 128
 _ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
 
 
-class CorsMiddleware(CORSMiddleware):
+class CorsMiddleware:
     """
     Answer preflights, and let a page on an allowed origin read every other answer (Fetch, 3.3).
 
-    Starlette's class decides and answers preflights. This one only writes the headers of other
-    answers from bytes that it prepared: Starlette encodes and looks each one up every time,
-    which costs four times as much. Websockets pass: browsers don't apply CORS to them.
+    Starlette's class decides, and answers preflights. This one only writes the headers of other
+    answers from bytes that it prepared: Starlette encodes and looks each one up every time.
+    Websockets pass: browsers don't apply CORS to them.
     """
 
-    @cached_property
-    def _written(self) -> dict[bytes, bytes]:
-        return {
-            name.lower().encode("latin-1"): value.encode("latin-1")
-            for name, value in self.simple_headers.items()
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "OPTIONS":
-            await super().__call__(scope, receive, send)
-            return
-        origin = None
-        for name, value in scope["headers"]:
-            if name == b"origin":
-                origin = value.decode("latin-1")
-                break
-        await self.app(scope, receive, self._sharing(send, origin))
-
-    async def simple_response(
-        self, scope: Scope, receive: Receive, send: Send, request_headers: Headers
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        allow_origins: Sequence[str],
+        allow_origin_regex: str | None,
+        allow_methods: Sequence[str],
+        allow_headers: Sequence[str],
+        expose_headers: Sequence[str],
+        allow_credentials: bool,
+        max_age: int,
     ) -> None:
-        """Answer an OPTIONS that is no preflight."""
-        await self.app(scope, receive, self._sharing(send, request_headers.get("origin")))
+        self.app = app
+        self.rules = CORSMiddleware(
+            app,
+            allow_origins=allow_origins,
+            allow_origin_regex=allow_origin_regex,
+            allow_methods=allow_methods,
+            allow_headers=allow_headers,
+            expose_headers=expose_headers,
+            allow_credentials=allow_credentials,
+            max_age=max_age,
+        )
+        self.headers_for = lru_cache(_REMEMBERED)(self._headers_for)
 
-    def _sharing(self, send: Send, origin: str | None) -> Send:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http":
+            return self.app(scope, receive, send)
+        if scope["method"] == "OPTIONS" and _is_preflight(headers := Headers(scope=scope)):
+            return self.rules.preflight_response(headers)(scope, receive, send)
+        ours = self.headers_for(_origin_of(scope))
+
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                headers = self._completed(message.get("headers", []), origin)
+                headers = _completed(message.get("headers", []), ours)
                 message = {**message, "headers": headers}
             return send(message)
 
-        return send_with_headers
+        return self.app(scope, receive, send_with_headers)
 
-    def _completed(self, headers: RawHeaders, origin: str | None) -> RawHeaders:
+    def _headers_for(self, origin: bytes | None) -> dict[bytes, bytes]:
         ours = {b"vary": b"Origin"}
         if origin is not None:
-            ours |= self._written
-            mirrored = self.allow_credentials or not self.allow_all_origins
-            if mirrored and self.is_allowed_origin(origin):
-                ours[b"access-control-allow-origin"] = origin.encode("latin-1")
-        if ours.keys().isdisjoint(map(NAME, headers)):
-            return [*headers, *ours.items()]
-        vary = [*(value for name, value in headers if name == b"vary"), b"Origin"]
-        ours[b"vary"] = b", ".join(vary)
-        return [*(item for item in headers if item[0] not in ours), *ours.items()]
+            for name, value in self.rules.simple_headers.items():
+                ours[name.lower().encode("latin-1")] = value.encode("latin-1")
+            mirrored = self.rules.allow_credentials or not self.rules.allow_all_origins
+            if mirrored and self.rules.is_allowed_origin(origin.decode("latin-1")):
+                ours[b"access-control-allow-origin"] = origin
+        return ours
+
+
+def _is_preflight(headers: Headers) -> bool:
+    return "origin" in headers and "access-control-request-method" in headers
+
+
+def _origin_of(scope: Scope) -> bytes | None:
+    for name, value in scope["headers"]:
+        if name == b"origin":
+            origin: bytes = value
+            return origin
+    return None
+
+
+def _completed(theirs: RawHeaders, ours: dict[bytes, bytes]) -> RawHeaders:
+    if ours.keys().isdisjoint(map(NAME, theirs)):
+        return [*theirs, *ours.items()]
+    vary = [*(value for name, value in theirs if name == b"vary"), b"Origin"]
+    others = (item for item in theirs if item[0] not in ours)
+    return [*others, *{**ours, b"vary": b", ".join(vary)}.items()]
 
 
 def _origin(value: str) -> str:

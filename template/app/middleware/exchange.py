@@ -1,7 +1,7 @@
 """Exchange: one request and its answer, watched until it ends."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -12,10 +12,12 @@ _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
 
+Listener = Callable[["Exchange"], None]
 
-class Exchange(ABC):
+
+class Exchange:
     """
-    Watches one answer and calls `ended` once: at its last byte, or when it ended without one.
+    What became of a request: told once, at its last byte, or when it ended without one.
 
     `status` is then the one on the wire, 499 where the client went away before the end, 500
     where an exception left no answer. A websocket ends when it closes, with 101 if it was
@@ -24,35 +26,35 @@ class Exchange(ABC):
     """
 
     __slots__ = (
+        "_listeners",
         "_over",
         "_send",
         "_started_at",
         "bytes",
-        "scope",
         "seconds",
         "status",
     )
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope = scope
+    def __init__(self, send: Send, listeners: Sequence[Listener]) -> None:
         self.status = 0
         self.bytes = 0
         self.seconds = 0.0
+        self._listeners = listeners
         self._send = send
         self._over = False
         self._started_at = perf_counter()
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         """Let `app` answer."""
         try:
-            await app(self.scope, receive, self._watch)
+            await app(scope, receive, self._watch)
         except Exception:
             if not self._over:
                 self._end(self.status or _SERVER_ERROR)
             raise
         finally:
             if not self._over:
-                answered = self.scope["type"] == "websocket" and self.status
+                answered = scope["type"] == "websocket" and self.status
                 self._end(answered or _CLIENT_CLOSED_REQUEST)
 
     def _watch(self, message: Message) -> Awaitable[None]:
@@ -83,8 +85,32 @@ class Exchange(ABC):
         self._over = True
         self.status = status
         self.seconds = perf_counter() - self._started_at
-        self.ended()
+        for ended in self._listeners:
+            ended(self)
+
+
+class Watcher(ABC):
+    """
+    A layer that is told what became of each request.
+
+    Watchers that are neighbours share one exchange: as nothing stands between them, they would
+    all see the same, and each message passes one hand instead of several.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._watchers: list[Watcher] = [self]
+        while isinstance(app, Watcher):
+            self._watchers.append(app)
+            app = app.app
+        self._watched = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "lifespan":
+            return self.app(scope, receive, send)
+        listeners = [watcher.listen(scope) for watcher in self._watchers]
+        return Exchange(send, listeners).run(self._watched, scope, receive)
 
     @abstractmethod
-    def ended(self) -> None:
-        """Take note of it."""
+    def listen(self, scope: Scope) -> Listener:
+        """Return what is called at the end of the request that begins."""

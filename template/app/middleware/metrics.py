@@ -1,9 +1,9 @@
 """Metrics: every request is counted and timed, on a page that Prometheus reads."""
 
 import os
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .exchange import Exchange
+from .exchange import Exchange, Listener, Watcher
 from .networks import parse_address, parse_network
 from .problem import refuse
 from .scope import route_template
@@ -30,7 +30,7 @@ _METHODS: Final = frozenset(
 _FORBIDDEN: Final = 403
 
 
-class MetricsMiddleware:
+class MetricsMiddleware(Watcher):
     """
     Count each request once: when its last byte was sent, or when it ended without one.
 
@@ -40,16 +40,19 @@ class MetricsMiddleware:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        super().__init__(app)
         self.instruments = (
             _of_this_worker() if _DIRECTORY in os.environ else _Instruments(_own_registry())
         )
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return self.app(scope, receive, send)
-        scope.setdefault("state", {})["metrics_registry"] = self.instruments.registry
-        return _Counted(self.instruments, scope, send).run(self.app, receive)
+    def listen(self, scope: Scope) -> Listener:
+        instruments = self.instruments
+        scope.setdefault("state", {})["metrics_registry"] = instruments.registry
+        method = scope.get("method", "WEBSOCKET")
+        if method not in _METHODS and scope["type"] == "http":
+            method = "_OTHER"
+        instruments.in_progress(method).add(1)
+        return partial(instruments.count, scope, method)
 
 
 class _Instruments:
@@ -92,6 +95,16 @@ class _Instruments:
             ).labels
         )
 
+    def count(self, scope: Scope, method: str, exchange: Exchange) -> None:
+        self.in_progress(method).add(-1)
+        route = route_template(scope) or "<unmatched>"
+        self.requests(method, route, exchange.status).inc()
+        if scope["type"] == "http":
+            self.durations(method, route).observe(exchange.seconds)
+        layer = scope["state"].get("refused_by")
+        if layer is not None:
+            self.refusals(layer, exchange.status).inc()
+
 
 class _InProgress:
     """Counts what is in progress; a gauge that is `asked` for it costs requests nothing."""
@@ -106,30 +119,6 @@ class _InProgress:
         self._count += number
         if self._tell is not None:
             self._tell(self._count)
-
-
-class _Counted(Exchange):
-    """A request that is counted while it is in progress, and when it ended."""
-
-    __slots__ = ("_in_progress", "_instruments", "_method")
-
-    def __init__(self, instruments: _Instruments, scope: Scope, send: Send) -> None:
-        super().__init__(scope, send)
-        method = scope.get("method", "WEBSOCKET")
-        self._method = method if method in _METHODS or scope["type"] == "websocket" else "_OTHER"
-        self._instruments = instruments
-        self._in_progress = instruments.in_progress(self._method)
-        self._in_progress.add(1)
-
-    def ended(self) -> None:
-        self._in_progress.add(-1)
-        route = route_template(self.scope) or "<unmatched>"
-        self._instruments.requests(self._method, route, self.status).inc()
-        if self.scope["type"] == "http":
-            self._instruments.durations(self._method, route).observe(self.seconds)
-        layer = self.scope["state"].get("refused_by")
-        if layer is not None:
-            self._instruments.refusals(layer, self.status).inc()
 
 
 class _MetricsPage:
