@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Request, WebSocket
+from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
@@ -35,8 +35,9 @@ async def read_order(order_id: int) -> dict[str, int]:
 
 
 @router.post("/orders", status_code=201)
-async def create_order(order: Order) -> dict[str, Any]:
+async def create_order(order: Order, response: Response) -> dict[str, Any]:
     visits.append(order.item)
+    response.headers["Location"] = f"/orders/{len(visits)}"
     return {**order.model_dump(), "number": len(visits)}
 
 

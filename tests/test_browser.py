@@ -79,7 +79,14 @@ EXPOSED: Final = tuple(
 JSON: Final = {"Content-Type": "application/json"}
 CASES: Final = (
     Case(200, readable=EXPOSED),
-    Case(201, path="/orders", method="POST", headers=JSON, body='{"item": "onion"}'),
+    Case(
+        201,
+        path="/orders",
+        method="POST",
+        headers=JSON,
+        body='{"item": "onion"}',
+        readable=("location",),
+    ),
     Case(400, "trusted_host", host="127.0.0.1"),
     Case(
         400,
@@ -134,6 +141,7 @@ def settings(origins: Origins) -> dict[str, str]:
         "CORS_ALLOW_CREDENTIALS": "true",
         "CORS_ALLOW_HEADERS": "Authorization,Content-Type,X-Forwarded-For",
         "CORS_ALLOW_ORIGINS": f"{origins.app},{origins.reader}",
+        "CORS_EXPOSE_HEADERS": "Location",
         "CORS_MAX_AGE": "0",
         "CROSS_ORIGIN_TRUSTED": origins.app,
         "IP_DENY": "203.0.113.0/24",

@@ -1,4 +1,4 @@
-"""Probes: the requests of load balancers and orchestrators, which no gate refuses."""
+"""Probes: requests of load balancers and orchestrators, refused for nothing but their address."""
 
 from collections.abc import Collection
 

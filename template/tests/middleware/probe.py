@@ -37,6 +37,11 @@ async def upload(request: Request) -> dict[str, int]:
     return {"bytes": sum([len(chunk) async for chunk in request.stream()])}
 
 
+@router.get("/varied")
+async def varied(response: Response) -> None:
+    response.headers["Vary"] = "Accept-Language"
+
+
 @router.get("/sync")
 def sync(request: Request) -> dict[str, Any]:
     return {"request_id": getattr(request.state, "request_id", None)}

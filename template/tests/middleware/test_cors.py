@@ -81,6 +81,32 @@ def test_a_preflight_is_decorated(
     import_module(f".test_{decorator}", __package__).decorated(answer)
 
 
+def test_pages_may_read_the_headers_that_the_setting_names(probe_client: ProbeClient) -> None:
+    client = probe_client(**SETTINGS, cors_expose_headers=["X-Total-Count"])
+
+    response = client.get("/probe/ok", headers={"Origin": ORIGIN})
+
+    assert "X-Total-Count" in response.headers["access-control-expose-headers"].split(", ")
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Origin": ORIGIN}, {"Access-Control-Request-Method": "PUT"}]
+)
+def test_an_options_that_is_no_preflight_goes_on(
+    headers: dict[str, str], probe_client: ProbeClient
+) -> None:
+    response = probe_client(**SETTINGS).options("/probe/ok", headers=headers)
+
+    assert response.status_code == 405
+    assert ("access-control-allow-origin" in response.headers) == ("Origin" in headers)
+
+
+def test_what_else_the_answer_varies_by_is_kept(probe_client: ProbeClient) -> None:
+    response = probe_client(**SETTINGS).get("/probe/varied", headers={"Origin": ORIGIN})
+
+    assert {"Accept-Language", "Origin"} <= {*response.headers["vary"].split(", ")}
+
+
 def test_a_regular_expression_admits_whole_origins(probe_client: ProbeClient) -> None:
     client = probe_client(cors_allow_origin_regex=r"https://[a-z]+\.app\.example")
 
