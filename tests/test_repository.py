@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from .benchmark.__main__ import PARTS, parts
 from .support import BASE, ROOT, TEMPLATE, Done, commit, git, python, read_yaml, run
 
 TEST_COMMAND = (
@@ -63,6 +64,22 @@ def test_the_readme_quotes_the_figures_as_they_were_measured() -> None:
 
     assert len(rows) > 3
     assert [row for row in rows if row not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"), [([], [*PARTS]), (["scale", "layers"], ["scale", "layers"])]
+)
+def test_the_benchmark_runs_what_is_named_or_everything(
+    named: list[str], expected: list[str]
+) -> None:
+    assert parts(named) == expected
+
+
+def test_the_benchmark_refuses_an_unknown_part(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parts(["sockets", "nonsense"])
+
+    assert "has no part nonsense; its parts are requests" in capsys.readouterr().err
 
 
 # Workflows

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 from ..clone import NEWEST
-from ..support import commit, git
+from ..support import ROOT, commit, git
 from .interleaved import interleaved
 from .page import seconds, table, write
 from .targets import Targets
@@ -29,7 +30,9 @@ def rendering(targets: Targets) -> None:
     for version in ("1.0.0", "2.0.0"):
         git("commit", "--quiet", "--allow-empty", "--message", version, cwd=empty)
         git("tag", version, cwd=empty)
-    *_, released = git("tag", "--sort", "version:refname", cwd=template).split()[:-1]
+    here = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    tags = git("tag", "--sort", "version:refname", cwd=template).split()
+    *_, released = [tag for tag in tags if tag not in {here, NEWEST}]
     work: dict[str, Callable[[], float]] = {
         "copy an empty template": lambda: _copy(targets.folder, empty, "2.0.0"),
         "copy everything": lambda: _copy(targets.folder, template, NEWEST),
