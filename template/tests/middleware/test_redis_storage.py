@@ -45,8 +45,9 @@ def test_a_window_begins_with_the_first_request() -> None:
 
     first, second = using(scenario)
 
-    assert first == 60
-    assert 50 < second <= 59.96
+    # A millisecond may pass within Redis itself.
+    assert 59.9 < first <= 60
+    assert 50 < second <= first - 0.04
 
 
 def test_a_place_is_claimed_once_and_replaced_by_its_owner() -> None:
