@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Collection
-from functools import partial
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 
-from .exchange import Exchange, Listener, Watcher
+from .exchange import Exchange, Watcher
 from .log import line_writer
 from .probes import is_probe
 from .scope import route_template
@@ -34,23 +33,23 @@ class AccessLogMiddleware(Watcher):
         server_log.handlers = []
         server_log.propagate = False
 
-    def listen(self, scope: Scope) -> Listener:
-        # The client as it is now: what a layer further in makes of it is not what came in.
-        return partial(self._log, scope, scope.get("client"))
+    def began(self, exchange: Exchange) -> None:
+        """Do nothing: the line is written at the end."""
 
-    def _log(self, scope: Scope, client: tuple[str, int] | None, exchange: Exchange) -> None:
+    def ended(self, exchange: Exchange) -> None:
+        scope = exchange.scope
         if exchange.status < _SERVER_ERROR and is_probe(scope, self.silent_paths):
             return
         user = scope.get("state", {}).get("user")
         line: dict[str, Any] = {
             "event": "request",
-            "method": scope.get("method", "WEBSOCKET"),
+            "method": exchange.method,
             "path": scope["path"],
             "route": route_template(scope),
             "status": exchange.status,
             "duration_ms": int(exchange.seconds * 1_000_000) / 1000,
             "bytes": exchange.bytes,
-            "client": client[0] if client else None,
+            "client": exchange.client[0] if exchange.client else None,
         }
         if user is not None:
             line["user"] = user.id

@@ -1,13 +1,16 @@
 """Body limit: answers 413 to a request whose body is too large."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .closing import Upload, refuse_and_close
+from .scope import NAME, only_header
 
+# HTTP/1 announces a body by one of these (RFC 9112, 6.3); HTTP/2 needs none.
+_ANNOUNCEMENTS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _TOO_LARGE: Final = 413
 
 
@@ -27,13 +30,14 @@ class BodyLimitMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
-        headers = dict(scope["headers"])
-        if _has_none(scope, headers):
+        if scope["http_version"][0] == "1" and _ANNOUNCEMENTS.isdisjoint(
+            map(NAME, scope["headers"])
+        ):
             return self.app(scope, receive, send)
         body = _Body(scope, receive, send, max_bytes=self.max_bytes)
         # A float, since `int` refuses numbers of thousands of digits.
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and float(length) > self.max_bytes:
+        length = only_header(scope, b"content-length") or ""
+        if length.isdecimal() and float(length) > self.max_bytes:
             return body.refuse()
         return self._limit(body, scope)
 
@@ -83,12 +87,3 @@ class _Body:
             status=_TOO_LARGE,
             detail=f"The body may have at most {self._max_bytes} bytes.",
         )
-
-
-def _has_none(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-    """Say whether there can't be a body, which HTTP/1 announces (RFC 9112, 6.3)."""
-    return (
-        scope["http_version"][0] == "1"
-        and b"content-length" not in headers
-        and b"transfer-encoding" not in headers
-    )

@@ -8,6 +8,8 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
+from .scope import first_value
+
 Headers = list[tuple[bytes, bytes]]
 
 _IDENTITY: Final = "identity"
@@ -74,10 +76,8 @@ class _Answer:
         return self._pass_on(message)
 
     def _is_small(self, start: Message) -> bool:
-        for name, value in start.get("headers", ()):
-            if name == b"content-length":
-                return value.isdigit() and int(value) < self._layer.minimum_size
-        return False
+        length = first_value(start.get("headers", ()), b"content-length") or b""
+        return length.isdigit() and int(length) < self._layer.minimum_size
 
     async def _start(self, message: Message) -> None:
         lines = [value for name, value in self._scope["headers"] if name == b"accept-encoding"]
@@ -103,7 +103,7 @@ class _Answer:
             return encode(_prepared(message))
 
         self._pass_on = pass_on
-        await self._pass_on(message)
+        await pass_on(message)
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
@@ -130,8 +130,9 @@ def _prepared(message: Message) -> Message:
     if message["type"] != "http.response.start":
         return {**message}
     headers: Headers = list(message.get("headers", ()))
-    if not any(name == b"content-length" for name, _ in headers):
-        media_type = _value(headers, b"content-type").partition(b";")[0].strip().lower()
+    if first_value(headers, b"content-length") is None:
+        media_type = (first_value(headers, b"content-type") or b"").partition(b";")[0]
+        media_type = media_type.strip().lower()
         flushed = media_type.startswith(b"text/") or media_type.endswith(_TEXT)
         headers = [item for item in headers if item[0] != b"content-type"]
         headers.append(_FLUSHED if flushed else _UNTOUCHED)
@@ -149,15 +150,15 @@ def _finished(message: Message, coding: str, *, compressed: bool) -> Message:
     not_modified = start["status"] == _NOT_MODIFIED
     if compressed or (not_modified and coding != _IDENTITY):
         headers = [_weak(*item) for item in headers]
-    if not_modified or _value(message["headers"], b"vary") != _value(headers, b"vary"):
+    if not_modified or first_value(message["headers"], b"vary") != first_value(headers, b"vary"):
         headers = _varied(headers)
     return {**start, "headers": headers}
 
 
 def _is_encoded(message: Message) -> bool:
     """Say whether the library encoded the body to which this head belongs."""
-    theirs = _value(message["prepared"].get("headers", ()), b"content-encoding")
-    return _value(message["headers"], b"content-encoding") != theirs
+    theirs = first_value(message["prepared"].get("headers", ()), b"content-encoding")
+    return first_value(message["headers"], b"content-encoding") != theirs
 
 
 def _weak(name: bytes, value: bytes) -> tuple[bytes, bytes]:
@@ -172,7 +173,3 @@ def _varied(headers: Headers) -> Headers:
         return headers
     others = [item for item in headers if item[0] != b"vary"]
     return [*others, (b"vary", b", ".join([*vary, b"Accept-Encoding"]))]
-
-
-def _value(headers: Headers, wanted: bytes) -> bytes:
-    return next((value for name, value in headers if name == wanted), b"")

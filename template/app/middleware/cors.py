@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .scope import NAME
+from .scope import NAME, first_value
 from .setting_types import split_commas
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -59,7 +59,7 @@ class CorsMiddleware:
             return self.app(scope, receive, send)
         if scope["method"] == "OPTIONS" and _is_preflight(headers := Headers(scope=scope)):
             return self.rules.preflight_response(headers)(scope, receive, send)
-        ours = self.headers_for(_origin_of(scope))
+        ours = self.headers_for(first_value(scope["headers"], b"origin"))
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
@@ -82,14 +82,6 @@ class CorsMiddleware:
 
 def _is_preflight(headers: Headers) -> bool:
     return "origin" in headers and "access-control-request-method" in headers
-
-
-def _origin_of(scope: Scope) -> bytes | None:
-    for name, value in scope["headers"]:
-        if name == b"origin":
-            origin: bytes = value
-            return origin
-    return None
 
 
 def _completed(theirs: RawHeaders, ours: dict[bytes, bytes]) -> RawHeaders:

@@ -1,7 +1,7 @@
 """Exchange: one request and its answer, watched until it ends."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -12,49 +12,56 @@ _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
 
-Listener = Callable[["Exchange"], None]
-
 
 class Exchange:
     """
-    What became of a request: told once, at its last byte, or when it ended without one.
+    A request and what became of it: told once, at its last byte, or when it ended without one.
 
-    `status` is then the one on the wire, 499 where the client went away before the end, 500
-    where an exception left no answer. A websocket ends when it closes, with 101 if it was
-    accepted and the status of the refusal if not. `bytes` are those of the body on the wire;
-    `seconds` leave background tasks out.
+    `method` (WEBSOCKET for one) and `client` are those that came in, whatever layers further in
+    make of them. `status` is at the end the one on the wire, 499 where the client went away
+    before the end, 500 where an exception left no answer. A websocket ends when it closes, with
+    101 if it was accepted and the status of the refusal if not. `bytes` are those of the body
+    on the wire; `seconds` leave background tasks out.
     """
 
     __slots__ = (
-        "_listeners",
         "_over",
         "_send",
         "_started_at",
+        "_watchers",
         "bytes",
+        "client",
+        "method",
+        "scope",
         "seconds",
         "status",
     )
 
-    def __init__(self, send: Send, listeners: Sequence[Listener]) -> None:
+    def __init__(self, scope: Scope, send: Send, watchers: "Sequence[Watcher]") -> None:
+        self.scope = scope
+        self.method: str = scope.get("method", "WEBSOCKET")
+        self.client: tuple[str, int] | None = scope.get("client")
         self.status = 0
         self.bytes = 0
         self.seconds = 0.0
-        self._listeners = listeners
         self._send = send
+        self._watchers = watchers
         self._over = False
         self._started_at = perf_counter()
+        for watcher in watchers:
+            watcher.began(self)
 
-    async def run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
         """Let `app` answer."""
         try:
-            await app(scope, receive, self._watch)
+            await app(self.scope, receive, self._watch)
         except Exception:
             if not self._over:
                 self._end(self.status or _SERVER_ERROR)
             raise
         finally:
             if not self._over:
-                answered = scope["type"] == "websocket" and self.status
+                answered = self.scope["type"] == "websocket" and self.status
                 self._end(answered or _CLIENT_CLOSED_REQUEST)
 
     def _watch(self, message: Message) -> Awaitable[None]:
@@ -85,8 +92,8 @@ class Exchange:
         self._over = True
         self.status = status
         self.seconds = perf_counter() - self._started_at
-        for ended in self._listeners:
-            ended(self)
+        for watcher in self._watchers:
+            watcher.ended(self)
 
 
 class Watcher(ABC):
@@ -108,9 +115,12 @@ class Watcher(ABC):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
             return self.app(scope, receive, send)
-        listeners = [watcher.listen(scope) for watcher in self._watchers]
-        return Exchange(send, listeners).run(self._watched, scope, receive)
+        return Exchange(scope, send, self._watchers).run(self._watched, receive)
 
     @abstractmethod
-    def listen(self, scope: Scope) -> Listener:
-        """Return what is called at the end of the request that begins."""
+    def began(self, exchange: Exchange) -> None:
+        """Take note of a request that begins."""
+
+    @abstractmethod
+    def ended(self, exchange: Exchange) -> None:
+        """Take note of what became of it."""

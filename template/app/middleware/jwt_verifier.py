@@ -66,7 +66,7 @@ class JwtVerifier:
         self.algorithms = tuple(algorithms)
         self.issuer = issuer or None
         self.audience = audience or None
-        self._verified: dict[str, _Verified] = {}  # by the credential as it was sent
+        self._verified: dict[bytes, _Verified] = {}  # by the credential as it was sent
         self._version = self.keys.version
 
     async def __call__(self, scope: Scope) -> User | None:
@@ -108,7 +108,7 @@ class JwtVerifier:
         except Exception as error:  # noqa: BLE001
             raise _bad(error) from None
 
-    def _remember(self, credential: str, user: User) -> None:
+    def _remember(self, credential: bytes, user: User) -> None:
         claims: Mapping[str, Any] = user.claims
         self._verified.pop(credential, None)
         if len(self._verified) >= _MAXIMUM_REMEMBERED:
@@ -120,13 +120,14 @@ class JwtVerifier:
         )
 
 
-def _credential(scope: Scope) -> str | None:
-    credentials: list[str] = [
-        value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
+def _credential(scope: Scope) -> bytes | None:
+    credentials: list[bytes] = [
+        value for name, value in scope["headers"] if name == b"authorization"
     ]
     offered: Sequence[str] = scope.get("subprotocols", ())
     if "bearer" in offered[:-1]:
-        credentials.append("bearer " + offered[offered.index("bearer") + 1])
+        token = offered[offered.index("bearer") + 1]
+        credentials.append(b"bearer " + token.encode())
     if not credentials:
         return None
     if len(credentials) > 1:
@@ -135,8 +136,8 @@ def _credential(scope: Scope) -> str | None:
     return credentials[0]
 
 
-def _token(credential: str) -> str:
-    scheme, _, token = credential.partition(" ")
+def _token(credential: bytes) -> str:
+    scheme, _, token = credential.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer":
         msg = "The Authorization header must hold a bearer token."
         raise BadCredentialError(msg)

@@ -19,6 +19,7 @@ _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _STATE: Final = b"ratelimit"
 _POLICY: Final = b"ratelimit-policy"
+_NAMES: Final = frozenset({_STATE, _POLICY})
 _STARTS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
@@ -43,7 +44,8 @@ class Limit:
         self._name = name
         self._storage = storage
         self._on_error = on_error
-        self._policy = f'"{name}";q={most};w={self._seconds}'.encode()
+        self._policy = (_POLICY, f'"{name}";q={most};w={self._seconds}'.encode())
+        self._state = f'"{name}";r=%d;t=%d'.encode()
 
     async def spend(
         self, client: str, app: ASGIApp, scope: Scope, receive: Receive, send: Send
@@ -57,12 +59,12 @@ class Limit:
             return
         reset = ceil(seconds_left) or 1
         left = self._most - count
-        state = f'"{self._name}";r={max(0, left)};t={reset}'.encode()
+        state = (_STATE, self._state % (max(0, left), reset))
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] in _STARTS:
-                told = {_STATE: state, _POLICY: self._policy}
-                message = {**message, "headers": _joined(message.get("headers", ()), told)}
+                headers = _joined(message.get("headers", ()), state, self._policy)
+                message = {**message, "headers": headers}
             return send(message)
 
         if left >= 0:
@@ -101,16 +103,15 @@ class Limit:
         )
 
 
-def _joined(headers: Headers, ours: dict[bytes, bytes]) -> Headers:
+def _joined(headers: Headers, *ours: tuple[bytes, bytes]) -> Headers:
     """Put our items in front of theirs: each of these headers is one list (RFC 9651)."""
-    if ours.keys().isdisjoint(map(NAME, headers)):
-        return [*headers, *ours.items()]
-    theirs = [header for header in headers if header[0] in ours]
-    items = {
-        name: b", ".join([value, *(item for their, item in theirs if their == name)])
-        for name, value in ours.items()
-    }
-    return [*(header for header in headers if header[0] not in ours), *items.items()]
+    if _NAMES.isdisjoint(map(NAME, headers)):
+        return [*headers, *ours]
+    lists = [
+        (name, b", ".join([item, *(value for their, value in headers if their == name)]))
+        for name, item in ours
+    ]
+    return [*(header for header in headers if header[0] not in _NAMES), *lists]
 
 
 def _rate(value: str) -> str:

@@ -22,6 +22,8 @@ _fields: ContextVar[Mapping[str, object]] = ContextVar(
     "fields of the log line", default=MappingProxyType({})
 )
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+# To format a number anew for each line would cost half as much as the line.
+_MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -120,8 +122,8 @@ def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
 
 
 def _timestamp() -> str:
-    now = time_ns() // 1_000_000
-    return f"{_second(now // 1000)}.{now % 1000:03}+00:00"
+    seconds, milliseconds = divmod(time_ns() // 1_000_000, 1000)
+    return _second(seconds) + _MILLISECONDS[milliseconds]
 
 
 @lru_cache(maxsize=1)

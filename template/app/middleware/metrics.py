@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .exchange import Exchange, Listener, Watcher
+from .exchange import Exchange, Watcher
 from .networks import parse_address, parse_network
 from .problem import refuse
 from .scope import route_template
@@ -45,14 +45,17 @@ class MetricsMiddleware(Watcher):
             _of_this_worker() if _DIRECTORY in os.environ else _Instruments(_own_registry())
         )
 
-    def listen(self, scope: Scope) -> Listener:
-        instruments = self.instruments
-        scope.setdefault("state", {})["metrics_registry"] = instruments.registry
-        method = scope.get("method", "WEBSOCKET")
-        if method not in _METHODS and scope["type"] == "http":
-            method = "_OTHER"
-        instruments.in_progress(method).add(1)
-        return partial(instruments.count, scope, method)
+    def began(self, exchange: Exchange) -> None:
+        exchange.scope.setdefault("state", {})["metrics_registry"] = self.instruments.registry
+        self.instruments.in_progress(_method(exchange)).add(1)
+
+    def ended(self, exchange: Exchange) -> None:
+        self.instruments.count(exchange)
+
+
+def _method(exchange: Exchange) -> str:
+    known = exchange.method in _METHODS or exchange.scope["type"] == "websocket"
+    return exchange.method if known else "_OTHER"
 
 
 class _Instruments:
@@ -95,7 +98,8 @@ class _Instruments:
             ).labels
         )
 
-    def count(self, scope: Scope, method: str, exchange: Exchange) -> None:
+    def count(self, exchange: Exchange) -> None:
+        scope, method = exchange.scope, _method(exchange)
         self.in_progress(method).add(-1)
         route = route_template(scope) or "<unmatched>"
         self.requests(method, route, exchange.status).inc()

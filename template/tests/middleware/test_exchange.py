@@ -7,7 +7,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.exchange import Exchange, Listener, Watcher
+from app.middleware.exchange import Exchange, Watcher
 
 
 class Witness(Watcher):
@@ -17,8 +17,11 @@ class Witness(Watcher):
         super().__init__(app)
         self.told = told
 
-    def listen(self, _: Scope) -> Listener:
-        return self.told.append
+    def began(self, exchange: Exchange) -> None:
+        pass
+
+    def ended(self, exchange: Exchange) -> None:
+        self.told.append(exchange)
 
 
 class Teapot:
