@@ -9,7 +9,6 @@ from starlette.types import ASGIApp
 from .exchange import Exchange, Watcher
 from .log import line_writer
 from .probes import is_probe
-from .scope import route_template
 
 _SERVER_ERROR: Final = 500
 
@@ -45,7 +44,7 @@ class AccessLogMiddleware(Watcher):
             "event": "request",
             "method": exchange.method,
             "path": scope["path"],
-            "route": route_template(scope),
+            "route": exchange.route,
             "status": exchange.status,
             "duration_ms": int(exchange.seconds * 1_000_000) / 1000,
             "bytes": exchange.bytes,

@@ -7,6 +7,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .scope import route_template
+
 _CLIENT_CLOSED_REQUEST: Final = 499
 _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
@@ -18,10 +20,11 @@ class Exchange:
     A request and what became of it: told once, at its last byte, or when it ended without one.
 
     `method` (WEBSOCKET for one) and `client` are those that came in, whatever layers further in
-    make of them. `status` is at the end the one on the wire, 499 where the client went away
-    before the end, 500 where an exception left no answer. A websocket ends when it closes, with
-    101 if it was accepted and the status of the refusal if not. `bytes` are those of the body
-    on the wire; `seconds` leave background tasks out.
+    make of them. The rest is known at the end: `route` is the template of the path, None where
+    none was taken. `status` is the one on the wire, 499 where the client went away before the
+    end, 500 where an exception left no answer; a websocket ends when it closes, with 101 if it
+    was accepted and the status of the refusal if not. `bytes` are those of the body on the
+    wire; `seconds` leave background tasks out.
     """
 
     __slots__ = (
@@ -32,6 +35,7 @@ class Exchange:
         "bytes",
         "client",
         "method",
+        "route",
         "scope",
         "seconds",
         "status",
@@ -41,6 +45,7 @@ class Exchange:
         self.scope = scope
         self.method: str = scope.get("method", "WEBSOCKET")
         self.client: tuple[str, int] | None = scope.get("client")
+        self.route: str | None = None
         self.status = 0
         self.bytes = 0
         self.seconds = 0.0
@@ -91,6 +96,7 @@ class Exchange:
     def _end(self, status: int) -> None:
         self._over = True
         self.status = status
+        self.route = route_template(self.scope)
         self.seconds = perf_counter() - self._started_at
         for watcher in self._watchers:
             watcher.ended(self)

@@ -20,7 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .exchange import Exchange, Watcher
 from .networks import parse_address, parse_network
 from .problem import refuse
-from .scope import route_template
 from .setting_types import absolute_path
 
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own switch
@@ -101,7 +100,7 @@ class _Instruments:
     def count(self, exchange: Exchange) -> None:
         scope, method = exchange.scope, _method(exchange)
         self.in_progress(method).add(-1)
-        route = route_template(scope) or "<unmatched>"
+        route = exchange.route or "<unmatched>"
         self.requests(method, route, exchange.status).inc()
         if scope["type"] == "http":
             self.durations(method, route).observe(exchange.seconds)
