@@ -73,7 +73,13 @@ class _Answer:
 
     def send(self, message: Message) -> Awaitable[None]:
         self.started = True
-        self.accepted = message["type"] in {"websocket.accept", "websocket.send"}
+        kind = message["type"]
+        if kind in {"websocket.accept", "websocket.close"}:
+            self.accepted = kind == "websocket.accept"
+        elif self.accepted and kind == "websocket.http.response.start":
+            # So Starlette answers an HTTPException, which is too late here.
+            msg = "a websocket that was accepted can only be closed"
+            raise RuntimeError(msg)
         return self._send(message)
 
 
@@ -87,6 +93,8 @@ def exception_handlers() -> dict[Any, Any]:
 
 
 async def _http_handler(request: Request, exc: HTTPException) -> Response:
+    if isinstance(exc.__cause__, ClientDisconnect):
+        raise exc.__cause__  # FastAPI takes a body that was cut off for a wrong one: 400
     return _http_problem(request.scope, exc)
 
 

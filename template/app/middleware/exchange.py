@@ -24,7 +24,7 @@ class Exchange:
     none was taken. `status` is the one on the wire, 499 where the client went away before the
     end, 500 where an exception left no answer; a websocket ends when it closes, with 101 if it
     was accepted and the status of the refusal if not. `bytes` are those of the body on the
-    wire; `seconds` leave background tasks out.
+    wire, none for HEAD; `seconds` leave background tasks out.
     """
 
     __slots__ = (
@@ -96,6 +96,8 @@ class Exchange:
     def _end(self, status: int) -> None:
         self._over = True
         self.status = status
+        if self.method == "HEAD":
+            self.bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
         self.route = route_template(self.scope)
         self.seconds = perf_counter() - self._started_at
         for watcher in self._watchers:

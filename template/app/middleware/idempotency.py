@@ -28,11 +28,12 @@ class IdempotencyMiddleware:
     A replay has the status, the headers and the body of the first answer, without Set-Cookie,
     and `Idempotency-Replayed: true`. The same key with another request is answered 422, one
     that is still running 409 (draft-ietf-httpapi-idempotency-key-header-07). Answers of 2xx and
-    3xx are kept for `ttl` seconds. A refusal (4xx) or a failure (5xx, an exception, a
-    cancellation) frees the key: the client can mend the one and retry the other. An answer
-    above 256 KiB isn't kept, but its request doesn't run again: 409. While the storage is lost
-    requests with a key are answered 503, so nothing runs twice. Anonymous requests and those
-    without a key pass untouched, as do websockets.
+    3xx are kept for `ttl` seconds. A refusal (4xx) or a failure (5xx, an exception) frees the
+    key: the client can mend the one and retry the other. A request that was cut off, such as by
+    Timeout, may run on in its thread: its key stays taken for a minute. An answer above 256 KiB
+    isn't kept, but its request doesn't run again: 409. While the storage is lost requests with
+    a key are answered 503, so nothing runs twice. Anonymous requests and those without a key
+    pass untouched, as do websockets.
     """
 
     def __init__(self, app: ASGIApp, *, storage: Storage, ttl: int) -> None:
@@ -86,9 +87,14 @@ async def _held(claim: Claim, keeper: Keeper) -> AsyncIterator[None]:
     renewal = asyncio.get_running_loop().create_task(renew())
     try:
         yield
-    finally:
-        renewal.cancel()
+    except Exception:
         await keeper.end()
+        raise
+    else:
+        await keeper.end()
+    finally:
+        # A cancellation comes here alone: the claim then ends by itself.
+        renewal.cancel()
 
 
 def _asks(scope: Scope) -> bool:

@@ -1,4 +1,4 @@
-"""Limits: so many requests a period for each client, told in the headers of every answer."""
+"""Limits: so many requests a period for each client, told in the headers of their answers."""
 
 import re
 from collections.abc import Awaitable
@@ -30,8 +30,9 @@ class Limit:
     Admit `rate` requests of each client, such as `100/minute`, and refuse the others.
 
     A client's window begins with its first request, so two windows side by side may admit
-    twice the rate. Each answer says what is left (draft-ietf-httpapi-ratelimit-headers-11),
-    under `name`, beside what other limits say. While the storage is lost, `on_error` decides.
+    twice the rate. The 429 and the answers from further in say what is left
+    (draft-ietf-httpapi-ratelimit-headers-11), under `name`, beside what other limits say. While
+    the storage is lost, `on_error` decides.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """Log lines: one JSON object (or one readable line) each, with the fields of the request."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ _fields: ContextVar[Mapping[str, object]] = ContextVar(
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 # To format a number anew for each line would cost half as much as the line.
 _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
+# What structlog takes by these names itself; `extra` may hold anything.
+_TAKEN: Final = frozenset({"event", "level", "logger", "self", "timestamp"})
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -95,7 +98,11 @@ class _ToStructlog(logging.Handler):
     """Hands the lines of `logging`, of libraries and of the server, to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        extra = {key: value for key, value in vars(record).items() if key not in _PLAIN_RECORD}
+        extra = {
+            f"{key}_" if key in _TAKEN else key: value
+            for key, value in vars(record).items()
+            if key not in _PLAIN_RECORD
+        }
         extra.pop("color_message", None)  # uvicorn's second form of the same message
         try:
             structlog.get_logger().log(
@@ -133,7 +140,10 @@ def _second(seconds: int) -> str:
 
 def _json_line(_: object, __: str, event: EventDict) -> bytes:
     # JSON escapes line breaks and control characters, so no value can forge a line.
-    return to_json(event, fallback=str, inf_nan_mode="strings")
+    try:
+        return to_json(event, fallback=str, inf_nan_mode="strings")
+    except ValueError:  # a text with a lone surrogate, which UTF-8 can't hold
+        return json.dumps(event, default=str, separators=(",", ":")).encode("ascii")
 
 
 def _console_line() -> Callable[[object, str, EventDict], bytes]:
@@ -143,7 +153,9 @@ def _console_line() -> Callable[[object, str, EventDict], bytes]:
         traceback = event.pop("exception", None)
         shown = {key: _escaped(value) for key, value in event.items()}
         if traceback is not None:
-            shown["exception"] = traceback
+            # Set in, so that a message of several lines can't pass for lines of the log.
+            lines = (f"    {_escaped(line)}" for line in traceback.splitlines())
+            shown["exception"] = "\n".join(lines)
         return str(renderer(logger, name, shown)).encode("utf-8", "backslashreplace")
 
     return render

@@ -138,7 +138,11 @@ class _MetricsPage:
         registry = scope["state"]["metrics_registry"]
         if _DIRECTORY in os.environ:
             registry = await run_in_threadpool(_registry_of_all_workers)
-        encode, media_type = choose_encoder(Request(scope).headers.get("accept", ""))
+        accept = Request(scope).headers.get("accept", "")
+        try:
+            encode, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # of prometheus-client, for a version that is no number
+            encode, media_type = choose_encoder("")
         page = await run_in_threadpool(encode, registry)
         await Response(page, media_type=media_type)(scope, receive, send)
 

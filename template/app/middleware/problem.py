@@ -49,8 +49,10 @@ def problem_response(
     request_id = scope.get("state", {}).get("request_id")
     if request_id is not None:
         body["request_id"] = request_id
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     response = Response(
-        json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+        # A lone surrogate, which JSON may hold and UTF-8 may not, becomes the escape that it was.
+        text.encode(errors="backslashreplace"),
         status_code=status,
         headers=headers,
         media_type=MEDIA_TYPE,

@@ -157,6 +157,7 @@ def _client(url: SecretStr) -> Redis:
     return Redis.from_url(
         url.get_secret_value(),
         protocol=2,
+        encoding_errors="surrogatepass",  # else one odd id would pass for a lost connection
         retry=Retry(NoBackoff(), 0),
         socket_timeout=_CONNECT_TIMEOUT,
         socket_connect_timeout=_CONNECT_TIMEOUT,

@@ -52,12 +52,20 @@ def route_template(scope: Scope) -> str | None:
 
     FastAPI keeps the template of an included router's route, with its prefix, in
     `scope["fastapi"]`; the path of `scope["route"]` may lack the prefix. The prefix of a mount
-    is known only as it was requested, so the values of its parameters are taken out again.
+    is known only as it was requested, so the values of its parameters are taken out again;
+    where one was spelt in another way, such as 007 for 7, the prefix is `/{mount}`.
     """
     context = scope.get("fastapi", {}).get("effective_route_context")
     path = getattr(context, "path", "") or getattr(scope.get("route"), "path", None)
     if path is None or "app_root_path" not in scope:
         return path
     mount = scope["root_path"][len(scope["app_root_path"]) :]
-    names = {str(value): f"{{{name}}}" for name, value in scope.get("path_params", {}).items()}
-    return "/".join(names.get(part, part) for part in mount.split("/")) + path
+    names = {
+        str(value): f"{{{name}}}"
+        for name, value in scope.get("path_params", {}).items()
+        if f"{{{name}}}" not in path and f"{{{name}:" not in path
+    }
+    parts = mount.split("/")
+    if not names.keys() <= {*parts}:
+        return "/{mount}" + path
+    return "/".join(names.get(part, part) for part in parts) + path

@@ -161,6 +161,12 @@ async def ws_boom(websocket: WebSocket) -> None:
     raise RuntimeError(msg)
 
 
+@router.websocket("/ws-late-refusal")
+async def ws_late_refusal(websocket: WebSocket) -> None:
+    await websocket.accept()
+    raise HTTPException(404, "as it turns out")
+
+
 @router.websocket("/ws-boom-early")
 async def ws_boom_early(_: WebSocket) -> None:
     msg = "the secret of the handshake"

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from fastapi import HTTPException
 from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.order import LAYERS
 
+from .asgi import Dialogue
 from .conftest import WS, LogLines, ProbeApp, ProbeClient
 from .refusals import ORIGIN, Answer
 
@@ -83,6 +85,37 @@ def test_a_detail_of_several_members_is_kept(
     assert (problem["detail"], problem["item"], problem["status"]) == ("sold out", "onion", 409)
 
 
+def test_a_text_that_utf_8_can_not_hold_is_answered(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app()
+
+    @app.get("/odd")
+    async def odd() -> None:
+        raise HTTPException(404, "no \ud800")
+
+    problem = probe_client(app=app).get("/odd").json()
+
+    assert problem["detail"] == "no \ud800"
+
+
+class CutOff(Dialogue):
+    """A client that goes away in the middle of its body."""
+
+    async def receive(self) -> Message:
+        if self.chunks:
+            return {**await super().receive(), "more_body": True}
+        return {"type": "http.disconnect"}
+
+
+def test_a_client_that_goes_away_is_answered_nothing(probe_app: ProbeApp) -> None:
+    headers = {"Content-Type": "application/json", "Content-Length": "100"}
+
+    dialogue = CutOff("POST", "/probe/items", b"{", headers=headers).run(probe_app())
+
+    assert dialogue.sent == []
+
+
 def test_a_stream_that_breaks_is_not_answered_twice(probe_client: ProbeClient) -> None:
     response = probe_client().get("/probe/broken-stream")
 
@@ -97,12 +130,13 @@ def test_with_debug_on_the_traceback_is_shown(probe_client: ProbeClient) -> None
     assert "the secret of the exception" in response.text
 
 
-def test_a_websocket_that_crashes_is_closed_with_1011(probe_client: ProbeClient) -> None:
+@pytest.mark.parametrize("path", [f"{WS}-boom", f"{WS}-late-refusal"])
+def test_a_websocket_that_crashes_is_closed_with_1011(path: str, probe_client: ProbeClient) -> None:
     client = probe_client()
 
     with (
         pytest.raises(WebSocketDisconnect) as closed,
-        client.websocket_connect(f"{WS}-boom") as websocket,
+        client.websocket_connect(path) as websocket,
     ):
         websocket.receive_text()
 

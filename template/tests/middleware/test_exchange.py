@@ -1,9 +1,11 @@
 """Exchange: watchers are told once what became of a request, neighbours by one hand."""
 
+import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,9 +41,16 @@ class Teapot:
         await self.app(scope, receive, send_418)
 
 
-def ask(*middleware: Middleware) -> None:
-    routes = [Mount("/", PlainTextResponse("ok"))]
-    TestClient(Starlette(routes=routes, middleware=middleware)).get("/")
+async def answer(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok")
+
+
+def ask(*middleware: Middleware, method: str = "GET", path: str = "/") -> None:
+    routes = [
+        Mount("/of/{tenant:int}", routes=[Route("/{name}", answer)]),
+        Mount("/", PlainTextResponse("ok")),
+    ]
+    TestClient(Starlette(routes=routes, middleware=middleware)).request(method, path)
 
 
 def test_a_watcher_is_told_once() -> None:
@@ -70,3 +79,28 @@ def test_what_stands_between_two_is_seen_by_the_outer_one_alone() -> None:
 
     assert [exchange.status for exchange in outer] == [418]
     assert [exchange.status for exchange in inner] == [200]
+
+
+def test_an_answer_to_head_has_no_bytes() -> None:
+    told: list[Exchange] = []
+
+    ask(Middleware(Witness, told=told), method="HEAD")
+
+    assert [(exchange.status, exchange.bytes) for exchange in told] == [(200, 0)]
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/of/7/x", "/of/{tenant}/{name}"),
+        ("/of/7/7", "/of/{tenant}/{name}"),
+        ("/of/7/of", "/of/{tenant}/{name}"),
+        ("/of/007/x", "/{mount}/{name}"),
+    ],
+)
+def test_the_routes_of_a_mount_are_few_whatever_is_asked(path: str, route: str) -> None:
+    told: list[Exchange] = []
+
+    ask(Middleware(Witness, told=told), path=path)
+
+    assert [exchange.route for exchange in told] == [route]

@@ -1,11 +1,14 @@
-"""What becomes of the lines of the server."""
+"""What becomes of the lines of the server, of libraries, and of odd values."""
 
 import logging
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from app.middleware.log import configure_logging
+
+from .conftest import LogLines
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +35,34 @@ def test_a_log_that_was_switched_off_stays_off(server_log: logging.Logger) -> No
     configure_logging(level="INFO", log_format="json")
 
     assert not server_log.hasHandlers()
+
+
+def test_what_a_library_adds_can_not_take_the_place_of_a_field(log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+
+    extra = {"event": 1, "level": 2, "logger": 3, "timestamp": 4, "more": 5}
+    logging.getLogger("library").warning("of a library", extra=extra)
+
+    (line,) = log_lines()
+    assert (line["event"], line["level"], line["logger"]) == ("of a library", "warning", "library")
+    told = {"event_": 1, "level_": 2, "logger_": 3, "timestamp_": 4, "more": 5}
+    assert {key: line[key] for key in told} == told
+
+
+def test_a_text_that_utf_8_can_not_hold_is_written(log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+
+    structlog.get_logger().info("got", value="a \ud800")
+
+    assert [line["value"] for line in log_lines()] == ["a \ud800"]
+
+
+def test_a_traceback_can_not_forge_a_readable_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(level="INFO", log_format="console")
+
+    logging.getLogger("app").error("broken", exc_info=ValueError("a\nforged\x1b[31m\u2028line"))
+
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "broken" in first
+    assert all(line.startswith("    ") for line in others)
+    assert "\x1b" not in "".join(others)

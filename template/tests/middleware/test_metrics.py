@@ -323,6 +323,16 @@ def test_a_modern_scraper_gets_openmetrics(probe_client: ProbeClient) -> None:
 
 
 @pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text;version=x.y.z"]
+)
+def test_an_odd_accept_gets_the_plain_page(accept: str, probe_client: ProbeClient) -> None:
+    response = probe_client().get("/metrics", headers={"Accept": accept})
+
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"metrics_path": "metrics"}, "must be exact paths"),

@@ -36,6 +36,15 @@ def test_workers_count_together() -> None:
     assert using(scenario) == list(range(1, 301))
 
 
+def test_any_text_is_a_key() -> None:
+    """A lone surrogate can't be sent as UTF-8, and the storage must not pass for lost."""
+
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[int]:
+        return [(await storage.increment("\ud800", 60))[0] for storage in (one, other)]
+
+    assert using(scenario) == [1, 2]
+
+
 def test_a_window_begins_with_the_first_request() -> None:
     async def scenario(one: RedisStorage, other: RedisStorage) -> list[float]:
         first = await one.increment("a", 60)
