@@ -282,6 +282,28 @@ WRONG: Final = {
     "trust in every proxy": ({"TRUSTED_PROXIES": "*"}, ["TRUSTED_PROXIES"]),
     "a short secret": ({"SESSION_SECRET": "leek"}, ["SESSION_SECRET"]),
     "no secret": ({"SESSION_SECRET": ""}, ["SESSION_SECRET"]),
+    "a port that is none": (
+        {"CROSS_ORIGIN_TRUSTED": "https://a:99999", "CORS_ALLOW_ORIGINS": "https://a:99999"},
+        ["CORS_ALLOW_ORIGINS", "CROSS_ORIGIN_TRUSTED"],
+    ),
+    "an address that is none": (
+        {"CROSS_ORIGIN_TRUSTED": "https://[:]"},
+        ["CROSS_ORIGIN_TRUSTED must be origins such as"],
+    ),
+    "text that is not UTF-8": (
+        {"BLOCKED_CLIENTS_DETAIL": os.fsdecode(b"caf\xe9")},
+        ["BLOCKED_CLIENTS_DETAIL must be UTF-8."],
+    ),
+    "a secret that is not UTF-8": (
+        {"SESSION_SECRET": os.fsdecode(b"\xffleek" * 8)},
+        ["SESSION_SECRET must be UTF-8."],
+    ),
+    "every client": ({"BLOCKED_CLIENTS": '[""]'}, ["BLOCKED_CLIENTS must not hold an empty item."]),
+    "a header that frames the answer": (
+        {"REQUEST_ID_HEADER": "Content-Length"},
+        ["REQUEST_ID_HEADER"],
+    ),
+    "a path of two lines": ({"METRICS_PATH": "/m\n"}, ["METRICS_PATH"]),
     "three at once": (
         {"ALLOWED_HOSTS": "a/b", "LOG_FORMAT": "xml", "MAX_BODY_BYTES": "-1"},
         ["LOG_FORMAT", "ALLOWED_HOSTS", "MAX_BODY_BYTES"],
@@ -301,6 +323,15 @@ def test_a_wrong_setting_is_refused(
     assert len(lines) == len(named)
     assert all(any(line.startswith(name) for line in lines) for name in named)
     assert "leek" not in output
+
+
+def test_an_env_file_that_is_not_utf_8_is_refused(service: Path) -> None:
+    copy = _with_main(service, f"{ADDED}# with a file of settings\n")
+    (copy / ".env").write_bytes(b"BLOCKED_CLIENTS_DETAIL=caf\xe9\n")
+
+    status, output = _refused(copy)
+
+    assert (status, output) == (1, ".env must be UTF-8.\n")
 
 
 BY_DECORATOR: Final = """
@@ -328,7 +359,7 @@ app.user_middleware.append(Middleware(TrustedHostMiddleware))
 REARRANGED: Final = """
 app.user_middleware[1:] = reversed(app.user_middleware[1:])
 """
-OUTSIDE: Final = "stands outside of the checked stack. Hand it to stack_options as `own=`"
+OUTSIDE: Final = "stands outside of the checked stack. Hand it to stack_options with its place"
 LATE: Final = {
     "add_middleware": (AFTERWARDS, f"GZipMiddleware {OUTSIDE}"),
     "a decorator": (BY_DECORATOR, f"BaseHTTPMiddleware {OUTSIDE}"),

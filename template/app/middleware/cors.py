@@ -11,13 +11,13 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .scope import NAME, first_value
-from .setting_types import split_commas
+from .scope import NAME, only_header
+from .setting_types import ORIGIN, browser_origin, split_commas
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 _REMEMBERED: Final = 128
-_ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
+_PREFLIGHT: Final = b"access-control-request-method"
 
 
 class CorsMiddleware:
@@ -26,7 +26,8 @@ class CorsMiddleware:
 
     Starlette's class decides, and answers preflights. This one only writes the headers of other
     answers from bytes that it prepared: Starlette encodes and looks each one up every time.
-    Websockets pass: browsers don't apply CORS to them.
+    Websockets pass: browsers don't apply CORS to them. An Origin that is sent twice counts as
+    none.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class CorsMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
-        if scope["method"] == "OPTIONS" and _is_preflight(headers := Headers(scope=scope)):
-            return self.rules.preflight_response(headers)(scope, receive, send)
-        ours = self.headers_for(first_value(scope["headers"], b"origin"))
+        origin = only_header(scope, b"origin")
+        if origin is not None and _is_preflight(scope):
+            return self.rules.preflight_response(Headers(scope=scope))(scope, receive, send)
+        ours = self.headers_for(origin)
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
@@ -69,19 +71,19 @@ class CorsMiddleware:
 
         return self.app(scope, receive, send_with_headers)
 
-    def _headers_for(self, origin: bytes | None) -> dict[bytes, bytes]:
+    def _headers_for(self, origin: str | None) -> dict[bytes, bytes]:
         ours = {b"vary": b"Origin"}
         if origin is not None:
             for name, value in self.rules.simple_headers.items():
                 ours[name.lower().encode("latin-1")] = value.encode("latin-1")
             mirrored = self.rules.allow_credentials or not self.rules.allow_all_origins
-            if mirrored and self.rules.is_allowed_origin(origin.decode("latin-1")):
-                ours[b"access-control-allow-origin"] = origin
+            if mirrored and self.rules.is_allowed_origin(origin):
+                ours[b"access-control-allow-origin"] = origin.encode("latin-1")
         return ours
 
 
-def _is_preflight(headers: Headers) -> bool:
-    return "origin" in headers and "access-control-request-method" in headers
+def _is_preflight(scope: Scope) -> bool:
+    return scope["method"] == "OPTIONS" and _PREFLIGHT in map(NAME, scope["headers"])
 
 
 def _completed(theirs: RawHeaders, ours: dict[bytes, bytes]) -> RawHeaders:
@@ -93,14 +95,18 @@ def _completed(theirs: RawHeaders, ours: dict[bytes, bytes]) -> RawHeaders:
 
 
 def _origin(value: str) -> str:
-    """Refuse what no browser ever sends as Origin, so that it could never match."""
-    if value == "*" or _ORIGIN.fullmatch(value):
+    """Return an origin as browsers send it; refuse what they never send, so never matches."""
+    if value == "*":
         return value
+    if origin := browser_origin(value):
+        return origin
     if value == "null":
         hint = "sandboxed pages and local files of anybody send it; serve the page from an origin"
     elif "*" in value:
         hint = "a wildcard never matches; use CORS_ALLOW_ORIGIN_REGEX"
-    elif match := _ORIGIN.match(value):
+    elif ORIGIN.fullmatch(value.lower()):
+        hint = "its port is above 65535, or its address is none"
+    elif match := ORIGIN.match(value.lower()):
         hint = f"an origin ends after host and port; write {match[0]!r}"
     else:
         hint = "write it like 'https://app.example'"

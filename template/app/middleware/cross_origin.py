@@ -1,22 +1,21 @@
 """Cross-origin: pages of other sites can't act in the name of a user."""
 
-import re
 from collections.abc import Awaitable, Collection
 from typing import Annotated, Final
 
 from asgi_cross_origin_protection import CrossOriginProtection
+from asgi_cross_origin_protection.origins import parse_trusted_origin
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .problem import refuse
 from .scope import only_header
-from .setting_types import split_commas
+from .setting_types import browser_origin, split_commas
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECURE: Final = frozenset({"https", "wss"})
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
-_ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
 
 
 class CrossOriginMiddleware:
@@ -76,10 +75,14 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _origin(value: str) -> str:
-    if not _ORIGIN.fullmatch(value):
-        msg = f"must be origins such as https://app.example, without a path, not {value!r}"
-        raise ValueError(msg)
-    return value
+    origin = browser_origin(value) or ""
+    try:
+        # What the library refuses it would refuse later, when a server goes on without the app.
+        parse_trusted_origin(origin)
+    except ValueError:
+        msg = f"must be origins such as https://app.example:8443, without a path, not {value!r}"
+        raise ValueError(msg) from None
+    return origin
 
 
 TrustedOrigins = Annotated[

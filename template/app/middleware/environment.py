@@ -3,7 +3,7 @@
 import sys
 from typing import Any, Self
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -12,6 +12,7 @@ class EnvironmentSettings(BaseSettings):
     Fields that are read from variables of the upper-case name, and from `.env`.
 
     Variables of other programs in `.env` are ignored. No message shows the value of a secret.
+    All text is UTF-8.
     """
 
     model_config = SettingsConfigDict(
@@ -22,6 +23,15 @@ class EnvironmentSettings(BaseSettings):
         hide_input_in_errors=True,
         validate_default=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_utf8(cls, value: object) -> object:
+        """Refuse bytes that Python smuggled into text: they break where they are written."""
+        if isinstance(value, str) and not _can_be_written(value):
+            msg = "must be UTF-8"
+            raise ValueError(msg)
+        return value
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -39,6 +49,9 @@ class EnvironmentSettings(BaseSettings):
             for details in error.errors(include_url=False):
                 print(cls._sentence(details), file=sys.stderr)
             raise SystemExit(1) from None
+        except UnicodeDecodeError:
+            print(f"{cls.model_config['env_file']} must be UTF-8.", file=sys.stderr)
+            raise SystemExit(1) from None
 
     @classmethod
     def _sentence(cls, error: Any) -> str:
@@ -52,3 +65,11 @@ class EnvironmentSettings(BaseSettings):
         secret = field is not None and field.annotation is SecretStr
         shown = "" if secret else f", not {error['input']!r}"
         return f"{name}: {error['msg']}{shown}."
+
+
+def _can_be_written(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -121,7 +121,7 @@ def _http_problem(scope: Scope, exc: HTTPException) -> Response:
     if isinstance(detail, Mapping):
         # FastAPI allows any value here; the members of RFC 9457 keep their meaning.
         members = jsonable_encoder(detail)
-        detail = members.pop("detail", phrase(exc.status_code))
+        detail = members.pop("detail", None) or phrase(exc.status_code)
     return problem_response(
         scope, exc.status_code, str(detail), headers=exc.headers, members=members
     )

@@ -13,7 +13,10 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornPr
 from .networks import MAPPED_BITS, network, parse_network
 from .setting_types import split_commas
 
-_SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+_SCHEMES: Final = {
+    "http": {"http": "http", "https": "https", "ws": "http", "wss": "https"},
+    "websocket": {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"},
+}
 
 
 class ProxyHeadersMiddleware:
@@ -23,14 +26,16 @@ class ProxyHeadersMiddleware:
     The client is the rightmost entry of X-Forwarded-For that is no trusted proxy: what stands
     left of it is hearsay. A peer that is not trusted, or has no address because it came by a
     unix socket, is taken for the client itself. That is uvicorn's class; this one adds the
-    lists that several proxies write, `X-Forwarded-Proto: https, http`, and trusts an IPv4 proxy
-    that the server tells of as `::ffff:10.0.0.1`. The scope is changed in place, so that what
-    stands further out sees the client too once the request went through. Websockets alike.
+    lists that several proxies write, `X-Forwarded-Proto: https, http`, reads a scheme whatever
+    its case (RFC 3986, 3.1), and trusts an IPv4 proxy that the server tells of as
+    `::ffff:10.0.0.1`. The scope is changed in place, so that what stands further out sees the
+    client too once the request went through. Websockets alike; their schemes are ws and wss,
+    those of requests http and https, whichever pair a proxy names.
     """
 
     def __init__(self, app: ASGIApp, *, trusted_proxies: Collection[str]) -> None:
         self.app = app
-        inner: Any = self._with_listed_scheme
+        inner: Any = self._with_scheme
         self.uvicorn: Any = UvicornProxyHeaders(inner, list(_spellings(trusted_proxies)))
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -39,13 +44,12 @@ class ProxyHeadersMiddleware:
         app: ASGIApp = self.uvicorn if trusted else self.app
         return app(scope, receive, send)
 
-    async def _with_listed_scheme(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _with_scheme(self, scope: Scope, receive: Receive, send: Send) -> None:
         schemes = _entries(scope, b"x-forwarded-proto")
-        if len(schemes) > 1:
-            scheme = schemes[self._position(scope, len(schemes))].lower()
-            if scheme in _SCHEMES:
-                websocket = scope["type"] == "websocket"
-                scope["scheme"] = _SCHEMES[scheme] if websocket else scheme
+        position = self._position(scope, len(schemes)) if len(schemes) > 1 else 0
+        scheme = _SCHEMES[scope["type"]].get(schemes[position].lower())
+        if scheme is not None:
+            scope["scheme"] = scheme
         await self.app(scope, receive, send)
 
     def _position(self, scope: Scope, length: int) -> int:

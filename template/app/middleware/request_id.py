@@ -3,14 +3,27 @@
 import re
 from collections.abc import Awaitable
 from os import urandom
-from typing import Final
+from typing import Annotated, Final
 
+from pydantic import AfterValidator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .log import bind, unbind
 from .scope import NAME, only_header
+from .setting_types import HeaderName
 
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# What frames a message, or tells something else in a request or an answer.
+_TAKEN: Final = re.compile(
+    r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
+    r"|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date|etag"
+    r"|expect|expires|forwarded|from|host|idempotency-key|if-.*|keep-alive|last-modified|link"
+    r"|location|max-forwards|origin|permissions-policy|pragma|proxy-.*|range|ratelimit(-.*)?"
+    r"|referer|referrer-policy|refresh|retry-after|sec-.*|server|server-timing|set-cookie"
+    r"|strict-transport-security|te|trailer|transfer-encoding|upgrade|user-agent|vary|via"
+    r"|warning|www-authenticate|x-content-type-options|x-forwarded-(for|host|port|prefix|proto)|x-frame-options",
+    re.IGNORECASE,
+)
 _STARTS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
@@ -51,3 +64,13 @@ class RequestIdMiddleware:
         await self.app(scope, receive, send_with_id)
         # An exception leaves the id bound on purpose: the server's line about it carries it.
         unbind(token)
+
+
+def _own_name(value: str) -> str:
+    if _TAKEN.fullmatch(value):
+        msg = f"must be a header that has no other meaning, such as X-Request-ID, not {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+RequestIdHeader = Annotated[HeaderName, AfterValidator(_own_name)]

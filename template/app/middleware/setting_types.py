@@ -4,9 +4,13 @@ import json
 import re
 from contextlib import suppress
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
+
+# An origin in lower case, or what begins like one.
+ORIGIN: Final = re.compile(r"(?P<name>https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+))(:[0-9]+)?")
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -38,18 +42,42 @@ def header_value(value: str) -> str:
     return value
 
 
+def _item(value: str) -> str:
+    """Refuse an empty item: every value begins with it."""
+    if not value.strip():
+        msg = "must not hold an empty item"
+        raise ValueError(msg)
+    return header_value(value)
+
+
 def absolute_path(value: str) -> str:
-    """Refuse what is no path of a route."""
-    if not value.startswith("/") or any(mark in value for mark in "?#{} "):
+    """Refuse what is no path of a route, or can't stand in the path of a request."""
+    exact = value.startswith("/") and value.isprintable()
+    if not exact or any(mark in value for mark in "?#{} "):
         msg = f"must be exact paths such as /healthz, not {value!r}"
         raise ValueError(msg)
     return value
 
 
+def browser_origin(value: str) -> str | None:
+    """Return an origin as browsers send it: in lower case, without the default port."""
+    match = ORIGIN.fullmatch(value.lower())
+    if match is None:
+        return None
+    try:
+        port = urlsplit(match[0]).port
+    except ValueError:
+        return None
+    origin = match["name"] if port is None else f"{match['name']}:{port}"
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
+
+
 HeaderName = Annotated[str, AfterValidator(header_name)]
 HeaderNames = Annotated[tuple[HeaderName, ...], NoDecode, BeforeValidator(split_commas)]
 HeaderValue = Annotated[str, AfterValidator(header_value)]
-HeaderValues = Annotated[tuple[HeaderValue, ...], NoDecode, BeforeValidator(split_commas)]
+HeaderValues = Annotated[
+    tuple[Annotated[str, AfterValidator(_item)], ...], NoDecode, BeforeValidator(split_commas)
+]
 Paths = Annotated[
     tuple[Annotated[str, AfterValidator(absolute_path)], ...],
     NoDecode,

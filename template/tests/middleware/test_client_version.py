@@ -1,8 +1,9 @@
 """Client version: old clients are told to upgrade."""
 
 import pytest
+from pydantic import ValidationError
 
-from .conftest import ProbeClient
+from .conftest import ProbeClient, stack_settings
 from .refusals import Refusal
 
 REFUSAL = Refusal(
@@ -36,3 +37,17 @@ def test_a_probe_passes(probe_client: ProbeClient) -> None:
     response = client.get("/probe/ok", headers={"User-Agent": "kube-probe/1.3"})
 
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize("clients", ['[""]', ["LegacyApp/1.", " "]])
+def test_an_empty_beginning_is_refused_at_start(clients: object) -> None:
+    """Every User-Agent begins with it, so every client would be refused."""
+    with pytest.raises(ValidationError, match="must not hold an empty item"):
+        stack_settings(blocked_clients=clients)
+
+
+@pytest.mark.parametrize("name", ["blocked_clients", "blocked_clients_detail"])
+def test_what_is_not_utf_8_is_refused_at_start(name: str) -> None:
+    """Such bytes get in as surrogates, and each refusal would break for them."""
+    with pytest.raises(ValidationError, match="must be UTF-8"):
+        stack_settings(**{name: "caf\udce9"})

@@ -81,6 +81,44 @@ def test_a_preflight_is_decorated(
     import_module(f".test_{decorator}", __package__).decorated(answer)
 
 
+@pytest.mark.parametrize("second", [ORIGIN, "https://evil.example"])
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+@pytest.mark.parametrize("settings", [SETTINGS, {"cors_allow_origins": ["*"]}])
+def test_a_doubled_origin_is_not_trusted(
+    settings: dict[str, Any], method: str, second: str, probe_client: ProbeClient
+) -> None:
+    """Two readers may each believe another one; as a preflight it goes on, to the 405."""
+    headers = [("Origin", ORIGIN), ("Origin", second), ("Access-Control-Request-Method", "PUT")]
+
+    response = probe_client(**settings).request(method, "/probe/ok", headers=headers)
+
+    assert response.status_code == (405 if method == "OPTIONS" else 200)
+    assert not [name for name in response.headers if name.startswith("access-control-")]
+    assert "Origin" in response.headers["vary"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "sent"),
+    [
+        ("https://App2.example", "https://app2.example"),
+        ("HTTPS://app.example:8443", "https://app.example:8443"),
+        ("https://a.example:443", "https://a.example"),
+        ("http://a.example:80", "http://a.example"),
+        ("http://a.example:443", "http://a.example:443"),
+        ("http://[::80]", "http://[::80]"),
+    ],
+)
+def test_an_origin_may_be_listed_as_people_write_it(
+    listed: str, sent: str, probe_client: ProbeClient
+) -> None:
+    """Browsers send lower case and leave the default port out."""
+    client = probe_client(cors_allow_origins=listed)
+
+    response = client.get("/probe/ok", headers={"Origin": sent})
+
+    assert response.headers["access-control-allow-origin"] == sent
+
+
 def test_pages_may_read_the_headers_that_the_setting_names(probe_client: ProbeClient) -> None:
     client = probe_client(**SETTINGS, cors_expose_headers=["X-Total-Count"])
 
@@ -125,6 +163,8 @@ def test_a_regular_expression_admits_whole_origins(probe_client: ProbeClient) ->
         ({"cors_allow_origins": ["https://*.app.example"]}, "use CORS_ALLOW_ORIGIN_REGEX"),
         ({"cors_allow_origins": ["app.example"]}, "write it like"),
         ({"cors_allow_origins": ["null"]}, "sandboxed pages"),
+        ({"cors_allow_origins": ["https://app.example:99999"]}, "its port is above 65535"),
+        ({"cors_allow_origins": ["https://[:]"]}, "or its address is none"),
         ({"cors_allow_origin_regex": "("}, "must be a regular expression"),
         ({"cors_allow_origins": ["*"], "cors_allow_credentials": True}, "list the origins"),
         (

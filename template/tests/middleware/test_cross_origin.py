@@ -140,7 +140,26 @@ def test_behind_a_proxy_its_own_pages_pass(probe_client: ProbeClient) -> None:
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://a.example/", "a.example", "*", "null", "https://*.x"])
+@pytest.mark.parametrize("listed", ["HTTPS://App.Example", f"{ORIGIN}:443"])
+@pytest.mark.parametrize("headers", [{}, {"Sec-Fetch-Site": "cross-site"}])
+def test_an_origin_may_be_listed_as_people_write_it(
+    headers: dict[str, str], listed: str, probe_client: ProbeClient
+) -> None:
+    """Browsers send lower case and leave the default port out."""
+    client = probe_client(cross_origin_trusted=listed)
+
+    response = client.post("/probe/items", json=ITEM, headers={"Origin": ORIGIN, **headers})
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://a.example/", "a.example", "*", "null", "https://*.x"),
+        *("https://a.example:99999", "https://[:]", "https://a.example:"),
+    ],
+)
 def test_nonsense_is_refused_at_start(origin: str) -> None:
     with pytest.raises(ValidationError, match="must be origins such as"):
         stack_settings(cross_origin_trusted=[origin])

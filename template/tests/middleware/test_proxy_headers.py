@@ -134,6 +134,17 @@ def test_the_schemes_of_two_proxies_are_understood(
     assert scheme_of(response) == scheme
 
 
+@pytest.mark.parametrize(
+    ("told", "scheme"),
+    [("HTTPS", "https"), ("Http", "http"), ("wss", "https"), ("ws", "http"), ("wss, ws", "https")],
+)
+def test_a_request_has_a_scheme_of_requests(
+    told: str, scheme: str, probe_client: ProbeClient
+) -> None:
+    """Schemes know no case, and what else looks at them knows http and https there."""
+    assert scheme_of(ask(probe_client, ("X-Forwarded-Proto", told))) == scheme
+
+
 def test_a_client_can_not_claim_a_scheme(probe_client: ProbeClient) -> None:
     """It sent the left entry of each list; the proxy added what it saw."""
     response = ask(
@@ -158,7 +169,7 @@ class Seen:
         await self.app(scope, receive, send)
 
 
-@pytest.mark.parametrize("schemes", ["https", "wss", "https, http"])
+@pytest.mark.parametrize("schemes", ["https", "HTTPS", "wss", "WSS", "https, http"])
 def test_a_websocket_is_told_alike(schemes: str, probe_client: ProbeClient) -> None:
     scopes: list[Scope] = []
     own = [innermost(Middleware(Seen, scopes=scopes))]

@@ -4,8 +4,9 @@ import logging
 import re
 
 import pytest
+from pydantic import ValidationError
 
-from .conftest import WS, LogLines, ProbeApp, ProbeClient
+from .conftest import WS, LogLines, ProbeApp, ProbeClient, stack_settings
 from .refusals import Answer
 
 
@@ -69,6 +70,20 @@ def test_the_header_can_be_renamed(probe_client: ProbeClient) -> None:
 
     assert "correlation-id" in response.headers
     assert "x-request-id" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("Connection", "content-length", "Content-Type", "Date", "Host", "Keep-Alive"),
+        *("Set-Cookie", "TE", "Trailer", "Transfer-Encoding", "Upgrade"),
+        *("Accept", "Accept-Language", "Authorization", "Cookie", "Sec-WebSocket-Key"),
+    ],
+)
+def test_a_header_with_another_meaning_is_refused_at_start(header: str) -> None:
+    """An id there would break the answer, or tell a client what is not so."""
+    with pytest.raises(ValidationError, match="must be a header that has no other meaning"):
+        stack_settings(request_id_header=header)
 
 
 def test_every_log_line_of_the_request_carries_it(

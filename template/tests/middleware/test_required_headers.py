@@ -58,6 +58,15 @@ def test_a_probe_passes(probe_client: ProbeClient) -> None:
     assert client.get("/probe/sync").status_code == 400
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["healthz", "/m\n", "/m\x7f", "/m\N{NO-BREAK SPACE}", "/a b", "/a?b", "/{a}"],
+)
+def test_a_probe_path_that_can_not_be_asked_for_is_refused_at_start(path: str) -> None:
+    with pytest.raises(ValidationError, match="must be exact paths such as /healthz"):
+        stack_settings(probe_paths=[path])
+
+
 def test_a_websocket_passes(probe_client: ProbeClient) -> None:
     """A browser can't set headers on a handshake, so it could never come in."""
     with probe_client(required_headers=REQUIRED).websocket_connect(WS) as websocket:
@@ -102,6 +111,7 @@ def test_the_spaces_around_a_colon_are_free() -> None:
         ("X-Environment", "must be headers such as"),
         ("X-Environment:", "must be headers such as"),
         (": production", "must be a header name"),
+        ('[""]', "must be headers such as"),
         ("X Environment: production", "must be a header name"),
         ("X-Environment: prod\nuction", "must be printable ASCII"),
         ("X-Environment: a,x-environment: b", "must name each header once"),

@@ -181,6 +181,19 @@ def test_without_a_secret_the_start_tells_how_to_make_one(
     assert "SESSION_SECRET must be set: `python -c" in capsys.readouterr().err
 
 
+def test_a_secret_that_is_not_utf_8_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such bytes get in as surrogates, and signing a cookie would fail for them later."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SESSION_SECRET", f"{SECRET}\udcff")
+
+    with pytest.raises(SystemExit):
+        StackSettings.from_environment()
+
+    assert "SESSION_SECRET must be UTF-8.\n" in capsys.readouterr().err
+
+
 def test_a_cookie_for_all_sites_must_be_secure() -> None:
     with pytest.raises(ValidationError, match="SESSION_HTTPS_ONLY must be true"):
         stack_settings(session_same_site="none", session_https_only=False)
