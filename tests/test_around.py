@@ -164,23 +164,28 @@ def test_the_examples_run(service: Path, page: str, tmp_path: Path, mypy_cache: 
     """Each block of Python is the file that the words above it name."""
     shutil.copytree(service, tmp_path, dirs_exist_ok=True)
     files = re.findall(
-        r"^`(app/\w+[.]py)`[^\n]*\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+        r"^`((?:app|tests)/\w+[.]py)`[^\n]*\n\n```python\n(.*?)^```$",
+        page,
+        re.MULTILINE | re.DOTALL,
     )
     assert [name for name, _ in files] == [
         "app/stock.py",
         "app/errors.py",
         "app/build.py",
         "app/main.py",
+        "tests/test_build.py",
     ]
     for name, content in files:
         (tmp_path / name).write_text(content)
     environment = first_run(service)
+    written = ["app", "tests/test_build.py"]
 
     output_of(tmp_path, "-c", EXAMPLES, **environment)
     output_of(tmp_path, "-m", "app.middleware", **environment)
-    output_of(tmp_path, "-m", "ruff", "format", "--check", "app")
-    output_of(tmp_path, "-m", "ruff", "check", "app")
-    output_of(tmp_path, "-m", "mypy", "--cache-dir", str(mypy_cache), "app")
+    output_of(tmp_path, "-m", "ruff", "format", "--check", *written)
+    output_of(tmp_path, "-m", "ruff", "check", *written)
+    output_of(tmp_path, "-m", "mypy", "--cache-dir", str(mypy_cache), *written)
+    output_of(tmp_path, "-m", "pytest", "tests/test_build.py", **environment)
 
 
 def test_the_decorator_of_the_page_is_refused(service: Path, page: str) -> None:

@@ -68,6 +68,13 @@ def test_the_hooks_are_said_to_be_harmless() -> None:
     assert "only in Copier's sandbox" in first
 
 
+def test_the_table_of_the_hooks_names_each_of_them() -> None:
+    table = (ROOT / "hooks/README.md").read_text("utf-8")
+    named = {name.partition("/")[0] for name in re.findall(r"`([\w./<>]+)`", table)}
+
+    assert {path.name for path in (ROOT / "hooks").iterdir()} - named == {"README.md"}
+
+
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
 def test_a_decision_has_its_form(decision: Path) -> None:
     text = decision.read_text("utf-8")

@@ -14,7 +14,9 @@ from .clone import NEWEST
 from .conftest import Render
 from .support import (
     LAYERS,
+    ORDER,
     ROOT,
+    UV,
     Done,
     closed,
     commit,
@@ -22,6 +24,7 @@ from .support import (
     git,
     python,
     read_yaml,
+    run,
     with_variants,
 )
 
@@ -71,6 +74,12 @@ class TenantMiddleware:
         await self.app(scope, receive, send)
 '''
 
+# What a user adds by which command, and the mark below which it is to stand.
+OWN_DEPENDENCIES: Final = [
+    (command, dependency, f"    # Yours: `{command}` appends below.\n")
+    for command, dependency in (("uv add", "idna>=3"), ("uv add --dev", "pytest-cov>=7"))
+]
+
 
 def _releases() -> list[str]:
     """Return the earlier releases, as the fixture `template` tags them."""
@@ -95,13 +104,38 @@ def _lived_in(render: Render, release: str = "HEAD") -> Path:
     _write(service, "app/routes.py", _read(service, "app/routes.py").replace("Show a", "Give a"))
     _write(service, "README.md", "# Ours\n")
     _write(service, ".env", "MINE=2\n")
-    project = _read(service, "pyproject.toml")
-    mark = "    # Yours: `uv add` appends below.\n"
-    assert mark in project
-    _write(service, "pyproject.toml", project.replace(mark, f'{mark}    "idna>=3",\n'))
+    _add_dependencies(service)
     (service / "tests/test_routes.py").unlink()
     commit(service, "made it mine")
     return service
+
+
+def _add_dependencies(service: Path) -> None:
+    for command, dependency, mark in OWN_DEPENDENCIES:
+        if UV:
+            words = (*command.split()[1:], "--frozen", dependency)
+            done = run(UV, *words, cwd=service, VIRTUAL_ENV="")
+            assert done.returncode == 0, done.stdout
+        else:
+            project = _read(service, "pyproject.toml")
+            assert mark in project
+            _write(service, "pyproject.toml", project.replace(mark, f'{mark}    "{dependency}",\n'))
+
+
+@pytest.mark.skipif(not UV, reason="needs uv")
+@pytest.mark.parametrize(
+    "answers",
+    [*({"preset": preset} for preset in ORDER["presets"]), {"layers": ["cors"]}],
+    ids=lambda answers: str(*answers.values()),
+)
+def test_what_uv_adds_stands_below_the_mark(answers: dict[str, Any], render: Render) -> None:
+    """In the midst of the template's lines it would conflict with their changes."""
+    service = render(**answers)
+
+    _add_dependencies(service)
+
+    for _, dependency, mark in OWN_DEPENDENCIES:
+        assert f'{mark}    "{dependency}",\n]\n' in _read(service, "pyproject.toml")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +181,8 @@ def _update_and_look(service: Path, layers: list[str], render: Render) -> None:
     assert _conflicts(service) == []
     assert {path: _read(service, path) for path in kept} == kept
     assert not (service / "tests/test_routes.py").exists()
-    assert '    "idna>=3",\n' in _read(service, "pyproject.toml")
+    for _, dependency, _ in OWN_DEPENDENCIES:
+        assert f'    "{dependency}",\n' in _read(service, "pyproject.toml")
     fresh = render("fresh", layers=layers, project_name="Orders")
     assert _differences(service, fresh) == []
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import app
+from app.main import create_app
 
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    # The host check refuses the client's own default name, `testserver`.
-    with TestClient(app, base_url="http://localhost") as client:
+    # An app for each test: no limit counts what another one sent. The host check refuses the
+    # client's own default name, `testserver`.
+    with TestClient(create_app(), base_url="http://localhost") as client:
         yield client

@@ -43,8 +43,8 @@ def faults(app: Starlette) -> list[str]:
     layers = [layer_of(cls) for cls in declared]
     found = [
         f"{dotted_name(cls)} stands outside of the checked stack. Hand it to stack_options"
-        " as `own=`, where you can say its place; add_middleware, a decorator and an"
-        " instrumentor put a layer outside of all others."
+        " with its place, such as `own=[outermost(Middleware(...))]`; add_middleware, a"
+        " decorator and an instrumentor put a layer outside of all others."
         for cls in _outsiders(app, declared)
     ]
     found += [

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from starlette.middleware import Middleware
 
-from .order import layer_of
+from .order import LAYERS, layer_of
 
 _OUTERMOST: Final = "outermost"
 _INNERMOST: Final = "innermost"
@@ -45,14 +45,21 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     """
     Return `stack` with each layer of `own` in its place.
 
-    Layers for one place keep their order, the first outermost. `SystemExit` names a
-    neighbour that this stack lacks: an update may have dropped it.
+    Layers for one place keep their order, the first outermost. `SystemExit` names what has
+    no place, and a neighbour that this stack lacks: an update may have dropped it.
     """
     around = {name: index for index, name in enumerate(layer_of(m.cls) for m in stack) if name}
     outer: list[Middleware] = []
     inner: list[Middleware] = []
     slots: list[list[Middleware]] = [[] for _ in range(len(stack) + 1)]
-    for middleware, place, neighbour in own:
+    for item in own:
+        if not isinstance(item, Own) or not isinstance(item.middleware, Middleware):
+            msg = (
+                "own= takes a list of layers with a place, such as outermost(Middleware(X)) or"
+                f" inside({next(iter(LAYERS))!r}, Middleware(X)), not {item!r}."
+            )
+            raise SystemExit(msg)
+        middleware, place, neighbour = item
         if place == _OUTERMOST:
             outer.append(middleware)
         elif place == _INNERMOST:

@@ -20,6 +20,8 @@ from .conftest import ENVIRONMENT, ProbeApp, ProbeClient, stack_settings
 FIRST = next(iter(LAYERS))
 LAST = list(LAYERS)[-1]
 
+swapped: Any = inside
+
 
 class Mine:
     """A layer of the user's."""
@@ -161,6 +163,21 @@ def test_own_layers_stand_where_they_are_put(probe_app: ProbeApp) -> None:
 def test_an_own_layer_beside_one_that_is_not_there_is_refused(probe_app: ProbeApp) -> None:
     with pytest.raises(SystemExit, match="Mine can't stand directly inside of 'nothing'"):
         probe_app(own=[inside("nothing", Middleware(Mine))])
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param([Mine], id="a class"),
+        pytest.param([Middleware(Mine)], id="no place"),
+        pytest.param(outermost(Middleware(Mine)), id="no list"),
+        pytest.param([outermost(named("Mine"))], id="a class with a place"),
+        pytest.param([swapped(Middleware(Mine), FIRST)], id="swapped"),
+    ],
+)
+def test_an_own_layer_without_a_place_is_refused(own: Any, probe_app: ProbeApp) -> None:
+    with pytest.raises(SystemExit, match=r"own= takes a list of layers with a place, .+Mine"):
+        probe_app(own=own)
 
 
 def test_the_command_prints_the_live_stack() -> None:

@@ -1,0 +1,13 @@
+"""The tests that a service's user begins with."""
+
+from .conftest import Render
+from .support import python
+
+
+def test_no_test_spends_the_limit_of_another(render: Render) -> None:
+    """Somebody has more tests than clients may send requests in a minute."""
+    service = render(layers=["rate_limit"])
+
+    done = python("pytest", "-q", "tests/test_routes.py", cwd=service, RATE_LIMIT="1/hour")
+
+    assert done.returncode == 0, done.stdout
