@@ -30,9 +30,8 @@ class BodyLimitMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
-        if scope["http_version"][0] == "1" and _ANNOUNCEMENTS.isdisjoint(
-            map(NAME, scope["headers"])
-        ):
+        names = map(NAME, scope["headers"])
+        if scope["http_version"][0] == "1" and _ANNOUNCEMENTS.isdisjoint(names):
             return self.app(scope, receive, send)
         body = _Body(scope, receive, send, max_bytes=self.max_bytes)
         # A float, since `int` refuses numbers of thousands of digits.

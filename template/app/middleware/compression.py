@@ -1,14 +1,12 @@
 """Compression: smaller bodies for clients that accept them, with zstd, br or gzip."""
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
-
-from .scope import first_value
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -76,7 +74,7 @@ class _Answer:
         return self._pass_on(message)
 
     def _is_small(self, start: Message) -> bool:
-        length = first_value(start.get("headers", ()), b"content-length") or b""
+        length = _first(start.get("headers", ()), b"content-length") or b""
         return length.isdigit() and int(length) < self._layer.minimum_size
 
     async def _start(self, message: Message) -> None:
@@ -130,8 +128,8 @@ def _prepared(message: Message) -> Message:
     if message["type"] != "http.response.start":
         return {**message}
     headers: Headers = list(message.get("headers", ()))
-    if first_value(headers, b"content-length") is None:
-        media_type = (first_value(headers, b"content-type") or b"").partition(b";")[0]
+    if _first(headers, b"content-length") is None:
+        media_type = (_first(headers, b"content-type") or b"").partition(b";")[0]
         media_type = media_type.strip().lower()
         flushed = media_type.startswith(b"text/") or media_type.endswith(_TEXT)
         headers = [item for item in headers if item[0] != b"content-type"]
@@ -150,15 +148,15 @@ def _finished(message: Message, coding: str, *, compressed: bool) -> Message:
     not_modified = start["status"] == _NOT_MODIFIED
     if compressed or (not_modified and coding != _IDENTITY):
         headers = [_weak(*item) for item in headers]
-    if not_modified or first_value(message["headers"], b"vary") != first_value(headers, b"vary"):
+    if not_modified or _first(message["headers"], b"vary") != _first(headers, b"vary"):
         headers = _varied(headers)
     return {**start, "headers": headers}
 
 
 def _is_encoded(message: Message) -> bool:
     """Say whether the library encoded the body to which this head belongs."""
-    theirs = first_value(message["prepared"].get("headers", ()), b"content-encoding")
-    return first_value(message["headers"], b"content-encoding") != theirs
+    theirs = _first(message["prepared"].get("headers", ()), b"content-encoding")
+    return _first(message["headers"], b"content-encoding") != theirs
 
 
 def _weak(name: bytes, value: bytes) -> tuple[bytes, bytes]:
@@ -173,3 +171,10 @@ def _varied(headers: Headers) -> Headers:
         return headers
     others = [item for item in headers if item[0] != b"vary"]
     return [*others, (b"vary", b", ".join([*vary, b"Accept-Encoding"]))]
+
+
+def _first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None

@@ -31,7 +31,7 @@ class CrossOriginMiddleware:
 
     def __init__(self, app: ASGIApp, *, trusted: Collection[str]) -> None:
         self.app = app
-        self.trusted = frozenset(origin.lower() for origin in trusted)
+        self.trusted = frozenset(trusted)
         self.protection = CrossOriginProtection(
             app, allowed_origins=list(trusted), deny_app=_refuse
         )

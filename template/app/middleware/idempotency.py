@@ -77,7 +77,7 @@ class IdempotencyMiddleware:
 
 @asynccontextmanager
 async def _held(claim: Claim, keeper: Keeper) -> AsyncIterator[None]:
-    """Hold the key as long as the request runs, and no longer if nothing is kept."""
+    """Hold the key as long as the request runs; freed after it, unless an answer is kept."""
 
     async def renew() -> None:
         while True:
@@ -93,7 +93,7 @@ async def _held(claim: Claim, keeper: Keeper) -> AsyncIterator[None]:
     else:
         await keeper.end()
     finally:
-        # A cancellation comes here alone: the claim then ends by itself.
+        # A cancellation comes only here: the claim, renewed no more, ends by itself.
         renewal.cancel()
 
 

@@ -21,7 +21,8 @@ _TAKEN: Final = re.compile(
     r"|location|max-forwards|origin|permissions-policy|pragma|proxy-.*|range|ratelimit(-.*)?"
     r"|referer|referrer-policy|refresh|retry-after|sec-.*|server|server-timing|set-cookie"
     r"|strict-transport-security|te|trailer|transfer-encoding|upgrade|user-agent|vary|via"
-    r"|warning|www-authenticate|x-content-type-options|x-forwarded-(for|host|port|prefix|proto)|x-frame-options",
+    r"|warning|www-authenticate|x-content-type-options|x-frame-options"
+    r"|x-forwarded-(for|host|port|prefix|proto)",
     re.IGNORECASE,
 )
 _STARTS: Final = frozenset(

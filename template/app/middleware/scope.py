@@ -1,6 +1,5 @@
-"""What several layers read from an ASGI scope, and from headers."""
+"""What several layers read from an ASGI scope."""
 
-from collections.abc import Iterable
 from operator import itemgetter
 from typing import Final
 
@@ -8,14 +7,6 @@ from starlette.types import Scope
 
 # `name in map(NAME, headers)` asks a third less than a loop would, on every answer.
 NAME: Final = itemgetter(0)
-
-
-def first_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """Return the value of the first header of that name, None where there is none."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
 
 
 def only_header(scope: Scope, name: bytes) -> str | None:
