@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .order import DOUBLES, RULES, dotted_name, layer_of
@@ -104,4 +105,5 @@ def _stack(app: Starlette) -> ASGIApp:
 def _walk(layer: Any) -> Iterator[Any]:
     while layer is not None:
         yield layer
-        layer = getattr(layer, "app", None)
+        # A router is the end: its `app` is a method of its own.
+        layer = None if isinstance(layer, Router) else getattr(layer, "app", None)

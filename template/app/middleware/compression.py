@@ -15,10 +15,14 @@ _IDENTITY: Final = "identity"
 _CODINGS: Final = {"zstd": "zstd", "br": "brotli", "gzip": "gzip"}
 _WEIGHT: Final = re.compile(r"q\s*=\s*([01](\.\d*)?)")
 _NOT_MODIFIED: Final = 304
+# Their Vary is that of the 200 in whose place they stand (RFC 9110, 15.3.7 and 15.4.5).
+_INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
 _ZERO_COPY: Final = "http.response.zerocopysend"
 _TAKEN: Final = "compression.taken"
 
 _TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
+_ENCODED: Final = frozenset({b"content-encoding", b"content-length"})
+_REPLACED: Final = _ENCODED | {b"accept-ranges"}
 # Under these names the library compresses each chunk of a stream at once, or none of them.
 _FLUSHED: Final = (b"content-type", b"text/event-stream")
 _UNTOUCHED: Final = (b"content-type", b"application/octet-stream")
@@ -30,9 +34,10 @@ class CompressionMiddleware:
 
     The coding is the one that the client likes best (RFC 9110, 12.5.3). A stream, which is an
     answer without Content-Length, goes out as it comes: its head at once, then each chunk as it
-    is made. Partial answers (206) and bodies that are encoded already are left alone. A strong
-    ETag becomes weak on a compressed answer, as the bytes are no longer those that it names,
-    and on a 304 to a client that would get one (8.8.3.3).
+    is made. Partial answers (206) and bodies that are encoded already are left alone; a
+    compressed answer offers no parts, since they are parts of the body as it was. A strong ETag
+    becomes weak on it, as the bytes are no longer those that it names, and on a 304 to a client
+    that would get one (8.8.3.3).
     """
 
     def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
@@ -75,7 +80,8 @@ class _Answer:
 
     def _is_small(self, start: Message) -> bool:
         length = _first(start.get("headers", ()), b"content-length") or b""
-        return length.isdigit() and int(length) < self._layer.minimum_size
+        small = length.isdigit() and int(length) < self._layer.minimum_size
+        return small and start["status"] not in _INSTEAD_OF_200
 
     async def _start(self, message: Message) -> None:
         lines = [value for name, value in self._scope["headers"] if name == b"accept-encoding"]
@@ -142,13 +148,12 @@ def _finished(message: Message, coding: str, *, compressed: bool) -> Message:
     start: Message = message["prepared"]
     headers: Headers = list(start.get("headers", ()))
     if compressed:
-        gone = {b"content-encoding", b"content-length"}
-        headers = [item for item in headers if item[0] not in gone]
-        headers += [item for item in message["headers"] if item[0] in gone]
-    not_modified = start["status"] == _NOT_MODIFIED
-    if compressed or (not_modified and coding != _IDENTITY):
+        headers = [item for item in headers if item[0] not in _REPLACED]
+        headers += [item for item in message["headers"] if item[0] in _ENCODED]
+    if compressed or (start["status"] == _NOT_MODIFIED and coding != _IDENTITY):
         headers = [_weak(*item) for item in headers]
-    if not_modified or _first(message["headers"], b"vary") != _first(headers, b"vary"):
+    varied = _first(message["headers"], b"vary") != _first(headers, b"vary")
+    if varied or start["status"] in _INSTEAD_OF_200:
         headers = _varied(headers)
     return {**start, "headers": headers}
 

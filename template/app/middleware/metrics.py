@@ -144,7 +144,8 @@ class _MetricsPage:
         except (TypeError, ValueError):  # of prometheus-client, for a version that is no number
             encode, media_type = choose_encoder("")
         page = await run_in_threadpool(encode, registry)
-        await Response(page, media_type=media_type)(scope, receive, send)
+        response = Response(page, headers={"Vary": "Accept"}, media_type=media_type)
+        await response(scope, receive, send)
 
     def _admits(self, client: tuple[str, int] | None) -> bool:
         address = parse_address(client[0] if client else None)

@@ -12,6 +12,13 @@ from starlette.types import Receive, Scope, Send
 MEDIA_TYPE: Final = "application/problem+json"
 
 _NEVER_STORED: Final = frozenset({401, 403, 429})
+# Python has the names of RFC 9110 for them since 3.13 only.
+_RENAMED: Final[Mapping[int, str]] = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 
 
 class Problem(BaseModel):
@@ -108,6 +115,6 @@ def problem_responses(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]
 def phrase(status: int) -> str:
     """Return the reason phrase of `status` (RFC 9110, 15)."""
     try:
-        return HTTPStatus(status).phrase
+        return _RENAMED.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return "Error"

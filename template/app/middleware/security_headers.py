@@ -28,11 +28,11 @@ _DOCS_POLICY: Final = (
 
 class SecurityHeadersMiddleware:
     """
-    Add the headers of the OWASP list to every answer, refusals and 500 included.
+    Add what OWASP tells APIs to send to every answer, refusals and 500 included.
 
     What an endpoint set itself is kept. HSTS goes out over https only (RFC 6797, 7.2), with
-    `hsts_max_age` in seconds. The pages of Swagger UI and ReDoc get a policy of their own, in
-    which their one inline script is named by its hash.
+    `hsts_max_age` in seconds, and binds subdomains as well. The pages of Swagger UI and ReDoc
+    get a policy of their own, in which their one inline script is named by its hash.
     """
 
     def __init__(

@@ -16,7 +16,15 @@ class User:
 
 
 class BadCredentialError(Exception):
-    """A credential was sent and is wrong; the message is for its sender: ASCII, no quotes."""
+    """
+    A credential was sent and is wrong; the message is for its sender: ASCII, no quotes.
+
+    `error` is the code of the challenge (RFC 6750, 3.1), None where it has none.
+    """
+
+    def __init__(self, message: str, *, error: str | None = "invalid_token") -> None:
+        super().__init__(message)
+        self.error = error
 
 
 class CannotCheckError(Exception):

@@ -148,6 +148,30 @@ def test_a_part_is_left_alone(probe_app: ProbeApp, probe_client: ProbeClient) ->
     assert response.text == TEXT
 
 
+@pytest.mark.parametrize("length", [10, 3000])
+def test_a_part_varies_like_the_whole(
+    length: int, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """Else a cache hands it to a client that has the beginning compressed (RFC 9110, 15.3.7)."""
+    part = PlainTextResponse(TEXT[:length], 206, {"Content-Range": f"bytes 0-{length - 1}/9000"})
+
+    response = probe_client(app=with_answer(probe_app(), part)).get("/it", headers=GZIP)
+
+    assert varies(response).count("accept-encoding") == 1
+
+
+def test_a_compressed_answer_offers_no_parts(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """They would be parts of the body as it was, and not go on where this one broke off."""
+    whole = PlainTextResponse(TEXT, headers={"Accept-Ranges": "bytes"})
+    client = probe_client(app=with_answer(probe_app(), whole))
+
+    assert "accept-ranges" not in client.get("/it", headers=GZIP).headers
+    plain = client.get("/it", headers={"Accept-Encoding": "identity"})
+    assert plain.headers["accept-ranges"] == "bytes"
+
+
 def test_an_encoded_body_is_left_alone(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
     encoded = Response(
         gzip.compress(TEXT.encode()),

@@ -53,6 +53,18 @@ def test_http_exceptions_have_the_same_shape(
     assert response.json()["status"] == status
 
 
+@pytest.mark.parametrize(
+    ("status", "title"),
+    [(404, "Not Found"), (413, "Content Too Large"), (499, "Error")],
+)
+def test_the_title_is_the_phrase_whatever_the_version_of_python(
+    status: int, title: str, probe_client: ProbeClient
+) -> None:
+    response = probe_client().get(f"/probe/raise/{status}")
+
+    assert response.json()["title"] == title
+
+
 def test_a_wrong_method_names_the_right_ones(probe_client: ProbeClient) -> None:
     response = probe_client().delete("/probe/ok")
 

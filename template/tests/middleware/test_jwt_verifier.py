@@ -225,6 +225,8 @@ def test_another_scheme_is_refused(value: str, start: Callable[..., TestClient])
     response = start(**SETTINGS).get("/probe/ok", headers={"Authorization": value})
 
     assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert ("error" in response.headers["www-authenticate"]) == (value.strip() == "Bearer")
 
 
 def test_a_doubled_header_is_refused(start: Callable[..., TestClient]) -> None:
@@ -234,6 +236,7 @@ def test_a_doubled_header_is_refused(start: Callable[..., TestClient]) -> None:
     response = start(**SETTINGS).get("/probe/ok", headers=[good, good])
 
     assert response.status_code == 401
+    assert 'error="invalid_request"' in response.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,7 @@ def test_a_modern_scraper_gets_openmetrics(probe_client: ProbeClient) -> None:
     response = probe_client().get("/metrics", headers={"Accept": accept})
 
     assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert "Accept" in response.headers["vary"].split(", ")
     assert response.text.endswith("# EOF\n")
 
 

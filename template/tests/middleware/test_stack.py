@@ -192,4 +192,5 @@ def test_the_command_prints_the_live_stack() -> None:
     rows = json.loads(output.stdout)
     assert [row["layer"] for row in rows if row["layer"]] == list(LAYERS)
     assert all(row["reason"] for row in rows if row["layer"])
+    assert rows[-1]["class"] == "fastapi.routing.APIRouter"
     assert output.returncode == 0
