@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from .support import TESTS
 
 SECONDS: Final = 60
 ORIGIN: Final = "https://app.example"
-LATE_EXIT: Final = 3  # uvicorn's, when the start-up fails
+FAILED_START: Final = 3  # the status for which uvicorn's supervisor starts no new worker
 
 SETTINGS: Final = {
     "BLOCKED_CLIENTS": "LegacyApp/1.",
@@ -77,18 +78,19 @@ class Server:
         """Return the access-log lines of a request; the last may come after its answer."""
         found: list[dict[str, Any]] = []
         for _ in _patiently():
-            found = [
-                line
-                for line in map(json.loads, self._json_lines())
-                if line["event"] == "request" and line.get("request_id") == request_id
-            ]
+            found = [line for line in self._written(request_id) if line["event"] == "request"]
             if len(found) >= count:
                 break
         return found
 
-    def _json_lines(self) -> list[str]:
-        text = self.output.read_text("utf-8")
-        return [line for line in text.split("\n")[:-1] if line.startswith("{")]
+    def incidents(self, request_id: str) -> list[dict[str, Any]]:
+        """Return the lines of a request that show a traceback."""
+        return [line for line in self._written(request_id) if "exception" in line]
+
+    def _written(self, request_id: str) -> list[dict[str, Any]]:
+        lines = self.output.read_text("utf-8").split("\n")[:-1]
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [line for line in found if line.get("request_id") == request_id]
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +190,16 @@ def test_a_client_that_goes_away_is_a_499(server: Server, request_id: str) -> No
     server.request("/wire/step", "POST")
 
 
+def test_a_stream_that_breaks_is_one_incident(server: Server, request_id: str) -> None:
+    """What nobody can answer any more is logged by the server, under the id."""
+    with pytest.raises(http.client.IncompleteRead):
+        server.request("/probe/broken-stream", X_Request_ID=request_id)
+
+    lines = server.lines(request_id)
+    assert [line["status"] for line in lines] == [200]
+    assert len(server.incidents(request_id)) == 1
+
+
 def test_a_chunked_upload_arrives(server: Server, request_id: str) -> None:
     chunks = (b"onion" * 100 for _ in range(20))
 
@@ -198,13 +210,15 @@ def test_a_chunked_upload_arrives(server: Server, request_id: str) -> None:
 
 def test_a_websocket_is_accepted(server: Server, request_id: str) -> None:
     headers = {"X-Request-ID": request_id}
-    with connect(f"ws://localhost:{server.port}/probe/ws", additional_headers=headers) as socket:
+    url = f"ws://localhost:{server.port}/probe/ws?token=leek"
+    with connect(url, additional_headers=headers) as socket:
         socket.send("leek")
         assert socket.recv(timeout=SECONDS) == "leek"
         assert socket.response is not None
         assert socket.response.headers["x-request-id"] == request_id
 
     assert [line["status"] for line in server.lines(request_id)] == [101]
+    assert "token" not in server.output.read_text("utf-8")
 
 
 def test_a_websocket_is_refused(server: Server, request_id: str) -> None:
@@ -317,7 +331,7 @@ def test_a_wrong_setting_is_refused(
 ) -> None:
     status, output = _refused(_with_main(service, ADDED), **settings)
 
-    assert status == 1
+    assert status == FAILED_START
     assert "Traceback" not in output
     lines = output.strip().split("\n")
     assert len(lines) == len(named)
@@ -331,7 +345,52 @@ def test_an_env_file_that_is_not_utf_8_is_refused(service: Path) -> None:
 
     status, output = _refused(copy)
 
-    assert (status, output) == (1, ".env must be UTF-8.\n")
+    assert (status, output) == (FAILED_START, ".env must be UTF-8.\n")
+
+
+NEIGHBOURLESS: Final = """
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from app.middleware import inside
+own = [inside("nothing", Middleware(GZipMiddleware))]
+stack_options(Settings.from_environment(), own=own)
+"""
+
+
+@pytest.mark.parametrize(
+    ("added", "settings", "sentence"),
+    [(ADDED, {"SESSION_SECRET": ""}, "SESSION_SECRET"), (NEIGHBOURLESS, {}, "can't stand")],
+    ids=["a setting", "a layer of one's own"],
+)
+def test_workers_that_can_not_start_are_not_started_for_ever(
+    added: str, settings: dict[str, str], sentence: str, service: Path
+) -> None:
+    """An orchestrator would take the supervisor for a service."""
+    command = ("uvicorn", "app.main:app", "--workers", "2")
+    with _started(_with_main(service, added), command=command, **settings) as server:
+        server.process.wait(SECONDS)
+        output = server.output.read_text("utf-8")
+
+    assert sentence in output
+    assert "Traceback" not in output
+
+
+def test_a_request_that_outlasts_the_grace_of_a_stop_is_answered(
+    service: Path, request_id: str
+) -> None:
+    grace = ("--timeout-graceful-shutdown", "1")
+    with _serving(_with_main(service, ADDED), *grace) as server, ThreadPoolExecutor() as pool:
+        headers = {"Origin": ORIGIN, "X_Request_ID": request_id}
+        reply = pool.submit(server.request, "/probe/slow?seconds=20", **headers)
+        time.sleep(1)
+        server.process.terminate()
+        answered = reply.result(SECONDS)
+        server.process.wait(SECONDS)
+
+    assert answered.status == json.loads(answered.body)["status"] == 503
+    assert answered.headers["retry-after"] == "1"
+    assert answered.headers["access-control-allow-origin"] == ORIGIN
+    assert [line["status"] for line in server.lines(request_id)] == [503]
 
 
 BY_DECORATOR: Final = """
@@ -374,7 +433,7 @@ LATE: Final = {
 def test_a_spoiled_stack_does_not_start(code: str, sentence: str, service: Path) -> None:
     status, output = _refused(_with_main(service, code))
 
-    assert status == LATE_EXIT
+    assert status == FAILED_START
     assert sentence in output
     assert "Traceback" not in output
 

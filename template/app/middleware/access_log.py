@@ -11,6 +11,12 @@ from .log import line_writer
 from .probes import is_probe
 
 _SERVER_ERROR: Final = 500
+_OF_WEBSOCKETS: Final = (
+    '%s - "WebSocket ',
+    "connection open",
+    "connection closed",
+    "connection rejected",
+)
 
 
 class AccessLogMiddleware(Watcher):
@@ -31,6 +37,8 @@ class AccessLogMiddleware(Watcher):
         server_log = logging.getLogger("uvicorn.access")
         server_log.handlers = []
         server_log.propagate = False
+        # Of websockets it tells elsewhere, with the query string.
+        logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
 
     def began(self, exchange: Exchange) -> None:
         """Do nothing: the line is written at the end."""
@@ -53,3 +61,7 @@ class AccessLogMiddleware(Watcher):
         if user is not None:
             line["user"] = user.id
         self.write_line(line)
+
+
+def _is_of_no_websocket(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or not str(record.msg).startswith(_OF_WEBSOCKETS)

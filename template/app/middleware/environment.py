@@ -1,10 +1,26 @@
 """Settings that are read from the environment and refused in sentences."""
 
 import sys
-from typing import Any, Self
+from typing import Any, Final, Never, Self
 
 from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Uvicorn's supervisor gives up for this status; for any other it starts a new worker for ever.
+_STARTUP_FAILURE: Final = 3
+
+
+def refuse_to_start(*sentences: str) -> Never:
+    """
+    Say why, and end the process before a port opens.
+
+    Raises:
+        SystemExit: since a server logs and swallows any other exception of the start-up phase.
+
+    """
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
+    raise SystemExit(_STARTUP_FAILURE)
 
 
 class EnvironmentSettings(BaseSettings):
@@ -39,19 +55,16 @@ class EnvironmentSettings(BaseSettings):
         Return the settings of this process.
 
         Raises:
-            SystemExit: after a sentence for each wrong setting. It ends a server before its
-                port opens, which an exception raised later, at start-up, would not.
+            SystemExit: after a sentence for each wrong setting.
 
         """
         try:
             return cls()
         except ValidationError as error:
-            for details in error.errors(include_url=False):
-                print(cls._sentence(details), file=sys.stderr)
-            raise SystemExit(1) from None
+            sentences = [cls._sentence(details) for details in error.errors(include_url=False)]
         except UnicodeDecodeError:
-            print(f"{cls.model_config['env_file']} must be UTF-8.", file=sys.stderr)
-            raise SystemExit(1) from None
+            sentences = [f"{cls.model_config['env_file']} must be UTF-8."]
+        refuse_to_start(*sentences)
 
     @classmethod
     def _sentence(cls, error: Any) -> str:

@@ -1,6 +1,7 @@
 """Error handler: an exception becomes a problem answer that the outer layers still decorate."""
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
@@ -18,9 +19,11 @@ from .problem import phrase, problem_response, respond
 _logger: Final = logging.getLogger(__name__)
 
 _DETAIL_OF_500: Final = "The service failed to answer. The fault is on its side and was recorded."
+_DETAIL_OF_503: Final = "The service stops before it has answered this request; retry soon."
 _WITHOUT_BODY: Final = frozenset({204, 205, 304})
 _WS_POLICY_VIOLATION: Final = 1008
 _WS_INTERNAL_ERROR: Final = 1011
+_WS_SERVICE_RESTART: Final = 1012
 
 
 class ErrorHandlerMiddleware:
@@ -31,9 +34,10 @@ class ErrorHandlerMiddleware:
     headers, no request id and no security headers; this one stands inside of them. The
     exception is logged once, with its traceback, and recorded on the current span; its message
     never reaches the client. Once a response has started nothing can be answered any more: the
-    exception is raised again, and the server cuts the connection. With `debug` on every
-    exception is raised again, for Starlette's traceback page. A websocket is closed with 1011,
-    its handshake answered 500. A client that went away is no error.
+    exception is raised again, and the server logs it and cuts the connection. With `debug` on
+    every exception is raised again, for Starlette's traceback page. A websocket is closed with
+    1011, its handshake answered 500. A client that went away is no error. A request that the
+    server cancels, since it stops, is answered 503 unless its response has started.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,14 +52,23 @@ class ErrorHandlerMiddleware:
             await self.app(scope, receive, answer.send)
         except (ClientDisconnect, WebSocketDisconnect):
             _logger.debug("the client went away")
+        except CancelledError:
+            # So a server ends what outlasts its grace; it would answer with a bare 500 itself.
+            if not answer.started:
+                response = problem_response(
+                    scope, 503, _DETAIL_OF_503, headers={"Retry-After": "1"}
+                )
+                await respond(response, scope, receive, send, close_code=_WS_SERVICE_RESTART)
+            raise
         except HTTPException as exc:
             if answer.started:
                 raise
             await respond(_http_problem(scope, exc), scope, receive, send)
         except Exception as exc:
-            _record(exc)
+            get_current_span().record_exception(exc)
             if scope["app"].debug or (answer.started and not answer.accepted):
                 raise
+            _logger.exception("unhandled exception")
             if answer.accepted:
                 await send({"type": "websocket.close", "code": _WS_INTERNAL_ERROR})
             else:
@@ -125,8 +138,3 @@ def _http_problem(scope: Scope, exc: HTTPException) -> Response:
     return problem_response(
         scope, exc.status_code, str(detail), headers=exc.headers, members=members
     )
-
-
-def _record(exc: Exception) -> None:
-    _logger.error("unhandled exception", exc_info=exc)
-    get_current_span().record_exception(exc)

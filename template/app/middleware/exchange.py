@@ -1,6 +1,7 @@
 """Exchange: one request and its answer, watched until it ends."""
 
 from abc import ABC, abstractmethod
+from asyncio import CancelledError
 from collections.abc import Awaitable, Sequence
 from time import perf_counter
 from typing import Final
@@ -60,7 +61,9 @@ class Exchange:
         """Let `app` answer."""
         try:
             await app(self.scope, receive, self._watch)
-        except Exception:
+        except CancelledError:
+            raise  # a client or a server that waits no longer: no failure of the service
+        except BaseException:
             if not self._over:
                 self._end(self.status or _SERVER_ERROR)
             raise

@@ -28,6 +28,8 @@ _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
 # What structlog takes by these names itself; `extra` may hold anything.
 _TAKEN: Final = frozenset({"event", "level", "logger", "self", "timestamp"})
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
+# It tells of each file that changes; written into the project, that line is the next change.
+_RELOADER: Final = "watchfiles"
 
 
 def bind(**fields: object) -> Token[Mapping[str, object]]:
@@ -60,6 +62,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
         if logger.hasHandlers():
             logger.handlers = []
             logger.propagate = True
+    logging.getLogger(_RELOADER).setLevel(logging.WARNING)
 
 
 def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
@@ -88,8 +91,11 @@ class _StandardOutput:
         pass
 
     def msg(self, line: bytes) -> None:
-        sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.flush()
+        except OSError:
+            return  # a full disk or a reader that is gone: no request may fail for its line
 
     debug = info = warning = warn = error = critical = exception = fatal = log = msg
 

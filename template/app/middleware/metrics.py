@@ -5,6 +5,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -167,11 +168,19 @@ def metrics_route(path: str, *, allow: Collection[str]) -> Route:
 
 
 def check_directory_of_workers() -> None:
-    """Refuse a directory that isn't there: each request would fail for it."""
+    """Refuse a directory in which nothing can be written: each request would fail for it."""
     directory = os.environ.get(_DIRECTORY)
-    if directory is not None and not Path(directory).is_dir():
-        msg = f"{_DIRECTORY} must name a directory that exists, not {directory!r}"
+    if directory is not None and not _can_be_written_to(directory):
+        msg = f"{_DIRECTORY} must name a directory that can be written to, not {directory!r}"
         raise ValueError(msg)
+
+
+def _can_be_written_to(directory: str) -> bool:
+    try:
+        TemporaryFile(dir=directory).close()
+    except OSError:
+        return False
+    return directory != ""
 
 
 def _own_registry() -> CollectorRegistry:

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from starlette.middleware import Middleware
 
+from .environment import refuse_to_start
 from .order import LAYERS, layer_of
 
 _OUTERMOST: Final = "outermost"
@@ -45,8 +46,12 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     """
     Return `stack` with each layer of `own` in its place.
 
-    Layers for one place keep their order, the first outermost. `SystemExit` names what has
-    no place, and a neighbour that this stack lacks: an update may have dropped it.
+    Layers for one place keep their order, the first outermost. What has no place ends the
+    start, and so does a neighbour that this stack lacks: an update may have dropped it.
+
+    Raises:
+        SystemExit: after one sentence.
+
     """
     around = {name: index for index, name in enumerate(layer_of(m.cls) for m in stack) if name}
     outer: list[Middleware] = []
@@ -54,11 +59,10 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     slots: list[list[Middleware]] = [[] for _ in range(len(stack) + 1)]
     for item in own:
         if not isinstance(item, Own) or not isinstance(item.middleware, Middleware):
-            msg = (
+            refuse_to_start(
                 "own= takes a list of layers with a place, such as outermost(Middleware(X)) or"
                 f" inside({next(iter(LAYERS))!r}, Middleware(X)), not {item!r}."
             )
-            raise SystemExit(msg)
         middleware, place, neighbour = item
         if place == _OUTERMOST:
             outer.append(middleware)
@@ -67,11 +71,10 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
         elif neighbour in around:
             slots[around[neighbour] + (place == _INSIDE)].append(middleware)
         else:
-            msg = (
+            refuse_to_start(
                 f"{getattr(middleware.cls, '__name__', middleware.cls)} can't stand {place}"
                 f" {neighbour!r}: LAYERS in app/middleware/order.py has no such layer."
             )
-            raise SystemExit(msg)
     arranged = [*outer, *slots[0]]
     for middleware, slot in zip(stack, slots[1:], strict=True):
         arranged += [middleware, *slot]

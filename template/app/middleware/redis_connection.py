@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Coroutine
 from contextlib import suppress
+from contextvars import Context
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ _SCHEMES: Final = frozenset({"redis", "rediss"})
 _ANSWER_TIMEOUT: Final = 0.1
 _CONNECT_TIMEOUT: Final = 1.0
 _PAUSE: Final = 1.0
+_BETWEEN_LINES: Final = 60.0
 _TURNS: Final = 10
 _MOST_COMMANDS: Final = 500
 
@@ -36,8 +38,9 @@ class RedisConnection:
 
     Requests that come while an exchange runs share the next one, so a burst costs a few. A
     Redis that is gone, or doesn't answer in 100 ms, is lost: all who wait are told, one line is
-    logged, and from then on everybody is told at once. Meanwhile `trial`, a command that
-    writes, is sent each second in the background, and ends that when it succeeds.
+    logged, and one more each minute; from then on everybody is told at once. Meanwhile `trial`,
+    a command that writes, is sent each second in the background, and ends that when it
+    succeeds.
     """
 
     def __init__(self, url: SecretStr, *, trial: _Command) -> None:
@@ -49,6 +52,7 @@ class RedisConnection:
         self._trial: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
         self._next_trial_at = 0.0
+        self._next_line_at = 0.0
 
     async def open(self) -> None:
         if not self._open:
@@ -57,6 +61,7 @@ class RedisConnection:
 
     async def close(self) -> None:
         self._open = False
+        self._lost_at = None  # so no trial starts any more
         for task in (self._sender, self._trial):
             if task is not None:
                 task.cancel()
@@ -67,13 +72,13 @@ class RedisConnection:
     async def ask(self, *command: Any) -> Any:
         loop = asyncio.get_running_loop()
         if self._lost_at is not None:
-            if self._trial is None and loop.time() >= self._next_trial_at:
-                self._trial = loop.create_task(self._try())
+            if not self._open and loop.time() >= self._next_trial_at:
+                self._start_trial()
             raise StorageLostError
         future = loop.create_future()
         self._waiting.append((command, future))
         if self._sender is None:
-            self._sender = loop.create_task(self._send())
+            self._sender = loop.create_task(self._send(), context=Context())
         return await future
 
     async def _send(self) -> None:
@@ -118,11 +123,22 @@ class RedisConnection:
         finally:
             self._trial = None
 
+    def _start_trial(self) -> None:
+        if self._trial is None and self._lost_at is not None:
+            loop = asyncio.get_running_loop()
+            # Its lines are those of no request, so it has none of their fields.
+            self._trial = loop.create_task(self._try(), context=Context())
+
     def _lose(self, error: Exception) -> None:
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         self._next_trial_at = now + _PAUSE
+        if self._open:
+            loop.call_later(_PAUSE, self._start_trial)
         if self._lost_at is None:
-            self._lost_at = now
+            self._lost_at = self._next_line_at = now
+        if now >= self._next_line_at:
+            self._next_line_at = now + _BETWEEN_LINES
             reason = f"{type(error).__name__}: {error}"
             _logger.error("the storage is lost", extra={"reason": reason})
 

@@ -1,5 +1,6 @@
 """Redis storage: counts and answers that all workers share."""
 
+from secrets import token_hex
 from typing import Final
 
 from pydantic import SecretStr
@@ -34,7 +35,9 @@ class RedisStorage:
     """
 
     def __init__(self, url: SecretStr) -> None:
-        self._connection = RedisConnection(url, trial=("EVAL", _INCREMENT, 1, "trial", 1000))
+        # A key of this process alone: others may share the Redis, and the names in it.
+        trial = ("EVAL", _INCREMENT, 1, f"limit:trial:{token_hex(16)}", 1000)
+        self._connection = RedisConnection(url, trial=trial)
 
     async def open(self) -> None:
         await self._connection.open()

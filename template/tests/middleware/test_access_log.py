@@ -1,6 +1,7 @@
 """Access log: exactly one line a request, whatever becomes of it."""
 
 import asyncio
+import logging
 import re
 from typing import Any
 
@@ -170,6 +171,21 @@ def test_a_websocket_has_one_line(probe_client: ProbeClient, log_lines: LogLines
 
     (line,) = requests(log_lines())
     assert (line["method"], line["status"], line["route"]) == ("WEBSOCKET", 101, "/probe/ws")
+
+
+def test_the_server_s_own_lines_of_websockets_are_silent(
+    probe_app: ProbeApp, log_lines: LogLines
+) -> None:
+    """They show the query string, where browsers have to put a token."""
+    probe_app()
+    server_log = logging.getLogger("uvicorn.error")
+
+    server_log.info('%s - "WebSocket %s" [accepted]', "192.0.2.7", "/ws?token=hidden")
+    server_log.info("connection open")
+    server_log.info("connection closed")
+    server_log.error("connection handler failed")
+
+    assert [line["event"] for line in log_lines()] == ["connection handler failed"]
 
 
 @pytest.mark.skipif("request_id" not in LAYERS, reason="the stack has no request_id")

@@ -1,5 +1,7 @@
 """Error handler: an exception becomes an answer that clients can parse."""
 
+import asyncio
+import json
 import logging
 from importlib import import_module
 from typing import Any
@@ -133,6 +135,34 @@ def test_a_stream_that_breaks_is_not_answered_twice(probe_client: ProbeClient) -
 
     assert response.status_code == 200
     assert response.text == "first\n"
+
+
+def test_what_is_raised_again_is_left_to_the_server_to_log(
+    probe_client: ProbeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It logs whatever reaches it, and one fault is one incident."""
+    probe_client().get("/probe/broken-stream")
+
+    assert caplog.records == []
+
+
+def test_a_request_that_the_server_gives_up_is_answered_503(probe_app: ProbeApp) -> None:
+    """A server that stops waits for a while; what takes longer would get its bare 500."""
+    app = probe_app()
+    dialogue = Dialogue("GET", "/probe/slow?seconds=60")
+
+    async def stop() -> None:
+        task = asyncio.create_task(app(dialogue.scope, dialogue.receive, dialogue.send))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stop())
+
+    assert dialogue.status == 503
+    assert dialogue.headers["retry-after"] == "1"
+    assert json.loads(dialogue.body)["status"] == 503
 
 
 def test_with_debug_on_the_traceback_is_shown(probe_client: ProbeClient) -> None:

@@ -1,5 +1,7 @@
 """Exchange: watchers are told once what became of a request, neighbours by one hand."""
 
+from asyncio import CancelledError
+
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -10,6 +12,8 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.exchange import Exchange, Watcher
+
+from .asgi import Dialogue
 
 
 class Witness(Watcher):
@@ -59,6 +63,24 @@ def test_a_watcher_is_told_once() -> None:
     ask(Middleware(Witness, told=told))
 
     assert [(exchange.status, exchange.bytes) for exchange in told] == [(200, 2)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OSError, 500), (SystemExit, 500), (CancelledError, 499)]
+)
+def test_what_ends_a_request_without_an_answer_is_told(
+    error: type[BaseException], status: int
+) -> None:
+    """A server answers 500 for whatever it caught; only one who waits no longer gets nothing."""
+    told: list[Exchange] = []
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    with pytest.raises(error):
+        Dialogue("GET", "/").run(Witness(fail, told=told))
+
+    assert [exchange.status for exchange in told] == [status]
 
 
 def test_neighbours_share_an_exchange() -> None:

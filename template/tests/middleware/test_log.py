@@ -1,5 +1,6 @@
 """What becomes of the lines of the server, of libraries, and of odd values."""
 
+import io
 import logging
 from collections.abc import Iterator
 
@@ -35,6 +36,35 @@ def test_a_log_that_was_switched_off_stays_off(server_log: logging.Logger) -> No
     configure_logging(level="INFO", log_format="json")
 
     assert not server_log.hasHandlers()
+
+
+class FullDisk(io.RawIOBase):
+    """Takes nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _: object) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_line_that_can_not_be_written_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would undo the request that it tells of."""
+    configure_logging(level="INFO", log_format="json")
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", io.TextIOWrapper(FullDisk()))  # type: ignore[type-var]
+
+        structlog.get_logger().info("one")
+        structlog.get_logger().info("another")
+
+
+def test_the_reloader_does_not_tell_of_each_change(log_lines: LogLines) -> None:
+    """In a file of the project that line would be the next change."""
+    configure_logging(level="INFO", log_format="json")
+
+    logging.getLogger("watchfiles.main").info("1 change detected")
+
+    assert log_lines() == []
 
 
 def test_what_a_library_adds_can_not_take_the_place_of_a_field(log_lines: LogLines) -> None:

@@ -346,12 +346,15 @@ def test_nonsense_is_refused_at_start(settings: dict[str, object], sentence: str
         stack_settings(**settings)
 
 
-def test_a_directory_that_is_not_there_is_refused_at_start(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("directory", ["nothing", "/proc", ""])
+def test_a_directory_that_can_not_be_written_to_is_refused_at_start(
+    directory: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nothing"))
+    """Nobody, root included, can put a file into /proc."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", directory)
 
-    with pytest.raises(ValidationError, match="must name a directory that exists"):
+    with pytest.raises(ValidationError, match="must name a directory that can be written to"):
         stack_settings()
 
 

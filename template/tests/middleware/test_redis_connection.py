@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -90,6 +91,68 @@ def test_a_killed_redis_is_lost_at_once_and_comes_back(
 
     assert asyncio.run(scenario()) == [True, True]
     assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+
+
+def test_a_redis_that_is_back_is_known_before_anybody_asks(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> bool:
+        async with connected(server) as connection:
+            server.kill()
+            await is_lost(connection)
+            server.start()
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                if len(incidents(caplog)) > 1:
+                    break
+            return await is_lost(connection)
+
+    caplog.set_level(logging.INFO)
+
+    assert asyncio.run(scenario()) is False
+
+
+def test_a_redis_that_stays_lost_is_told_again(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit that is off for weeks must not be one line of weeks ago."""
+    monkeypatch.setattr(redis_connection, "_BETWEEN_LINES", 0.1)
+
+    async def scenario() -> None:
+        server.kill()
+        async with connected(server):
+            await asyncio.sleep(0.5)
+
+    asyncio.run(scenario())
+
+    # Trials follow each other every 20 ms, lines every 100 ms.
+    assert 2 <= len(incidents(caplog)) <= 6
+
+
+def test_its_lines_are_those_of_no_request(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They would carry the id of whoever came first."""
+    request_id: ContextVar[str] = ContextVar("request_id", default="")
+    seen: list[str] = []
+
+    def note(_: logging.LogRecord) -> bool:
+        seen.append(request_id.get())
+        return True
+
+    async def scenario() -> None:
+        async with connected(server) as connection:
+            request_id.set("of a request")
+            server.kill()
+            await is_lost(connection)
+            server.start()
+            await comes_back(connection)
+
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(note)
+    asyncio.run(scenario())
+
+    assert seen == ["", ""]
 
 
 def test_a_hung_redis_is_waited_for_once(

