@@ -160,7 +160,7 @@ def _console_line() -> Callable[[object, str, EventDict], bytes]:
         shown = {key: _escaped(value) for key, value in event.items()}
         if traceback is not None:
             # Set in, so that a message of several lines can't pass for lines of the log.
-            lines = (f"    {_escaped(line)}" for line in traceback.splitlines())
+            lines = (f"    {_escaped(line)}" for line in str(traceback).splitlines())
             shown["exception"] = "\n".join(lines)
         return str(renderer(logger, name, shown)).encode("utf-8", "backslashreplace")
 
@@ -169,6 +169,5 @@ def _console_line() -> Callable[[object, str, EventDict], bytes]:
 
 def _escaped(value: object) -> object:
     """Show control characters as escapes: a path must not forge a line or drive a terminal."""
-    if isinstance(value, str) and not value.isprintable():
-        return value.encode("unicode_escape").decode("ascii")
-    return value
+    text = value if isinstance(value, str) else repr(value)
+    return value if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -96,3 +96,24 @@ def test_a_traceback_can_not_forge_a_readable_line(capsys: pytest.CaptureFixture
     assert "broken" in first
     assert all(line.startswith("    ") for line in others)
     assert "\x1b" not in "".join(others)
+
+
+class Odd:
+    """A value whose text would begin a line of its own."""
+
+    def __repr__(self) -> str:
+        return "\nforged\x1b[31m"
+
+
+@pytest.mark.parametrize("field", ["value", "exception"])
+def test_a_value_can_not_forge_a_readable_line(
+    field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(level="INFO", log_format="console")
+
+    structlog.get_logger().info("odd", **{field: Odd()})
+
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "odd" in first
+    assert all(line.startswith("    ") for line in others)
+    assert "\x1b" not in first + "".join(others)
