@@ -29,7 +29,7 @@ WRONG: Final = {
     "a scheme without its layer": (
         "authentication_scheme=session",
         "authentication_scheme",
-        "session needs the layer session, which is not among the 12 in layers",
+        "session needs the layer session",
     ),
     "no name": ("project_name=", "project_name", 'it is ""'),
     "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),

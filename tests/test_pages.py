@@ -46,7 +46,7 @@ def test_the_commands_need_only_python_pip_and_git() -> None:
 
     for command in (start, test):
         assert command.startswith("python3 -m venv .tools && .tools/bin/pip install --quiet ")
-    assert '--vcs-ref HEAD --defaults --data project_name=Orders "$PWD"' in start
+    assert 'copier copy --defaults --data project_name=Orders "$PWD"' in start
     assert start.endswith("run fastapi dev --no-proxy-headers")
     assert test.endswith("run pytest")
 

@@ -27,6 +27,7 @@ from .support import (
     Answers,
     closed,
     failures,
+    python,
     run,
     with_variants,
 )
@@ -155,6 +156,21 @@ def test_a_selection_is_a_good_service(
     assert failures(service, mypy_cache=mypy_cache, every_parameter=every_parameter) == []
     assert _traces(service, {*LAYERS} - {*answers["layers"]}) == []
     assert _declared(service) == _imported(service)
+
+
+@pytest.mark.parametrize("columns", [88, 120])
+def test_a_team_s_own_line_length_leaves_the_template_s_files_alone(
+    columns: int, render: Render
+) -> None:
+    """Files that were formatted anew would conflict with every update."""
+    service = render(preset="everything")
+    project = service / "pyproject.toml"
+    text = project.read_text("utf-8")
+    project.write_text(text.replace("line-length = 100", f"line-length = {columns}"), "utf-8")
+
+    for command in (("format", "--check", "--no-cache", "."), ("check", "--no-cache", ".")):
+        done = python("ruff", *command, cwd=service)
+        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("preset", ORDER["presets"])

@@ -12,7 +12,7 @@ from .support import LAYERS, ORDER, commit, read_yaml
 
 ROWS, COLUMNS = 60, 80
 SECONDS = 60
-ENTER, CLEAR, INTERRUPT = "\r", "\x15", "\x03"
+ENTER, CLEAR, INTERRUPT, DOWN = "\r", "\x15", "\x03", "\x1b[B"
 
 
 class Terminal:
@@ -85,13 +85,35 @@ def test_an_update_is_answered_key_by_key(render: Render) -> None:
     terminal.press(ENTER)
     terminal.see([*LAYERS.values()][-1]["summary"])
     terminal.press(f" {ENTER}")
-    rows = terminal.see("for what is new.")
+    rows = terminal.see("What is new stands in CHANGELOG.md of")
 
     assert terminal.end() == 0
     chosen = {*read_yaml(service / ".copier-answers.yml")["layers"]}
     assert len(chosen ^ layers) == 1
     assert "  git status --short                     UU is a conflict, D a deleted file" in rows
     assert any(row.startswith("  git restore FILE ") for row in rows)
+
+
+def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_path: Path) -> None:
+    """Copier asks no validator where one of a list is chosen."""
+    service = tmp_path / "service"
+    terminal = Terminal("copy", "--vcs-ref=HEAD", "--data=preset=public", template, service)
+
+    terminal.see("What is the service called?")
+    terminal.press(ENTER)
+    terminal.see("What does it do")
+    terminal.press(ENTER)
+    terminal.see([*LAYERS.values()][-1]["summary"])
+    terminal.press(ENTER)
+    rows = terminal.see("API keys: one for each calling program")
+    terminal.press(f"{DOWN}{ENTER}")
+    terminal.see("Where are limits and repeated answers counted?")
+    terminal.press(ENTER)
+    terminal.see("Commit it to git before you edit it")
+
+    assert terminal.end() == 0
+    assert any(row.endswith("cookie (session needs the layer session)") for row in rows)
+    assert read_yaml(service / ".copier-answers.yml")["authentication_scheme"] == "api_key"
 
 
 def test_a_wrong_answer_is_told_on_the_spot(template: Path, tmp_path: Path) -> None:

@@ -187,6 +187,45 @@ def _update_and_look(service: Path, layers: list[str], render: Render) -> None:
     assert _differences(service, fresh) == []
 
 
+def test_the_layer_of_the_scheme_can_not_be_dropped_alone(render: Render) -> None:
+    """Copier would put the default in place of the scheme, and users in by another door."""
+    service = render(layers=["session", "authentication"], authentication_scheme="session")
+    commit(service)
+
+    done = _update(service, layers=["authentication"])
+
+    assert done.returncode == 1
+    assert "authentication_scheme session needs session" in done.stdout
+    assert git("status", "--short", cwd=service) == ""
+    done = _update(service, layers=["authentication"], authentication_scheme="api_key")
+    assert done.returncode == 0, done.stdout
+
+
+def test_attributes_of_ones_own_stay(render: Render) -> None:
+    """Services older than the template's may have them."""
+    service = render(ref="0.5.1", layers=PLAIN)
+    _write(service, ".gitattributes", "*.onion binary\n")
+    commit(service)
+
+    done = _update(service)
+
+    assert done.returncode == 0, done.stdout
+    assert _conflicts(service) == []
+    assert _read(service, ".gitattributes") == "*.onion binary\n"
+
+
+def test_lines_end_alike_wherever_they_are_checked_out(render: Render) -> None:
+    """With other ends each line differs from the template's, and an update is one conflict."""
+    service = render(layers=PLAIN)
+    commit(service)
+    git("config", "core.autocrlf", "true", cwd=service)
+
+    (service / "pyproject.toml").unlink()
+    git("checkout", "--", "pyproject.toml", cwd=service)
+
+    assert b"\r" not in (service / "pyproject.toml").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def complete(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("complete") / "service"

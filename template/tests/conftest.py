@@ -10,7 +10,7 @@ from app.main import create_app
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    # An app for each test: no limit counts what another one sent. The host check refuses the
-    # client's own default name, `testserver`.
+    # An app for each test: no limit counts what another one sent. The host check
+    # refuses the client's own default name, `testserver`.
     with TestClient(create_app(), base_url="http://localhost") as client:
         yield client
