@@ -158,7 +158,7 @@ def test_each_file_belongs_to_something() -> None:
     assert shared == {*SHARED}
     assert modules - {*LAYERS} - shared == general
     assert tests - {f"test_{name}" for name in ENTRIES} <= {
-        *("test_docs", "test_refusals", "test_settings", "test_stack")
+        *("test_docs", "test_environment", "test_refusals", "test_settings", "test_stack")
     }
 
 

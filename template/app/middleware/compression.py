@@ -58,7 +58,7 @@ class CompressionMiddleware:
         if _ZERO_COPY in scope.get("extensions", ()):
             # What the server's own hand sends can't be compressed.
             others = {key: value for key, value in scope["extensions"].items() if key != _ZERO_COPY}
-            scope = {**scope, "extensions": others}
+            scope["extensions"] = others
         return self.app(scope, receive, _Answer(self, scope, receive, send).send)
 
 

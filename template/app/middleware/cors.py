@@ -147,7 +147,7 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
             f" CORS_ALLOW_CREDENTIALS; it is {regex!r}"
         )
         raise ValueError(msg)
-    if regex and any(re.fullmatch(regex, origin) for origin in _STRANGERS):
+    if any(re.fullmatch(regex, origin) for origin in _STRANGERS):
         msg = (
             "CORS_ALLOW_ORIGIN_REGEX must not admit every origin with"
             f" CORS_ALLOW_CREDENTIALS; it is {regex!r}"

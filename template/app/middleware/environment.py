@@ -1,13 +1,14 @@
 """Settings that are read from the environment and refused in sentences."""
 
 import sys
-from typing import Any, Final, Never, Self
+from typing import Any, Final, Never, Self, get_args, get_origin
 
-from pydantic import SecretStr, ValidationError, field_validator
+from pydantic import Secret, SecretBytes, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # Uvicorn's supervisor gives up for this status; for any other it starts a new worker for ever.
 _STARTUP_FAILURE: Final = 3
+_SECRETS: Final = (Secret, SecretBytes, SecretStr)
 
 
 def refuse_to_start(*sentences: str) -> Never:
@@ -75,9 +76,15 @@ class EnvironmentSettings(BaseSettings):
         if error["type"] == "missing":
             hint = field.description if field else None
             return f"{name} must be set: {hint}." if hint else f"{name} must be set."
-        secret = field is not None and field.annotation is SecretStr
+        secret = field is not None and _holds_secret(field.annotation)
         shown = "" if secret else f", not {error['input']!r}"
         return f"{name}: {error['msg']}{shown}."
+
+
+def _holds_secret(annotation: object) -> bool:
+    """Say whether it is a secret, or has one in it as `SecretStr | None` has."""
+    secret = (get_origin(annotation) or annotation) in _SECRETS
+    return secret or any(_holds_secret(part) for part in get_args(annotation))
 
 
 def _can_be_written(value: str) -> bool:

@@ -51,8 +51,8 @@ class RequiredHeadersMiddleware:
 
 
 def _header(item: str) -> str:
-    name, colon, value = (part.strip() for part in item.partition(":"))
-    if not (colon and value):
+    name, _, value = (part.strip() for part in item.partition(":"))
+    if not value:
         msg = f"must be headers such as X-Environment: production, not {item!r}"
         raise ValueError(msg)
     return f"{header_name(name)}: {header_value(value)}"

@@ -1,10 +1,11 @@
-"""The server's side of ASGI, for tests that look at each message; drives one request."""
+"""Both ends of ASGI: a server that looks at each message of a request, and a layer that refuses."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Dialogue:
@@ -86,3 +87,24 @@ class Dialogue:
     @property
     def body(self) -> bytes:
         return b"".join(item["body"] for item in self.sent if item["type"].endswith("body"))
+
+
+class CutOff(Dialogue):
+    """A client that goes away in the middle of its body."""
+
+    async def receive(self) -> Message:
+        if self.chunks:
+            return {**await super().receive(), "more_body": True}
+        return {"type": "http.disconnect"}
+
+
+class Unavailable:
+    """A layer that refuses `/probe/ok` as FastAPI's own code does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/probe/ok":
+            raise HTTPException(503, "closed", {"Retry-After": "7"})
+        await self.app(scope, receive, send)

@@ -172,6 +172,14 @@ def test_what_a_user_is_answered_is_not_stored(user_client: UserClient) -> None:
     assert "cache-control" not in public.headers
 
 
+def test_what_a_user_is_answered_loses_nothing(user_client: UserClient) -> None:
+    response = user_client().get("/probe/headers?name=X-Order&value=7", headers=headers("alice"))
+
+    assert response.headers["x-order"] == "7"
+    assert response.headers["content-type"].startswith("text/plain")
+    assert response.headers["cache-control"] == "no-store"
+
+
 def test_an_endpoint_decides_about_its_own_cache_control(user_client: UserClient) -> None:
     response = user_client().get(
         "/probe/headers?name=Cache-Control&value=private", headers=headers("alice")

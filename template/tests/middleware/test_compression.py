@@ -212,7 +212,9 @@ def test_a_shared_answer_is_not_edited(probe_app: ProbeApp, probe_client: ProbeC
     assert shared.body == TEXT.encode()
 
 
-@pytest.mark.parametrize("vary", ["Cookie", "cookie, accept-encoding", "*"])
+@pytest.mark.parametrize(
+    "vary", ["Cookie", "Accept-Encoding", "accept-encoding", "cookie, accept-encoding", "*"]
+)
 def test_vary_is_completed(vary: str, probe_client: ProbeClient) -> None:
     client = probe_client(compression_minimum_size=1)
 
@@ -254,6 +256,16 @@ def test_a_304_has_the_tag_of_its_200(
 
     assert response.headers["etag"] == tag
     assert "accept-encoding" in varies(response)
+
+
+def test_the_route_is_noted_where_the_server_could_send_files_itself(probe_app: ProbeApp) -> None:
+    """Layers further out read it from the scope that they passed in."""
+    dialogue = Dialogue("GET", "/probe/items/7")
+    dialogue.scope["extensions"] = {"http.response.zerocopysend": {}}
+
+    dialogue.run(probe_app())
+
+    assert "route" in dialogue.scope
 
 
 @pytest.mark.skipif("access_log" not in LAYERS, reason="needs a line")

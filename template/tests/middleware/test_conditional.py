@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.types import Message
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware.order import LAYERS
 
@@ -52,13 +54,16 @@ def test_another_body_has_another_tag(probe_client: ProbeClient) -> None:
 @pytest.mark.parametrize(
     "condition", ['"mine"', 'W/"mine"', '"other", "mine"', '"a,b" , W/"mine"', "*", " * "]
 )
-def test_a_tag_of_the_endpoint_is_compared(condition: str, probe_client: ProbeClient) -> None:
+@pytest.mark.parametrize("tag", ['"mine"', 'W/"mine"'])
+def test_a_tag_of_the_endpoint_is_compared(
+    tag: str, condition: str, probe_client: ProbeClient
+) -> None:
     response = probe_client().get(
-        '/probe/headers?name=ETag&value="mine"', headers={**PLAIN, "If-None-Match": condition}
+        f"/probe/headers?name=ETag&value={tag}", headers={**PLAIN, "If-None-Match": condition}
     )
 
     assert response.status_code == 304
-    assert response.headers["etag"] == '"mine"'
+    assert response.headers["etag"] == tag
 
 
 @pytest.mark.parametrize("condition", ['"other"', "mine", "", '"*"', '"a", "mine" b"'])
@@ -86,6 +91,8 @@ def test_a_304_keeps_what_does_not_describe_the_body(
     kept = {
         "Cache-Control": "private",
         "Content-Location": "/onion",
+        "Content-Security-Policy": "default-src 'self'",
+        "Content-Security-Policy-Report-Only": "default-src 'none'",
         "Expires": "Thu, 01 Jan 2037 00:00:00 GMT",
         "ETag": '"mine"',
         "Set-Cookie": "seen=1",
@@ -179,6 +186,53 @@ def test_a_stream_of_known_length_is_not_held_back(probe_app: ProbeApp) -> None:
     assert dialogue.status == 200
     assert dialogue.body == b"first, second"
     assert "etag" not in dialogue.headers
+
+
+def test_a_file_that_the_server_sends_passes(probe_app: ProbeApp, tmp_path: Path) -> None:
+    """Its body never comes here, so there is nothing to leave out."""
+    file = tmp_path / "onion.png"
+    file.write_bytes(b"onion")
+    dialogue = Dialogue("GET", "/it", headers={"If-None-Match": "*"})
+    dialogue.scope["extensions"] = {"http.response.pathsend": {}}
+
+    dialogue.run(with_answer(probe_app(), FileResponse(file)))
+
+    assert dialogue.status == 200
+    assert dialogue.sent[-1] == {"type": "http.response.pathsend", "path": str(file)}
+
+
+def test_a_file_in_several_pieces_passes(probe_app: ProbeApp, tmp_path: Path) -> None:
+    """It has a tag of its own, but its first piece has gone out when the last one comes."""
+    file = tmp_path / "onion.png"
+    file.write_bytes(b"onion " * 50_000)
+    dialogue = Dialogue("GET", "/it", headers={"If-None-Match": "*"})
+
+    dialogue.run(with_answer(probe_app(), FileResponse(file)))
+
+    assert dialogue.status == 200
+    assert dialogue.body == b"onion " * 50_000
+
+
+class HeadOnly(Response):
+    """Breaks when its body should come."""
+
+    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        raise RuntimeError
+
+
+def test_a_head_whose_body_breaks_is_never_sent(probe_app: ProbeApp) -> None:
+    """Somebody else has answered when its moment is over."""
+    app = with_answer(probe_app(), HeadOnly("text"))
+
+    async def outlasted(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(RuntimeError):
+            await app(scope, receive, send)
+        await asyncio.sleep(0.1)
+
+    dialogue = Dialogue("GET", "/it", headers=PLAIN).run(outlasted)
+
+    assert dialogue.status == 500
 
 
 @pytest.mark.parametrize("observer", [name for name in ("access_log", "metrics") if name in LAYERS])

@@ -7,12 +7,39 @@ import pytest
 from httpx2 import Response
 from pydantic import ValidationError
 
+from app.middleware import StackSettings
 from app.middleware.order import LAYERS
 
 from .conftest import LogLines, ProbeClient, stack_settings
 from .refusals import ORIGIN, Answer
 
 SETTINGS: Final[dict[str, Any]] = {"cors_allow_origins": [ORIGIN], "cors_allow_credentials": True}
+
+# What the layers read from requests and set on answers. The way in which users prove who they are
+# is told by its setting.
+READ: Final = {
+    "api_key_header": ["X-API-Key"],
+    "conditional": ["If-None-Match"],
+    "idempotency": ["Idempotency-Key"],
+    "jwt_key": ["Authorization"],
+    "request_id": ["X-Request-ID"],
+    "tracing": ["baggage", "traceparent", "tracestate"],
+}
+SET: Final = {
+    "authentication": ["WWW-Authenticate"],
+    "conditional": ["ETag"],
+    "idempotency": ["Idempotency-Replayed", "Retry-After"],
+    "maintenance": ["Retry-After"],
+    "rate_limit": ["RateLimit", "RateLimit-Policy", "Retry-After"],
+    "request_id": ["X-Request-ID"],
+    "timing": ["Server-Timing", "X-Process-Time"],
+    "user_rate_limit": ["RateLimit", "RateLimit-Policy", "Retry-After"],
+}
+
+
+def of_those_here(headers: dict[str, list[str]]) -> list[str]:
+    here = {*LAYERS, *StackSettings.model_fields}
+    return sorted({name for source in headers if source in here for name in headers[source]})
 
 
 def decorated(answer: Answer) -> None:
@@ -119,6 +146,37 @@ def test_an_origin_may_be_listed_as_people_write_it(
     assert response.headers["access-control-allow-origin"] == sent
 
 
+def test_a_star_is_answered_as_it_is(probe_client: ProbeClient) -> None:
+    """One answer for all, so that a cache can keep it for everybody."""
+    response = probe_client(cors_allow_origins="*").get("/probe/ok", headers={"Origin": ORIGIN})
+
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("name", of_those_here(READ))
+def test_pages_may_send_what_the_layers_read(name: str, probe_client: ProbeClient) -> None:
+    """The setting is empty here, since its default allows some of them too."""
+    client = probe_client(cors_allow_origins=ORIGIN, cors_allow_headers="")
+
+    response = client.options(
+        "/probe/ok",
+        headers={
+            "Origin": ORIGIN,
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": name.lower(),
+        },
+    )
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("name", of_those_here(SET))
+def test_pages_may_read_what_the_layers_set(name: str, probe_client: ProbeClient) -> None:
+    response = probe_client(**SETTINGS).get("/probe/ok", headers={"Origin": ORIGIN})
+
+    assert name in response.headers["access-control-expose-headers"].split(", ")
+
+
 def test_pages_may_read_the_headers_that_the_setting_names(probe_client: ProbeClient) -> None:
     client = probe_client(**SETTINGS, cors_expose_headers=["X-Total-Count"])
 
@@ -137,6 +195,14 @@ def test_an_options_that_is_no_preflight_goes_on(
 
     assert response.status_code == 405
     assert ("access-control-allow-origin" in response.headers) == ("Origin" in headers)
+
+
+def test_only_options_is_a_preflight(probe_client: ProbeClient) -> None:
+    headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+
+    response = probe_client(**SETTINGS).get("/probe/ok", headers=headers)
+
+    assert response.json() == {"ok": "yes"}
 
 
 def test_what_else_the_answer_varies_by_is_kept(probe_client: ProbeClient) -> None:
@@ -167,17 +233,39 @@ def test_a_regular_expression_admits_whole_origins(probe_client: ProbeClient) ->
         ({"cors_allow_origins": ["https://[:]"]}, "or its address is none"),
         ({"cors_allow_origin_regex": "("}, "must be a regular expression"),
         ({"cors_allow_origins": ["*"], "cors_allow_credentials": True}, "list the origins"),
-        (
-            {"cors_allow_origin_regex": "https://.*", "cors_allow_credentials": True},
-            "must start with",
-        ),
-        (
-            {"cors_allow_origin_regex": "^https?://.*$", "cors_allow_credentials": True},
-            "must not admit every origin",
-        ),
     ],
 )
 def test_nonsense_is_refused_at_start(settings: dict[str, Any], sentence: str) -> None:
     """Starlette accepts each of these in silence; then no page, or every page, gets in."""
     with pytest.raises(ValidationError, match=sentence):
         stack_settings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("regex", "sentence"),
+    [
+        ("https://.*", "must start with"),
+        ("^https://.*", "must start with"),
+        ("https://.*$", "must start with"),
+        ("^https?://.*$", "must not admit every origin"),
+        ("^https://.*$", "must not admit every origin"),
+        ("^http://.*$", "must not admit every origin"),
+    ],
+)
+def test_a_regular_expression_that_shares_credentials_with_strangers_is_refused(
+    regex: str, sentence: str
+) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        stack_settings(cors_allow_origin_regex=regex, cors_allow_credentials=True)
+
+
+def test_a_regular_expression_may_share_credentials_with_those_it_names(
+    probe_client: ProbeClient,
+) -> None:
+    client = probe_client(
+        cors_allow_origin_regex=r"^https://[a-z]+\.example$", cors_allow_credentials=True
+    )
+
+    response = client.get("/probe/ok", headers={"Origin": ORIGIN})
+
+    assert response.headers["access-control-allow-credentials"] == "true"

@@ -76,12 +76,14 @@ def test_other_pages_may_not(headers: list[tuple[str, str]], probe_client: Probe
     assert response.json()["layer"] == "cross_origin"
 
 
-def test_who_only_reads_is_not_judged(probe_client: ProbeClient) -> None:
-    headers = {"Origin": EVIL, "Sec-Fetch-Site": "cross-site"}
+@pytest.mark.parametrize("headers", [{}, {"Sec-Fetch-Site": "cross-site"}])
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 405), ("OPTIONS", 405)])
+def test_who_only_reads_is_not_judged(
+    method: str, status: int, headers: dict[str, str], probe_client: ProbeClient
+) -> None:
+    response = probe_client().request(method, "/probe/ok", headers={"Origin": EVIL, **headers})
 
-    response = probe_client().get("/probe/ok", headers=headers)
-
-    assert response.status_code == 200
+    assert response.status_code == status
 
 
 def test_the_default_port_may_be_written(probe_client: ProbeClient) -> None:
@@ -92,13 +94,21 @@ def test_the_default_port_may_be_written(probe_client: ProbeClient) -> None:
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost"}, {"Origin": ORIGIN}])
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        (WS, {}),
+        (WS, {"Origin": "http://localhost"}),
+        (WS, {"Origin": ORIGIN}),
+        ("wss://localhost/probe/ws", {"Origin": "https://localhost"}),
+    ],
+)
 def test_its_own_pages_may_open_a_websocket(
-    headers: dict[str, str], probe_client: ProbeClient
+    url: str, headers: dict[str, str], probe_client: ProbeClient
 ) -> None:
     client = probe_client(**SETTINGS)
 
-    with client.websocket_connect(WS, headers=headers) as websocket:
+    with client.websocket_connect(url, headers=headers) as websocket:
         websocket.send_text("hi")
 
         assert websocket.receive_text() == "hi"

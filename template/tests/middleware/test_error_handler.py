@@ -7,14 +7,15 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from fastapi import HTTPException
+from fastapi import HTTPException, WebSocket
+from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
-from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
+from app.middleware import innermost
 from app.middleware.order import LAYERS
 
-from .asgi import Dialogue
+from .asgi import CutOff, Dialogue, Unavailable
 from .conftest import WS, LogLines, ProbeApp, ProbeClient
 from .refusals import ORIGIN, Answer
 
@@ -67,6 +68,24 @@ def test_the_title_is_the_phrase_whatever_the_version_of_python(
     assert response.json()["title"] == title
 
 
+def test_what_a_layer_raises_has_the_same_shape(probe_client: ProbeClient) -> None:
+    response = probe_client(own=[innermost(Middleware(Unavailable))]).get("/probe/ok")
+
+    assert response.status_code == 503
+    assert response.headers["content-type"] == PROBLEM
+    assert response.headers["retry-after"] == "7"
+    assert response.json()["detail"] == "closed"
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_an_answer_that_has_no_body_gets_none(status: int, probe_client: ProbeClient) -> None:
+    response = probe_client().get(f"/probe/raise/{status}")
+
+    assert response.status_code == status
+    assert response.content == b""
+    assert "content-type" not in response.headers
+
+
 def test_a_wrong_method_names_the_right_ones(probe_client: ProbeClient) -> None:
     response = probe_client().delete("/probe/ok")
 
@@ -113,15 +132,6 @@ def test_a_text_that_utf_8_can_not_hold_is_answered(
     assert problem["detail"] == "no \ud800"
 
 
-class CutOff(Dialogue):
-    """A client that goes away in the middle of its body."""
-
-    async def receive(self) -> Message:
-        if self.chunks:
-            return {**await super().receive(), "more_body": True}
-        return {"type": "http.disconnect"}
-
-
 def test_a_client_that_goes_away_is_answered_nothing(probe_app: ProbeApp) -> None:
     headers = {"Content-Type": "application/json", "Content-Length": "100"}
 
@@ -130,11 +140,16 @@ def test_a_client_that_goes_away_is_answered_nothing(probe_app: ProbeApp) -> Non
     assert dialogue.sent == []
 
 
-def test_a_stream_that_breaks_is_not_answered_twice(probe_client: ProbeClient) -> None:
-    response = probe_client().get("/probe/broken-stream")
+def test_a_stream_that_breaks_is_cut(probe_app: ProbeApp) -> None:
+    """The exception goes on to the server, or a client would take the half for the whole."""
+    dialogue = Dialogue("GET", "/probe/broken-stream", headers={"Accept-Encoding": "identity"})
 
-    assert response.status_code == 200
-    assert response.text == "first\n"
+    with pytest.raises(RuntimeError, match="the stream broke"):
+        dialogue.run(probe_app())
+
+    assert dialogue.status == 200
+    assert dialogue.body == b"first\n"
+    assert dialogue.sent[-1]["more_body"]
 
 
 def test_what_is_raised_again_is_left_to_the_server_to_log(
@@ -196,6 +211,36 @@ def test_a_handshake_that_crashes_is_answered_500(probe_client: ProbeClient) -> 
 
     assert denial.value.status_code == 500
     assert "secret" not in denial.value.text
+
+
+def test_a_wrong_handshake_is_explained_and_not_echoed(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app()
+
+    @app.websocket("/room")
+    async def room(websocket: WebSocket, number: int) -> None:
+        await websocket.accept(str(number))
+
+    with (
+        pytest.raises(WebSocketDisconnect) as closed,
+        probe_client(app=app).websocket_connect("ws://localhost/room?number=hunter2"),
+    ):
+        pass
+
+    assert closed.value.code == 1008
+    assert closed.value.reason.startswith("The handshake does not match")
+    assert "hunter2" not in closed.value.reason
+
+
+def test_a_websocket_client_that_goes_away_is_no_error(
+    probe_client: ProbeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The endpoint waits for a text and is told of the end instead."""
+    with caplog.at_level(logging.ERROR), probe_client().websocket_connect(WS):
+        pass
+
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

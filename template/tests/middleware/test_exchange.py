@@ -83,6 +83,51 @@ def test_what_ends_a_request_without_an_answer_is_told(
     assert [exchange.status for exchange in told] == [status]
 
 
+@pytest.mark.parametrize(
+    ("kind", "messages", "status", "size"),
+    [
+        ("http", [], 499, 0),
+        (
+            "http",
+            [
+                {"type": "http.response.start", "status": 200, "headers": []},
+                {"type": "http.response.body", "body": b"no", "more_body": True},
+            ],
+            499,
+            2,
+        ),
+        ("websocket", [], 499, 0),
+        ("websocket", [{"type": "websocket.close"}], 403, 0),
+        (
+            "websocket",
+            [
+                {"type": "websocket.http.response.start", "status": 418, "headers": []},
+                {"type": "websocket.http.response.body", "body": b"no", "more_body": True},
+                {"type": "websocket.http.response.body", "body": b"!"},
+            ],
+            418,
+            3,
+        ),
+    ],
+    ids=["nothing", "half", "no handshake", "closed", "denied"],
+)
+def test_what_a_client_was_answered_is_told(
+    kind: str, messages: list[Message], status: int, size: int
+) -> None:
+    """Who is not answered to the end went away; a close refuses a handshake with a 403."""
+    told: list[Exchange] = []
+
+    async def answer(_: Scope, __: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["type"] = kind
+    dialogue.run(Witness(answer, told=told))
+
+    assert [(exchange.status, exchange.bytes) for exchange in told] == [(status, size)]
+
+
 def test_neighbours_share_an_exchange() -> None:
     outer: list[Exchange] = []
     inner: list[Exchange] = []

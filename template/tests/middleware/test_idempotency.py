@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -9,11 +10,13 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import ValidationError
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
 
 from app.middleware import answers, idempotency
 from app.middleware.order import LAYERS
+from app.middleware.storage import StorageLostError
 
+from .asgi import CutOff, Dialogue
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
 from .credentials import SETTINGS, headers
 from .refusals import ORIGIN, Refusal
@@ -96,27 +99,51 @@ class Shop:
         return StreamingResponse(lines(), media_type="text/plain")
 
 
-class LateStorage(LostStorage):
-    """A storage that takes a key and is slow to say so."""
+class KeepingStorage(LostStorage):
+    """A storage that works, for as long as a test runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = asyncio.Event()
-        self.claims: dict[object, object] = {}
+        self.kept: dict[object, Any] = {}
 
     async def increment(self, *_: object) -> tuple[int, float]:
         return 1, 60.0
 
     async def claim(self, *arguments: object) -> bytes | None:
         key, value, _ = arguments
-        self.claims[key] = value
-        self.asked.set()
-        await asyncio.sleep(30)
-        return None
+        found: bytes | None = self.kept.get(key)
+        self.kept.setdefault(key, value)
+        return found
 
     async def replace(self, *arguments: object) -> bool:
         key, old, new, _ = arguments
-        return self.claims.pop(key, None) == old and new is None
+        if self.kept.get(key) != old:
+            return False
+        del self.kept[key]
+        if new is not None:
+            self.kept[key] = new
+        return True
+
+
+class LateStorage(KeepingStorage):
+    """A storage that takes a key and is slow to say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def claim(self, *arguments: object) -> bytes | None:
+        found = await super().claim(*arguments)
+        self.asked.set()
+        await asyncio.sleep(30)
+        return found
+
+
+class SoonLostStorage(KeepingStorage):
+    """A storage that is lost while a request runs."""
+
+    async def replace(self, *_: object) -> bool:
+        raise StorageLostError
 
 
 @pytest.fixture
@@ -215,6 +242,27 @@ def test_a_key_belongs_to_one_request(
     assert shop.orders == 1
 
 
+def test_only_who_should_come_back_is_told_when(shop: Shop, probe_client: ProbeClient) -> None:
+    client = probe_client(app=shop.app)
+    post(client)
+
+    assert "retry-after" not in post(client, body="leeks").headers
+    assert "retry-after" not in post(client, key="k" * 256).headers
+
+
+def test_services_that_share_a_storage_do_not_share_answers(
+    shop: Shop, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    other = Shop(probe_app(**SETTINGS))
+    other.app.title = "Another"
+    storage = KeepingStorage()
+
+    for app in (shop.app, other.app):
+        post(probe_client(app=with_storage(app, storage)))
+
+    assert (shop.orders, other.orders) == (1, 1)
+
+
 def test_two_at_once_run_once(shop: Shop, probe_client: ProbeClient) -> None:
     client = probe_client(app=shop.app)
     sent = {**headers("alice"), "Idempotency-Key": "first"}
@@ -241,6 +289,7 @@ def test_a_refusal_and_a_crash_free_the_key(
     second = post(client, url="/fails", body="mended")
 
     assert first.status_code == (status or 500)
+    assert first.text, "whoever answers crashes has done so"
     assert second.status_code == 200
     assert shop.orders == 2
 
@@ -277,6 +326,18 @@ def test_a_request_that_was_cut_off_may_run_on(shop: Shop, probe_client: ProbeCl
     assert shop.orders == 1
 
 
+def test_a_request_whose_body_was_cut_off_does_not_run(
+    shop: Shop, probe_client: ProbeClient
+) -> None:
+    sent = {**headers("alice"), "Idempotency-Key": "first", "Content-Length": "6"}
+
+    dialogue = CutOff("POST", "/orders", b"oni", headers=sent).run(shop.app)
+
+    assert dialogue.sent == []
+    assert shop.orders == 0
+    assert post(probe_client(app=shop.app)).status_code == 201
+
+
 def test_a_stream_is_kept_when_it_was_complete(shop: Shop, probe_client: ProbeClient) -> None:
     client = probe_client(app=shop.app)
 
@@ -306,6 +367,37 @@ def test_an_answer_too_large_to_keep_does_not_run_again(
     assert second.status_code == 409
     assert "too large" in second.json()["detail"]
     assert shop.orders == 1
+
+
+def test_a_stream_too_large_to_keep_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, shop: Shop, probe_client: ProbeClient
+) -> None:
+    """It passes the limit in the middle, with more to come."""
+    monkeypatch.setattr(answers, "LARGEST", 10)
+    client = probe_client(app=shop.app)
+
+    first, second = (post(client, url="/stream?chunks=5") for _ in range(2))
+
+    assert first.text.count("line") == 5
+    assert second.status_code == 409
+    assert shop.orders == 1
+
+
+def test_a_file_that_the_server_sends_can_not_be_kept(
+    shop: Shop, probe_client: ProbeClient
+) -> None:
+    async def invoice() -> FileResponse:
+        return FileResponse(__file__)
+
+    shop.app.add_api_route("/invoice", invoice, methods=["POST"])
+    sent = {**headers("alice"), "Idempotency-Key": "first"}
+    dialogue = Dialogue("POST", "/invoice", headers=sent)
+    dialogue.scope["extensions"] = {"http.response.pathsend": {}}
+
+    dialogue.run(shop.app)
+
+    assert dialogue.sent[-1]["type"] == "http.response.pathsend"
+    assert post(probe_client(app=shop.app), url="/invoice", body="").status_code == 409
 
 
 @pytest.mark.parametrize("key", [b"", b"k" * 256, b"a\tb", "é".encode(), b"\x7f"])
@@ -340,6 +432,22 @@ def test_a_lost_storage_runs_nothing(shop: Shop, probe_client: ProbeClient) -> N
     assert response.headers["retry-after"] == "1"
     assert response.json()["layer"] == "idempotency"
     assert shop.orders == 0
+
+
+@pytest.mark.parametrize("status", [0, 200, 404])
+def test_a_storage_that_is_lost_meanwhile_spoils_no_answer(status: int, shop: Shop) -> None:
+    """The claim stays for its minute, so that nothing runs twice."""
+    shop.statuses = [status]
+    with_storage(shop.app, SoonLostStorage())
+    sent = {**headers("alice"), "Idempotency-Key": "first"}
+    first, second = (Dialogue("POST", "/fails", headers=sent) for _ in range(2))
+
+    with suppress(RuntimeError):
+        first.run(shop.app)
+    second.run(shop.app)
+
+    assert (first.status, second.status) == (status or 500, 409)
+    assert shop.orders == 1
 
 
 def test_a_claim_is_renewed_while_the_request_runs(
@@ -401,7 +509,7 @@ def test_a_request_that_is_cancelled_while_it_takes_the_key_frees_it(
     assert client.portal is not None
     client.portal.call(give_up)
 
-    assert storage.claims == {}
+    assert storage.kept == {}
 
 
 @pytest.mark.parametrize("gate", [name for name in GATES if name in LAYERS])

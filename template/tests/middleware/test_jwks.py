@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from fastapi.testclient import TestClient
 
 from app.middleware import jwks
@@ -123,6 +123,30 @@ def test_published_keys_are_fetched_once(
     for _ in range(3):
         assert client.get("/me", headers=bearer(es256("a"))).json() == "alice"
     assert provider.asked == 1
+
+
+def test_fresh_keys_are_not_fetched_again(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    async def run() -> None:
+        await verify(carrying(es256("a")))
+        clock.now += 290
+        await verify(carrying(es256("a")))
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+    assert provider.asked == 1
+
+
+def test_a_provider_that_dawdles_is_given_up(
+    provider: Provider, verify: JwtVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
+    provider.seconds = 0.5
+
+    with pytest.raises(CannotCheckError):
+        asyncio.run(verify(carrying(es256("a"))))
 
 
 def test_a_provider_that_is_down_at_first_is_a_503(
@@ -305,6 +329,28 @@ def test_a_weak_key_is_left_out(provider: Provider, verify: JwtVerifier) -> None
         assert await verify(carrying(es256("a")))
         with pytest.raises(BadCredentialError, match="unknown key"):
             await verify(carrying(by_weak))
+
+    asyncio.run(run())
+
+
+def test_a_key_of_an_unknown_kind_hides_no_others(provider: Provider, verify: JwtVerifier) -> None:
+    odd = published(ec.generate_private_key(ec.SECP256K1()), "odd")
+    provider.answer = {"keys": [odd, published(ec_key("a"), "a")]}
+
+    assert asyncio.run(verify(carrying(es256("a"))))
+
+
+def test_a_key_is_good_for_the_algorithm_that_it_is_published_for(provider: Provider) -> None:
+    provider.answer = {"keys": [published(rsa_key(), "r", alg="RS256")]}
+    verify = verifier(jwt_key=None, jwt_jwks_url=provider.url, jwt_algorithms=["RS256", "PS256"])
+    good, wrong = (
+        jwt.encode(payload(), rsa_key(), name, headers={"kid": "r"}) for name in ("RS256", "PS256")
+    )
+
+    async def run() -> None:
+        assert await verify(carrying(good))
+        with pytest.raises(BadCredentialError, match="unknown key"):
+            await verify(carrying(wrong))
 
     asyncio.run(run())
 

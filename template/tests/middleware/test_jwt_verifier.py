@@ -220,7 +220,13 @@ def test_a_malformed_token_is_refused(wrong: str, start: Callable[..., TestClien
     assert response.headers["www-authenticate"].startswith('Bearer error="invalid_token"')
 
 
-@pytest.mark.parametrize("value", ["Basic YWxpY2U6cHc=", "Bearer", "Bearer ", "", "Token abc"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("Basic YWxpY2U6cHc=", "Bearer", "Bearer ", "", "Token abc"),
+        pytest.param(f"Token {token()}", id="a good token"),
+    ],
+)
 def test_another_scheme_is_refused(value: str, start: Callable[..., TestClient]) -> None:
     response = start(**SETTINGS).get("/probe/ok", headers={"Authorization": value})
 
@@ -257,7 +263,7 @@ def test_the_scopes_of_a_token_count(
     assert client.get("/orders", headers=bearer(token(scope="orders"))).status_code == 403
 
 
-@pytest.mark.parametrize("scope", [7, None, {}, [["orders:read"]], [7]])
+@pytest.mark.parametrize("scope", [7, None, {}, {"orders:read": False}, [["orders:read"]], [7]])
 def test_strange_scopes_are_none(scope: object, start: Callable[..., TestClient]) -> None:
     strange = signed(HS256, {**payload(), "scope": scope})
 
@@ -465,6 +471,14 @@ def test_a_public_key_is_no_secret(start: Callable[..., TestClient]) -> None:
         ({"jwt_key": "", "jwt_jwks_url": "file:///etc/keys"}, "must be an https address"),
         (
             {"jwt_key": "", "jwt_jwks_url": "https://id.example/keys"},
+            "must not hold HS256 with JWT_JWKS_URL",
+        ),
+        (
+            {
+                "jwt_key": "",
+                "jwt_jwks_url": "https://id.example/keys",
+                "jwt_algorithms": ["RS256", "HS512"],
+            },
             "must not hold HS256 with JWT_JWKS_URL",
         ),
         ({"jwt_key": "short"}, "must have 32 characters or more"),

@@ -74,6 +74,23 @@ def test_ended_windows_go(clock: Clock) -> None:
     assert [len(counts) for counts in storage.counts.values()] == [600]
 
 
+def test_a_client_that_comes_again_keeps_no_others_alive(clock: Clock) -> None:
+    """What is put in first has to be what ends first, or the clean-up stops there."""
+    storage = MemoryStorage()
+
+    async def scenario() -> None:
+        for number in range(10):
+            await storage.increment(str(number), 60)
+        clock.now += 61
+        await storage.increment("5", 60)
+        for number in range(10, 20):
+            await storage.increment(str(number), 60)
+
+    asyncio.run(scenario())
+
+    assert [len(counts) for counts in storage.counts.values()] == [11]
+
+
 def test_a_place_is_claimed_once_and_replaced_by_its_owner(clock: Clock) -> None:
     storage = MemoryStorage()
 

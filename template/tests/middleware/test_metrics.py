@@ -12,7 +12,6 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +21,7 @@ from app.middleware.metrics import MetricsMiddleware
 from app.middleware.order import LAYERS, layer_of
 from app.middleware.stack import build_stack
 
+from .asgi import Dialogue, Unavailable
 from .conftest import WS, LogLines, ProbeApp, ProbeClient, stack_settings
 from .refusals import Answer, Refusal
 
@@ -112,18 +112,6 @@ def test_an_exception_is_counted_as_500(probe_client: ProbeClient) -> None:
     client.get("/probe/boom")
 
     assert counted(client.app, route="/probe/boom", status="500") == 1
-
-
-class Unavailable:
-    """A layer that refuses as FastAPI's own code does."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/probe/ok":
-            raise HTTPException(503)
-        await self.app(scope, receive, send)
 
 
 def test_the_status_on_the_wire_is_counted(probe_client: ProbeClient) -> None:
@@ -272,6 +260,14 @@ def test_only_the_listed_networks_may_read(
         assert response.json()["layer"] == "metrics"
         refused = sample(client.app, "http_refusals_total", layer="metrics", status="403")
         assert refused == 1
+
+
+def test_a_client_without_an_address_may_not_read(probe_app: ProbeApp) -> None:
+    """It came by a unix socket, whoever it is."""
+    dialogue = Dialogue("GET", "/metrics")
+    dialogue.scope["client"] = None
+
+    assert dialogue.run(probe_app()).status == 403
 
 
 def test_the_networks_are_a_setting(probe_client: ProbeClient) -> None:

@@ -9,9 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import ValidationError
+from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
-from app.middleware import StackSettings
+from app.middleware import StackSettings, outermost
 from app.middleware.order import LAYERS
 
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
@@ -105,16 +108,44 @@ def test_every_request_counts(path: str, probe_client: ProbeClient) -> None:
     assert ask(client).status_code == 429
 
 
-def test_a_handshake_counts(probe_client: ProbeClient) -> None:
+def test_a_handshake_counts_and_is_told_what_is_left(probe_client: ProbeClient) -> None:
     client = probe_client(rate_limit="1/minute")
     with client.websocket_connect(WS) as websocket:
         websocket.send_text("hi")
+        accepted: dict[bytes, bytes] = dict(websocket.extra_headers or ())
 
     with pytest.raises(WebSocketDenialResponse) as denial, client.websocket_connect(WS):
         pass
 
+    assert accepted[b"ratelimit"] == b'"default";r=0;t=60'
     assert denial.value.status_code == 429
+    assert denial.value.headers["ratelimit"].startswith('"default";r=0;')
+    assert int(denial.value.headers["retry-after"]) > 0
     assert client.get("/probe/ok").status_code == 429
+
+
+class WithoutDenial:
+    """Takes away the extension by which a server can answer a handshake."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope["extensions"] = {}
+        await self.app(scope, receive, send)
+
+
+def test_a_handshake_that_can_not_be_answered_is_closed_with_1013(
+    probe_client: ProbeClient,
+) -> None:
+    client = probe_client(own=[outermost(Middleware(WithoutDenial))], rate_limit="1/minute")
+    client.get("/probe/ok")
+
+    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect(WS):
+        pass
+
+    assert closed.value.code == 1013
 
 
 def test_a_probe_neither_counts_nor_is_refused(probe_client: ProbeClient) -> None:
@@ -146,6 +177,7 @@ def test_a_preflight_does_not_count(probe_client: ProbeClient) -> None:
         ("::ffff:192.0.2.7", "192.0.2.7"),
         ("fe80::1%eth0", "fe80::2%eth1"),
         ("", "/run/socket"),
+        ("", "\0"),
     ],
 )
 def test_one_client_is_limited_as_one(one: str, other: str, probe_client: ProbeClient) -> None:

@@ -3,10 +3,17 @@
 import base64
 import hashlib
 import re
+from typing import Any
 
 import pytest
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .conftest import ProbeClient
+from app.middleware import innermost
+
+from .asgi import Dialogue
+from .conftest import ProbeApp, ProbeClient
 from .refusals import Answer
 
 
@@ -69,6 +76,39 @@ def test_the_documentation_may_run_its_one_script(
     script_sources = re.findall(r"script-src ([^;]*)", policy)
     assert "'unsafe-inline'" not in script_sources[0]
     assert "form-action 'none'" in policy
+
+
+async def untouched(request: Any, call_next: Any) -> Any:
+    return await call_next(request)
+
+
+def test_the_documentation_may_come_in_pieces(probe_app: ProbeApp) -> None:
+    """A layer of Starlette's base class makes a stream of every answer."""
+    own = [innermost(Middleware(BaseHTTPMiddleware, dispatch=untouched))]
+
+    dialogue = Dialogue("GET", "/docs").run(probe_app(own=own))
+
+    assert dialogue.status == 200
+    assert "'sha256-" in dialogue.headers["content-security-policy"]
+    assert dialogue.body.count(b"</html>") == 1
+
+
+class Announcing:
+    """A layer that sends a message ahead of each answer, as templates do to a test client."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.debug", "info": {}})
+        await self.app(scope, receive, send)
+
+
+def test_the_documentation_may_be_announced(probe_app: ProbeApp) -> None:
+    dialogue = Dialogue("GET", "/docs").run(probe_app(own=[innermost(Middleware(Announcing))]))
+
+    assert dialogue.status == 200
+    assert "'sha256-" in dialogue.headers["content-security-policy"]
 
 
 def test_redoc_may_load_from_its_network(probe_client: ProbeClient) -> None:

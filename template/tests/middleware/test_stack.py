@@ -1,5 +1,6 @@
 """The order: the list obeys the rules, and whatever slips around it is refused at start."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import innermost, inside, outermost, outside
 from app.middleware.check import faults, live_stack
+from app.middleware.cli import main
 from app.middleware.order import DOUBLES, LAYERS, RULES, Rule, layer_of
 from app.middleware.stack import build_stack
 
@@ -92,6 +94,12 @@ def test_a_decorator_is_refused(probe_app: ProbeApp) -> None:
     assert "BaseHTTPMiddleware stands outside of the checked stack" in fault
 
 
+def test_a_stack_without_the_check_is_refused() -> None:
+    (fault,) = faults(FastAPI(middleware=[Middleware(Mine)]))
+
+    assert "Mine stands outside of the checked stack" in fault
+
+
 def test_an_instrumentor_that_replaces_the_stack_is_refused(probe_app: ProbeApp) -> None:
     app = probe_app()
     app.middleware_stack = Mine(app.build_middleware_stack())
@@ -142,6 +150,26 @@ def test_a_fault_stops_the_start(probe_app: ProbeApp, probe_client: ProbeClient)
 
     with pytest.raises(BaseException, match="stands outside of the checked stack"):
         probe_client(app=app)
+
+
+def test_the_server_is_told_why_it_may_not_start(probe_app: ProbeApp) -> None:
+    """It prints that message; an exception alone it may take for an app without a lifespan."""
+    app = probe_app()
+    app.add_middleware(Mine)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(RuntimeError, match="stands outside of the checked stack"):
+        asyncio.run(app({"type": "lifespan", "state": {}}, receive, send))
+
+    (failed,) = sent
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "Mine stands outside of the checked stack" in failed["message"]
 
 
 def test_own_layers_stand_where_they_are_put(probe_app: ProbeApp) -> None:
@@ -204,3 +232,32 @@ def test_the_command_prints_the_live_stack() -> None:
     assert all(row["reason"] for row in rows if row["layer"])
     assert rows[-1]["class"] == "fastapi.routing.APIRouter"
     assert output.returncode == 0
+
+
+def test_the_command_prints_for_people_and_tells_faults(
+    probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = probe_app()
+    app.add_middleware(Mine)
+    monkeypatch.setattr("app.main.app", app)
+    monkeypatch.setattr(sys, "argv", ["app.middleware"])
+
+    status = main({})
+
+    printed = capsys.readouterr()
+    rows = [line.split(maxsplit=1) for line in printed.out.splitlines()]
+    reasons = [[name, place.because] for name, place in LAYERS.items()]
+    assert [row for row in rows if row[0] != "-"] == reasons
+    assert ["-", f"{Mine.__module__}.Mine"] in rows
+    assert "Mine stands outside of the checked stack" in printed.err
+    assert status == 1
+
+
+def test_a_command_is_run_with_its_argument(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.middleware", "greet", "alice"])
+
+    assert main({"greet": lambda name: f"Hello, {name}!"}) == 0
+
+    assert capsys.readouterr().out == "Hello, alice!\n"

@@ -177,6 +177,15 @@ def test_a_refusal_is_traced(name: str, traced: Traced, log_lines: LogLines) -> 
     assert all("trace_id" in line for line in log_lines() if line["event"] == "request")
 
 
+@pytest.mark.skipif("error_handler" not in LAYERS, reason="that layer records it")
+def test_an_exception_is_recorded_on_the_span(traced: Traced) -> None:
+    traced.client().get("/probe/boom")
+
+    span, _ = traced.server_span()
+    (event,) = [event for event in span.events if event.name == "exception"]
+    assert (event.attributes or {})["exception.type"] == "RuntimeError"
+
+
 @pytest.mark.skipif("request_id" not in LAYERS, reason="there is no id")
 def test_the_span_has_the_id_of_the_request(traced: Traced) -> None:
     response = traced.client().get("/probe/ok")
@@ -253,6 +262,17 @@ def test_nothing_is_traced_until_spans_have_a_place_to_go() -> None:
     assert not telemetry["tracing"]
     assert not telemetry["metrics"]
     assert not telemetry["logs"]
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+)
+def test_either_variable_gives_spans_a_place_to_go(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:4318")
+
+    assert stack_options(stack_settings())["telemetry"]["tracing"]
 
 
 @pytest.fixture
