@@ -1,7 +1,7 @@
 """A clone of this repository, with a tag for each release and for what stands here."""
 
-import re
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -13,21 +13,22 @@ NEWEST: Final = "999.0.0"
 def clone_template(folder: Path) -> None:
     """Clone into `folder`; the working tree, uncommitted changes included, is the newest."""
     git("clone", "--quiet", "--no-tags", ROOT, folder, cwd=ROOT)
-    _tag_releases(folder)
+    for version, revision in releases(folder).items():
+        git("tag", version, revision, cwd=folder)
     _lay_working_tree(folder)
     commit(folder, "the working tree")
     git("tag", NEWEST, cwd=folder)
 
 
-def _tag_releases(clone: Path) -> None:
-    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=clone)
-    released = ""
-    for revision in reversed(log.split()):
-        text = git("show", f"{revision}:pyproject.toml", cwd=clone)
-        version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-        if version and version[1] != released:
-            released = version[1]
-            git("tag", released, revision, cwd=clone)
+def releases(repository: Path) -> dict[str, str]:
+    """Return the first revision of each version, oldest first."""
+    path = ("--", "pyproject.toml")
+    found: dict[str, str] = {}
+    log = git("log", "--first-parent", "--reverse", "--format=%H", *path, cwd=repository)
+    for revision in log.split():
+        text = git("show", f"{revision}:pyproject.toml", cwd=repository)
+        found.setdefault(tomllib.loads(text)["project"]["version"], revision)
+    return found
 
 
 def _lay_working_tree(clone: Path) -> None:

@@ -44,7 +44,7 @@ ENTRIES: Final = {**LAYERS, **SHARED}
 
 SCHEMES: Final = ("jwt", "session", "api_key")
 STORAGES: Final = ("memory", "redis")
-STORING: Final = {"rate_limit", "user_rate_limit", "idempotency"}
+STORING: Final = {name for name, layer in LAYERS.items() if "storage" in layer.get("modules", ())}
 
 
 def closed(layers: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from .benchmark.__main__ import PARTS, parts
+from .clone import releases
 from .support import BASE, ROOT, TEMPLATE, Done, commit, git, python, read_yaml, run
 
 TEST_COMMAND = (
@@ -97,7 +98,7 @@ def test_the_workflows_pass_their_linters(path: Path) -> None:
 
 
 def test_the_workflow_tests_each_python_that_a_service_may_run_on() -> None:
-    """From what its pyproject allows to what its image has."""
+    """From what its pyproject allows, as ours does, to what its image has."""
     jobs = read_yaml(WORKFLOWS["tests"])["jobs"]
     pythons = jobs["tests"]["strategy"]["matrix"]["python"]
     (oldest,) = re.findall(r">=3[.](\d+)", (TEMPLATE / "pyproject.toml.jinja").read_text("utf-8"))[
@@ -106,6 +107,7 @@ def test_the_workflow_tests_each_python_that_a_service_may_run_on() -> None:
     (newest,) = {*re.findall(r"python:3[.](\d+)", (TEMPLATE / "Dockerfile").read_text("utf-8"))}
 
     assert pythons == [f"3.{minor}" for minor in range(int(oldest), int(newest) + 1)]
+    assert f'requires-python = ">={pythons[0]}"' in (ROOT / "pyproject.toml").read_text("utf-8")
     assert f"uv python install {' '.join(pythons)}" in _scripts("tests", "matrix").values()
 
 
@@ -176,14 +178,11 @@ def test_a_weekly_failure_opens_one_issue(answer: str, command: list[str], tmp_p
 
 
 def test_the_changelog_tells_of_each_version() -> None:
-    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=ROOT).split()
-    texts = [git("show", f"{revision}:pyproject.toml", cwd=ROOT) for revision in log]
-    versions = {tomllib.loads(text)["project"]["version"] for text in texts}
     headings = re.findall(
         r"^## (\S+) - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
     )
 
-    assert {*headings} >= versions
+    assert {*headings} >= {*releases(ROOT)}
 
 
 def _scripts(workflow: str, job: str) -> dict[str, str]:

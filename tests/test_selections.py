@@ -166,6 +166,7 @@ def test_a_team_s_own_line_length_leaves_the_template_s_files_alone(
     service = render(preset="everything")
     project = service / "pyproject.toml"
     text = project.read_text("utf-8")
+    assert "line-length = 100" in text
     project.write_text(text.replace("line-length = 100", f"line-length = {columns}"), "utf-8")
 
     for command in (("format", "--check", "--no-cache", "."), ("check", "--no-cache", ".")):

@@ -86,6 +86,8 @@ def test_an_update_is_answered_key_by_key(render: Render) -> None:
     terminal.see([*LAYERS.values()][-1]["summary"])
     terminal.press(f" {ENTER}")
     rows = terminal.see("What is new stands in CHANGELOG.md of")
+    address = read_yaml(service / ".copier-answers.yml")["_src_path"]
+    terminal.see(f"  {address}"[:COLUMNS])
 
     assert terminal.end() == 0
     chosen = {*read_yaml(service / ".copier-answers.yml")["layers"]}

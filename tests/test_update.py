@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from copier import run_copy, run_update
 
-from .clone import NEWEST
+from .clone import NEWEST, releases
 from .conftest import Render
 from .support import (
     LAYERS,
@@ -81,14 +81,6 @@ OWN_DEPENDENCIES: Final = [
 ]
 
 
-def _releases() -> list[str]:
-    """Return the earlier releases, as the fixture `template` tags them."""
-    log = git("log", "--first-parent", "--format=%H", "--", "pyproject.toml", cwd=ROOT).split()
-    texts = [git("show", f"{revision}:pyproject.toml", cwd=ROOT) for revision in log]
-    versions = [line for text in texts for line in text.splitlines() if line[:10] == "version = "]
-    return [*dict.fromkeys(line.split('"')[1] for line in reversed(versions))]
-
-
 @pytest.fixture
 def lived_in(render: Render) -> Path:
     return _lived_in(render)
@@ -156,7 +148,7 @@ def test_what_is_the_users_stays(
     assert failures(lived_in, mypy_cache=mypy_cache, every_parameter=False) == []
 
 
-@pytest.mark.parametrize("release", _releases())
+@pytest.mark.parametrize("release", releases(ROOT))
 def test_what_is_the_users_stays_from_a_release_on(
     release: str, render: Render, mypy_cache: Path
 ) -> None:
@@ -252,7 +244,7 @@ def test_each_layer_is_dropped_and_added(name: str, complete: Path, render: Rend
         commit(service)
 
 
-@pytest.mark.parametrize("release", _releases())
+@pytest.mark.parametrize("release", releases(ROOT))
 @pytest.mark.parametrize("preset", ["minimal", "everything"])
 def test_an_unedited_service_of_a_release_becomes_a_fresh_one(
     release: str, preset: str, render: Render
@@ -269,7 +261,7 @@ def test_an_unedited_service_of_a_release_becomes_a_fresh_one(
 
 
 # Two, because the last may be the very commit that is tested.
-@pytest.fixture(params=_releases()[-2:])
+@pytest.fixture(params=[*releases(ROOT)][-2:])
 def released(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Path:
     """Return the template as it was released."""
     clone = tmp_path / str(request.param)

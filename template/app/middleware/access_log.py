@@ -64,4 +64,4 @@ class AccessLogMiddleware(Watcher):
 
 
 def _is_of_no_websocket(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.INFO or not str(record.msg).startswith(_OF_WEBSOCKETS)
+    return not str(record.msg).startswith(_OF_WEBSOCKETS)

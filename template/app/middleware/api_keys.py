@@ -49,7 +49,7 @@ class ApiKeyVerifier:
             return None
         if len(values) > 1:
             msg = "Send one key, once."
-            raise BadCredentialError(msg)
+            raise BadCredentialError(msg, code="invalid_request")
         if (user := self._owner(values[0])) is None:
             msg = "The key is not known here."
             raise BadCredentialError(msg)

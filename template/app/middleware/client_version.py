@@ -12,11 +12,9 @@ class ClientVersionMiddleware:
     """
     Refuse a client whose User-Agent starts with one of `blocked_clients`.
 
-    The answer says `detail`, which should tell people how to upgrade, and is for this client
-    alone, so no cache may keep it: a 410 is one that caches keep unasked (RFC 9110, 15.1). A
-    client without a User-Agent passes, as do `probe_paths`. Websocket handshakes are checked
-    alike. This is a courtesy to old clients and no protection: a User-Agent is whatever a
-    client says.
+    The answer says `detail`, which should tell people how to upgrade. A client without a
+    User-Agent passes, as do `probe_paths`. Websocket handshakes are checked alike. This is a
+    courtesy to old clients and no protection: a User-Agent is whatever a client says.
     """
 
     def __init__(
@@ -39,15 +37,7 @@ class ClientVersionMiddleware:
             or is_probe(scope, self.probe_paths)
         ):
             return self.app(scope, receive, send)
-        return refuse(
-            scope,
-            receive,
-            send,
-            layer="client_version",
-            status=410,
-            detail=self.detail,
-            headers={"Cache-Control": "no-store"},
-        )
+        return refuse(scope, receive, send, layer="client_version", status=410, detail=self.detail)
 
     def _blocks(self, scope: Scope) -> bool:
         return any(

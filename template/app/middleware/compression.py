@@ -22,7 +22,7 @@ _TAKEN: Final = "compression.taken"
 
 _TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
 _ENCODED: Final = frozenset({b"content-encoding", b"content-length"})
-_REPLACED: Final = _ENCODED | {b"accept-ranges"}
+_REMOVED: Final = _ENCODED | {b"accept-ranges"}
 # Under these names the library compresses each chunk of a stream at once, or none of them.
 _FLUSHED: Final = (b"content-type", b"text/event-stream")
 _UNTOUCHED: Final = (b"content-type", b"application/octet-stream")
@@ -35,9 +35,9 @@ class CompressionMiddleware:
     The coding is the one that the client likes best (RFC 9110, 12.5.3). A stream, which is an
     answer without Content-Length, goes out as it comes: its head at once, then each chunk as it
     is made. Partial answers (206) and bodies that are encoded already are left alone; a
-    compressed answer offers no parts, since they are parts of the body as it was. A strong ETag
-    becomes weak on it, as the bytes are no longer those that it names, and on a 304 to a client
-    that would get one (8.8.3.3).
+    compressed answer has no Accept-Ranges, since a range is one of the body as it was (14.3). A
+    strong ETag becomes weak on it, as the bytes are no longer those that it names, and on a 304
+    to a client that would get one (8.8.3.3).
     """
 
     def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
@@ -74,14 +74,15 @@ class _Answer:
         self._send = self._pass_on = send
 
     def send(self, message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start" and not self._is_small(message):
+        if message["type"] == "http.response.start" and self._concerns(message):
             return self._start(message)
         return self._pass_on(message)
 
-    def _is_small(self, start: Message) -> bool:
+    def _concerns(self, start: Message) -> bool:
+        """Say whether the body may be compressed, or stands for part of one that would be."""
         length = _first(start.get("headers", ()), b"content-length") or b""
         small = length.isdigit() and int(length) < self._layer.minimum_size
-        return small and start["status"] not in _INSTEAD_OF_200
+        return not small or start["status"] in _INSTEAD_OF_200
 
     async def _start(self, message: Message) -> None:
         lines = [value for name, value in self._scope["headers"] if name == b"accept-encoding"]
@@ -148,7 +149,7 @@ def _finished(message: Message, coding: str, *, compressed: bool) -> Message:
     start: Message = message["prepared"]
     headers: Headers = list(start.get("headers", ()))
     if compressed:
-        headers = [item for item in headers if item[0] not in _REPLACED]
+        headers = [item for item in headers if item[0] not in _REMOVED]
         headers += [item for item in message["headers"] if item[0] in _ENCODED]
     if compressed or (start["status"] == _NOT_MODIFIED and coding != _IDENTITY):
         headers = [_weak(*item) for item in headers]

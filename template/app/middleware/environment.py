@@ -6,17 +6,16 @@ from typing import Any, Final, Never, Self, get_args, get_origin
 from pydantic import Secret, SecretBytes, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# Uvicorn's supervisor gives up for this status; for any other it starts a new worker for ever.
 _STARTUP_FAILURE: Final = 3
 _SECRETS: Final = (Secret, SecretBytes, SecretStr)
 
 
 def refuse_to_start(*sentences: str) -> Never:
     """
-    Say why, and end the process before a port opens.
+    Say why, without a traceback, and end the process.
 
     Raises:
-        SystemExit: since a server logs and swallows any other exception of the start-up phase.
+        SystemExit: with the one status for which uvicorn's supervisor starts no new worker.
 
     """
     for sentence in sentences:
@@ -45,7 +44,7 @@ class EnvironmentSettings(BaseSettings):
     @classmethod
     def _is_utf8(cls, value: object) -> object:
         """Refuse bytes that Python smuggled into text: they break where they are written."""
-        if isinstance(value, str) and not _can_be_written(value):
+        if isinstance(value, str) and not _is_encodable(value):
             msg = "must be UTF-8"
             raise ValueError(msg)
         return value
@@ -87,7 +86,7 @@ def _holds_secret(annotation: object) -> bool:
     return secret or any(_holds_secret(part) for part in get_args(annotation))
 
 
-def _can_be_written(value: str) -> bool:
+def _is_encodable(value: str) -> bool:
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -19,7 +19,7 @@ from .problem import phrase, problem_response, respond
 _logger: Final = logging.getLogger(__name__)
 
 _DETAIL_OF_500: Final = "The service failed to answer. The fault is on its side and was recorded."
-_DETAIL_OF_503: Final = "The service stops before it has answered this request; retry soon."
+_DETAIL_OF_503: Final = "The request was given up before it was answered; retry soon."
 _WITHOUT_BODY: Final = frozenset({204, 205, 304})
 _WS_POLICY_VIOLATION: Final = 1008
 _WS_INTERNAL_ERROR: Final = 1011
@@ -36,8 +36,8 @@ class ErrorHandlerMiddleware:
     never reaches the client. Once a response has started nothing can be answered any more: the
     exception is raised again, and the server logs it and cuts the connection. With `debug` on
     every exception is raised again, for Starlette's traceback page. A websocket is closed with
-    1011, its handshake answered 500. A client that went away is no error. A request that the
-    server cancels, since it stops, is answered 503 unless its response has started.
+    1011, its handshake answered 500. A client that went away is no error. A request that is
+    cancelled, as by a server that stops, is answered 503 unless its response has started.
     """
 
     def __init__(self, app: ASGIApp) -> None:

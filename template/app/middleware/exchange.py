@@ -21,11 +21,11 @@ class Exchange:
     A request and what became of it: told once, at its last byte, or when it ended without one.
 
     `method` (WEBSOCKET for one) and `client` are those that came in, whatever layers further in
-    make of them. The rest is known at the end: `route` is the template of the path, None where
-    none was taken. `status` is the one on the wire, 499 where the client went away before the
-    end, 500 where an exception left no answer; a websocket ends when it closes, with 101 if it
-    was accepted and the status of the refusal if not. `bytes` are those of the body on the
-    wire, none for HEAD; `seconds` leave background tasks out.
+    make of them. The rest is known at the end: `route` is the template of the path, None where none
+    was taken. `status` is the one on the wire, 499 where the client went away, or the server gave
+    the request up, before the end, 500 where an exception left no answer; a websocket ends when it
+    closes, with 101 if it was accepted and the status of the refusal if not. `bytes` are those of
+    the body on the wire, none for HEAD; `seconds` leave background tasks out.
     """
 
     __slots__ = (

@@ -25,15 +25,15 @@ class IdempotencyMiddleware:
     """
     Replay the answer to a POST or PATCH that a user sends again under its `Idempotency-Key`.
 
-    A replay has the status, the headers and the body of the first answer, without Set-Cookie,
-    and `Idempotency-Replayed: true`. The same key with another request is answered 422, one
-    that is still running 409 (draft-ietf-httpapi-idempotency-key-header-07). Answers of 2xx and
-    3xx are kept for `ttl` seconds. A refusal (4xx) or a failure (5xx, an exception) frees the
-    key: the client can mend the one and retry the other. A request that was cut off, such as by
-    Timeout, may run on in its thread: its key stays taken for a minute. An answer above 256 KiB
-    isn't kept, but its request doesn't run again: 409. While the storage is lost requests with
-    a key are answered 503, so nothing runs twice. Anonymous requests and those without a key
-    pass untouched, as do websockets.
+    A replay has the status, the headers and the body of the first answer, without Set-Cookie, and
+    `Idempotency-Replayed: true`. The same key with another request is answered 422, one that is
+    still running 409 (draft-ietf-httpapi-idempotency-key-header-07). Answers of 2xx and 3xx are
+    kept for `ttl` seconds. A refusal (4xx) or a failure (5xx, an exception) frees the key: the
+    client can mend the one and retry the other. A request that was cut off, such as by Timeout, may
+    run on in its thread: its key stays taken for up to a minute. An answer above 256 KiB isn't
+    kept, but its request doesn't run again: 409. While the storage is lost requests with a key are
+    answered 503, so nothing runs twice. Anonymous requests and those without a key pass untouched,
+    as do websockets.
     """
 
     def __init__(self, app: ASGIApp, *, storage: Storage, ttl: int) -> None:

@@ -132,7 +132,7 @@ def _credential(scope: Scope) -> bytes | None:
         return None
     if len(credentials) > 1:
         msg = "Send one credential, once."
-        raise BadCredentialError(msg, error="invalid_request")
+        raise BadCredentialError(msg, code="invalid_request")
     return credentials[0]
 
 
@@ -140,7 +140,7 @@ def _token(credential: bytes) -> str:
     scheme, _, token = credential.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer":
         msg = "The Authorization header must hold a bearer token."
-        raise BadCredentialError(msg, error=None)
+        raise BadCredentialError(msg, code=None)
     if len(token) > _MAXIMUM_LENGTH:
         msg = "The token is too long."
         raise BadCredentialError(msg)

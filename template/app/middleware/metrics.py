@@ -180,7 +180,7 @@ def _can_be_written_to(directory: str) -> bool:
         TemporaryFile(dir=directory).close()
     except OSError:
         return False
-    return directory != ""
+    return directory != ""  # which would be the working directory
 
 
 def _own_registry() -> CollectorRegistry:

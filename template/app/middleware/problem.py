@@ -100,6 +100,8 @@ async def refuse(
     """Answer in place of the service, in the name of `layer`."""
     scope.setdefault("state", {})["refused_by"] = layer
     response = problem_response(scope, status, detail, headers=headers, members={"layer": layer})
+    # It is about this client, not about the URL; a 410 is kept by caches unasked.
+    response.headers.setdefault("Cache-Control", "no-store")
     await respond(response, scope, receive, send, close_code=close_code)
 
 

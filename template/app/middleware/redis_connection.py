@@ -50,6 +50,7 @@ class RedisConnection:
         self._command_of_trial = trial
         self._open = False
         self._trial: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._lost_at: float | None = None
         self._next_trial_at = 0.0
         self._next_line_at = 0.0
@@ -61,7 +62,8 @@ class RedisConnection:
 
     async def close(self) -> None:
         self._open = False
-        self._lost_at = None  # so no trial starts any more
+        if self._timer is not None:
+            self._timer.cancel()
         for task in (self._sender, self._trial):
             if task is not None:
                 task.cancel()
@@ -78,7 +80,7 @@ class RedisConnection:
         future = loop.create_future()
         self._waiting.append((command, future))
         if self._sender is None:
-            self._sender = loop.create_task(self._send(), context=Context())
+            self._sender = _in_background(self._send())
         return await future
 
     async def _send(self) -> None:
@@ -125,16 +127,14 @@ class RedisConnection:
 
     def _start_trial(self) -> None:
         if self._trial is None and self._lost_at is not None:
-            loop = asyncio.get_running_loop()
-            # Its lines are those of no request, so it has none of their fields.
-            self._trial = loop.create_task(self._try(), context=Context())
+            self._trial = _in_background(self._try())
 
     def _lose(self, error: Exception) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._next_trial_at = now + _PAUSE
         if self._open:
-            loop.call_later(_PAUSE, self._start_trial)
+            self._timer = loop.call_later(_PAUSE, self._start_trial)
         if self._lost_at is None:
             self._lost_at = self._next_line_at = now
         if now >= self._next_line_at:
@@ -147,6 +147,11 @@ class RedisConnection:
             seconds = asyncio.get_running_loop().time() - self._lost_at
             _logger.info("the storage is back", extra={"lost_seconds": round(seconds, 1)})
         self._lost_at = None
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    # Its lines are those of no request, so it has none of their fields.
+    return asyncio.get_running_loop().create_task(work, context=Context())
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:

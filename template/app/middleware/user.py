@@ -19,12 +19,12 @@ class BadCredentialError(Exception):
     """
     A credential was sent and is wrong; the message is for its sender: ASCII, no quotes.
 
-    `error` is the code of the challenge (RFC 6750, 3.1), None where it has none.
+    `code` names the error in the challenge (RFC 6750, 3.1); None where nothing is named.
     """
 
-    def __init__(self, message: str, *, error: str | None = "invalid_token") -> None:
+    def __init__(self, message: str, *, code: str | None = "invalid_token") -> None:
         super().__init__(message)
-        self.error = error
+        self.code = code
 
 
 class CannotCheckError(Exception):

@@ -1,4 +1,4 @@
-"""Both ends of ASGI: a server that looks at each message of a request, and a layer that refuses."""
+"""For tests: a server that looks at each message of a request, and a layer that raises."""
 
 import asyncio
 from collections.abc import Callable
@@ -99,7 +99,7 @@ class CutOff(Dialogue):
 
 
 class Unavailable:
-    """A layer that refuses `/probe/ok` as FastAPI's own code does."""
+    """A layer that raises an HTTPException for `/probe/ok`, as FastAPI's own code does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 import pytest
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope
 
 from app.middleware import innermost
 from app.middleware.order import LAYERS
 
+from .asgi import Unavailable
 from .conftest import WS, LogLines, ProbeApp, ProbeClient
 from .refusals import Answer
 
@@ -129,18 +129,6 @@ def _stream_scope() -> Scope:
         "http_version": "1.1",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }
-
-
-class Unavailable:
-    """A layer that refuses as FastAPI's own code does."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        raise HTTPException(503)
 
 
 def test_the_line_has_the_status_on_the_wire(

@@ -60,6 +60,7 @@ def test_a_refusal_has_the_one_shape(
     assert problem["status"] == refusal.status
     assert problem["layer"] == name
     assert {"type", "title", "detail"} <= problem.keys()
+    assert response.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("name", _REFUSALS)
