@@ -341,7 +341,7 @@ def test_nonsense_ends_the_server_with_a_sentence(
 
     done = run(sys.executable, "-m", "uvicorn", "app.main:app", cwd=service, **settings)
 
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stdout.startswith(sentence)
     assert len(done.stdout.splitlines()) == 1
     assert "hunter2" not in done.stdout

@@ -319,7 +319,9 @@ def _questions(folder: Path) -> dict[str, Any]:
 
 def _values(question: dict[str, Any]) -> set[str]:
     choices = question.get("choices", ())
-    return {*choices.values()} if isinstance(choices, dict) else set()
+    values = choices.values() if isinstance(choices, dict) else ()
+    # One with a rule of its own stands beside it.
+    return {value["value"] if isinstance(value, dict) else value for value in values}
 
 
 def _settings(folder: Path) -> dict[str, dict[str, Any]]:
