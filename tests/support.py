@@ -42,6 +42,8 @@ LAYERS: Final = _entries("layers", ORDER["layers"])
 SHARED: Final = _entries("shared", ORDER["shared"])
 ENTRIES: Final = {**LAYERS, **SHARED}
 
+FAILED_START: Final = 3  # the status for which uvicorn's supervisor starts no new worker
+
 SCHEMES: Final = ("jwt", "session", "api_key")
 STORAGES: Final = ("memory", "redis")
 STORING: Final = {name for name, layer in LAYERS.items() if "storage" in layer.get("modules", ())}

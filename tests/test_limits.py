@@ -26,7 +26,7 @@ import jwt
 import pytest
 
 from .conftest import Render
-from .support import run
+from .support import FAILED_START, run
 
 KEY: Final = "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu"
 EVERYBODY: Final = ["request_id", "access_log", "error_handler", "rate_limit", "body_limit"]
@@ -341,7 +341,7 @@ def test_nonsense_ends_the_server_with_a_sentence(
 
     done = run(sys.executable, "-m", "uvicorn", "app.main:app", cwd=service, **settings)
 
-    assert done.returncode == 3
+    assert done.returncode == FAILED_START
     assert done.stdout.startswith(sentence)
     assert len(done.stdout.splitlines()) == 1
     assert "hunter2" not in done.stdout

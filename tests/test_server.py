@@ -21,11 +21,10 @@ from copier import run_copy
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
-from .support import TESTS
+from .support import FAILED_START, TESTS
 
 SECONDS: Final = 60
 ORIGIN: Final = "https://app.example"
-FAILED_START: Final = 3  # the status for which uvicorn's supervisor starts no new worker
 
 SETTINGS: Final = {
     "BLOCKED_CLIENTS": "LegacyApp/1.",

@@ -37,8 +37,11 @@ class Terminal:
             self._stream.feed(data)
         return rows
 
-    def press(self, keys: str) -> None:
+    def answer(self, text: str, keys: str = ENTER) -> list[str]:
+        """Press `keys` when `text` stands on the screen; return its rows."""
+        rows = self.see(text)
         self._child.send(keys)
+        return rows
 
     def end(self) -> int | None:
         """Wait for the end; return the exit status."""
@@ -53,16 +56,11 @@ def test_a_service_is_chosen_key_by_key(template: Path, tmp_path: Path) -> None:
     service = tmp_path / "service"
     terminal = Terminal("copy", "--vcs-ref=HEAD", template, service)
 
-    terminal.see("What is the service called?")
-    terminal.press(f"{CLEAR}Onions 🧅{ENTER}")
-    terminal.see("What does it do")
-    terminal.press(ENTER)
-    terminal.see("What kind of service is it?")
-    terminal.press(ENTER)
-    rows = terminal.see([*LAYERS.values()][-1]["summary"])
-    terminal.press(ENTER)
-    terminal.see("Where are limits and repeated answers counted?")
-    terminal.press(ENTER)
+    terminal.answer("What is the service called?", f"{CLEAR}Onions 🧅{ENTER}")
+    terminal.answer("What does it do")
+    terminal.answer("What kind of service is it?")
+    rows = terminal.answer([*LAYERS.values()][-1]["summary"])
+    terminal.answer("Where are limits and repeated answers counted?")
 
     assert terminal.end() == 0
     lines = [f"{layer['label']}: {layer['summary']}" for layer in LAYERS.values()]
@@ -79,12 +77,9 @@ def test_an_update_is_answered_key_by_key(render: Render) -> None:
     commit(service)
     terminal = Terminal("update", service)
 
-    terminal.see("What is the service called?")
-    terminal.press(ENTER)
-    terminal.see("What does it do")
-    terminal.press(ENTER)
-    terminal.see([*LAYERS.values()][-1]["summary"])
-    terminal.press(f" {ENTER}")
+    terminal.answer("What is the service called?")
+    terminal.answer("What does it do")
+    terminal.answer([*LAYERS.values()][-1]["summary"], f" {ENTER}")
     rows = terminal.see("What is new stands in CHANGELOG.md of")
     address = read_yaml(service / ".copier-answers.yml")["_src_path"]
     terminal.see(f"  {address}"[:COLUMNS])
@@ -101,16 +96,11 @@ def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_pat
     service = tmp_path / "service"
     terminal = Terminal("copy", "--vcs-ref=HEAD", "--data=preset=public", template, service)
 
-    terminal.see("What is the service called?")
-    terminal.press(ENTER)
-    terminal.see("What does it do")
-    terminal.press(ENTER)
-    terminal.see([*LAYERS.values()][-1]["summary"])
-    terminal.press(ENTER)
-    rows = terminal.see("API keys: one for each calling program")
-    terminal.press(f"{DOWN}{ENTER}")
-    terminal.see("Where are limits and repeated answers counted?")
-    terminal.press(ENTER)
+    terminal.answer("What is the service called?")
+    terminal.answer("What does it do")
+    terminal.answer([*LAYERS.values()][-1]["summary"])
+    rows = terminal.answer("API keys: one for each calling program", f"{DOWN}{ENTER}")
+    terminal.answer("Where are limits and repeated answers counted?")
     terminal.see("Commit it to git before you edit it")
 
     assert terminal.end() == 0
@@ -122,10 +112,7 @@ def test_a_wrong_answer_is_told_on_the_spot(template: Path, tmp_path: Path) -> N
     """Copier gives it one row, so the rule must stand at the beginning."""
     terminal = Terminal("copy", "--vcs-ref=HEAD", template, tmp_path / "service")
 
-    terminal.see("What is the service called?")
-    terminal.press(f"{CLEAR}{ENTER}")
-
-    terminal.see("must be 1 to 50 printable")
-    terminal.press(INTERRUPT)
+    terminal.answer("What is the service called?", f"{CLEAR}{ENTER}")
+    terminal.answer("must be 1 to 50 printable", INTERRUPT)
     assert terminal.end() == 1
     assert not (tmp_path / "service").exists()

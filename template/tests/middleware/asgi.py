@@ -1,9 +1,10 @@
-"""For tests: a server that looks at each message of a request, and a layer that raises."""
+"""For tests: a server that looks at each message of a request, and layers for special cases."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,6 +75,19 @@ class Dialogue:
         asyncio.run(drive())
         return self
 
+    def cancel(self, app: ASGIApp) -> "Dialogue":
+        """Drive `app` until it is under way, then give it up as a server does that stops."""
+
+        async def drive() -> None:
+            task = asyncio.ensure_future(app(self.scope, self.receive, self.send))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(drive())
+        return self
+
     @property
     def status(self) -> int:
         (start,) = (item for item in self.sent if item["type"] == "http.response.start")
@@ -107,4 +121,16 @@ class Unavailable:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/probe/ok":
             raise HTTPException(503, "closed", {"Retry-After": "7"})
+        await self.app(scope, receive, send)
+
+
+class WithoutDenial:
+    """A layer that takes the extension away by which a server can answer a handshake."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope["extensions"] = {}
         await self.app(scope, receive, send)

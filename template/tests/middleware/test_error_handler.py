@@ -1,6 +1,5 @@
 """Error handler: an exception becomes an answer that clients can parse."""
 
-import asyncio
 import json
 import logging
 from importlib import import_module
@@ -163,17 +162,7 @@ def test_what_is_raised_again_is_left_to_the_server_to_log(
 
 def test_a_request_that_the_server_gives_up_is_answered_503(probe_app: ProbeApp) -> None:
     """A server that stops waits for a while; what takes longer would get its bare 500."""
-    app = probe_app()
-    dialogue = Dialogue("GET", "/probe/slow?seconds=60")
-
-    async def stop() -> None:
-        task = asyncio.create_task(app(dialogue.scope, dialogue.receive, dialogue.send))
-        await asyncio.sleep(0.1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(stop())
+    dialogue = Dialogue("GET", "/probe/slow?seconds=60").cancel(probe_app())
 
     assert dialogue.status == 503
     assert dialogue.headers["retry-after"] == "1"

@@ -165,6 +165,22 @@ def post(
     return client.request(method, url, content=body, headers={**sent, "Idempotency-Key": key})
 
 
+def give_up(client: TestClient, *, url: str, after: asyncio.Event) -> None:
+    """Send a request, and cancel it when `after` is set."""
+    sent = {**headers("alice"), "Idempotency-Key": "first"}
+
+    async def run() -> None:
+        transport = ASGITransport(app=client.app)
+        async with AsyncClient(transport=transport, base_url="http://localhost") as peer:
+            task = asyncio.create_task(peer.post(url, headers=sent))
+            await after.wait()
+            task.cancel()
+            await asyncio.wait({task})
+
+    assert client.portal is not None
+    client.portal.call(run)
+
+
 def test_a_repeated_request_runs_once(shop: Shop, probe_client: ProbeClient) -> None:
     client = probe_client(app=shop.app)
 
@@ -308,18 +324,8 @@ def test_a_request_that_was_cut_off_may_run_on(shop: Shop, probe_client: ProbeCl
     """A `def` endpoint does, in its thread: its key is not free at once."""
     shop.pause = 30
     client = probe_client(app=shop.app)
-    sent = {**headers("alice"), "Idempotency-Key": "first"}
 
-    async def give_up() -> None:
-        transport = ASGITransport(app=shop.app)
-        async with AsyncClient(transport=transport, base_url="http://localhost") as peer:
-            task = asyncio.create_task(peer.post("/slow", headers=sent))
-            await shop.runs.wait()
-            task.cancel()
-            await asyncio.wait({task})
-
-    assert client.portal is not None
-    client.portal.call(give_up)
+    give_up(client, url="/slow", after=shop.runs)
     shop.pause = 0
 
     assert post(client, url="/slow", body="").status_code == 409
@@ -496,18 +502,8 @@ def test_a_request_that_is_cancelled_while_it_takes_the_key_frees_it(
     """The storage may take the key although nobody waits for it any more."""
     storage = LateStorage()
     client = probe_client(app=with_storage(shop.app, storage))
-    sent = {**headers("alice"), "Idempotency-Key": "first"}
 
-    async def give_up() -> None:
-        transport = ASGITransport(app=shop.app)
-        async with AsyncClient(transport=transport, base_url="http://localhost") as peer:
-            task = asyncio.create_task(peer.post("/orders", headers=sent))
-            await storage.asked.wait()
-            task.cancel()
-            await asyncio.wait({task})
-
-    assert client.portal is not None
-    client.portal.call(give_up)
+    give_up(client, url="/orders", after=storage.asked)
 
     assert storage.kept == {}
 

@@ -10,6 +10,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.middleware import innermost, outermost
 
+from .asgi import WithoutDenial
 from .conftest import WS, ProbeClient, stack_settings
 from .refusals import Refusal
 
@@ -87,18 +88,6 @@ def test_a_probe_is_served(probe_client: ProbeClient) -> None:
     client = probe_client(maintenance_file=__file__, probe_paths=["/probe/ok"])
 
     assert client.get("/probe/ok").status_code == 200
-
-
-class WithoutDenial:
-    """Takes the extension away by which a server can answer a handshake."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            scope["extensions"] = {}
-        await self.app(scope, receive, send)
 
 
 def test_a_websocket_is_closed_with_1013_where_it_can_not_be_answered(

@@ -11,12 +11,12 @@ from httpx2 import Response
 from pydantic import ValidationError
 from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from app.middleware import StackSettings, outermost
 from app.middleware.order import LAYERS
 
+from .asgi import WithoutDenial
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
 from .refusals import ORIGIN, Refusal
 from .test_storage import LostStorage, ask_at_once, with_storage
@@ -122,18 +122,6 @@ def test_a_handshake_counts_and_is_told_what_is_left(probe_client: ProbeClient) 
     assert denial.value.headers["ratelimit"].startswith('"default";r=0;')
     assert int(denial.value.headers["retry-after"]) > 0
     assert client.get("/probe/ok").status_code == 429
-
-
-class WithoutDenial:
-    """Takes away the extension by which a server can answer a handshake."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            scope["extensions"] = {}
-        await self.app(scope, receive, send)
 
 
 def test_a_handshake_that_can_not_be_answered_is_closed_with_1013(
