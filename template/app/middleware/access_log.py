@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp
 
-from .exchange import Exchange, Watcher
+from .core.exchange import Exchange, Watcher
+from .core.probes import is_probe
 from .log import line_writer
-from .probes import is_probe
 
 _SERVER_ERROR: Final = 500
 _OF_WEBSOCKETS: Final = (

@@ -6,8 +6,8 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .closing import Upload, refuse_and_close
-from .scope import NAME, only_header
+from .core.connection_close import Upload, refuse_and_close
+from .core.scope import NAME, only_header
 
 # HTTP/1 announces a body by one of these (RFC 9112, 6.3); HTTP/2 needs none.
 _ANNOUNCEMENTS: Final = frozenset({b"content-length", b"transfer-encoding"})

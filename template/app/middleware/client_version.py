@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .probes import is_probe
+from .core.probes import is_probe
 from .problem import refuse
 
 

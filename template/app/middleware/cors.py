@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .scope import NAME, only_header
-from .setting_types import ORIGIN, browser_origin, split_commas
+from .core.scope import NAME, only_header
+from .core.setting_types import ORIGIN, browser_origin, split_commas
 
 RawHeaders = list[tuple[bytes, bytes]]
 

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .core.scope import only_header
+from .core.setting_types import browser_origin, split_commas
 from .problem import refuse
-from .scope import only_header
-from .setting_types import browser_origin, split_commas
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECURE: Final = frozenset({"https", "wss"})

@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .networks import parse_address
-from .probes import is_probe
+from .core.networks import parse_address
+from .core.probes import is_probe
+from .core.scope import only_header, route_path
 from .problem import refuse
-from .scope import only_header, route_path
 
 _SECURE: Final = {"http": "https", "ws": "wss"}
 _PORT: Final = re.compile(r":\d+$")

@@ -10,10 +10,10 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .answers import RUNNING, TOO_LARGE, Claim, Keeper, read, replay
+from .core.scope import only_header
 from .problem import refuse
-from .scope import only_header
-from .storage import Storage, StorageLostError, attend_lifespan, namespace
+from .storage.base import Storage, StorageLostError, attend_lifespan, namespace
+from .storage.responses import RUNNING, TOO_LARGE, Claim, Keeper, read, replay
 
 _METHODS: Final = frozenset({"POST", "PATCH"})
 _KEY: Final = re.compile(r"[ -~]{1,255}")

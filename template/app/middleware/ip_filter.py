@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .networks import parse_address, parse_network
+from .core.networks import parse_address, parse_network
 from .problem import refuse
 
 _REMEMBERED: Final = 4096

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .probes import is_probe
+from .core.probes import is_probe
 from .problem import refuse
 
 _TRY_AGAIN_LATER: Final = 1013

@@ -18,10 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .exchange import Exchange, Watcher
-from .networks import parse_address, parse_network
+from .core.exchange import Exchange, Watcher
+from .core.networks import parse_address, parse_network
+from .core.setting_types import absolute_path
 from .problem import refuse
-from .setting_types import absolute_path
 
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own switch
 _METHODS: Final = frozenset(

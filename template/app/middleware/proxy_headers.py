@@ -10,8 +10,8 @@ from pydantic_settings import NoDecode
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
 
-from .networks import MAPPED_BITS, network, parse_network
-from .setting_types import split_commas
+from .core.networks import MAPPED_BITS, network, parse_network
+from .core.setting_types import split_commas
 
 _SCHEMES: Final = {
     "http": {"http": "http", "https": "https", "ws": "http", "wss": "https"},

@@ -6,9 +6,9 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .limits import Limit, OnError
-from .probes import is_probe
-from .storage import Storage, attend_lifespan
+from .core.probes import is_probe
+from .storage.base import Storage, attend_lifespan
+from .storage.limits import Limit, OnError
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 

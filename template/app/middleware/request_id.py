@@ -8,9 +8,9 @@ from typing import Annotated, Final
 from pydantic import AfterValidator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .core.scope import NAME, only_header
+from .core.setting_types import HeaderName
 from .log import bind, unbind
-from .scope import NAME, only_header
-from .setting_types import HeaderName
 
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # What frames a message, or tells something else in a request or an answer.

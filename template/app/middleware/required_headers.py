@@ -7,10 +7,10 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .probes import is_probe
+from .core.probes import is_probe
+from .core.scope import only_header
+from .core.setting_types import header_name, header_value, split_commas
 from .problem import refuse
-from .scope import only_header
-from .setting_types import header_name, header_value, split_commas
 
 
 class RequiredHeadersMiddleware:

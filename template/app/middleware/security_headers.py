@@ -10,7 +10,7 @@ from typing import Final, Literal
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .scope import NAME, route_path
+from .core.scope import NAME, route_path
 
 ResourcePolicy = Literal["same-origin", "same-site", "cross-origin"]
 Headers = list[tuple[bytes, bytes]]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from .secret import HOW_TO_MAKE_ONE, check_secret
+from .core.secret import HOW_TO_MAKE_ONE, check_secret
 
 
 def _secret(value: SecretStr) -> SecretStr:

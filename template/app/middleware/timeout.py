@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .closing import Upload, refuse_and_close
+from .core.connection_close import Upload, refuse_and_close
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

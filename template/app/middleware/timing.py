@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .scope import NAME
+from .core.scope import NAME
 
 _PROCESS_TIME: Final = b"x-process-time"
 

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .probes import is_probe
+from .core.probes import is_probe
+from .core.scope import only_header
+from .core.setting_types import split_commas
 from .problem import refuse
-from .scope import only_header
-from .setting_types import split_commas
 
 _REMEMBERED: Final = 1024
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)

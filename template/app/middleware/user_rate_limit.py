@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .limits import Limit, OnError
-from .probes import is_probe
-from .storage import Storage, attend_lifespan
+from .core.probes import is_probe
+from .storage.base import Storage, attend_lifespan
+from .storage.limits import Limit, OnError
 
 
 class UserRateLimitMiddleware:

@@ -22,8 +22,8 @@ from app.middleware.order import LAYERS
 from app.middleware.user import Authenticate, CannotCheckError
 
 from .conftest import LogLines, ProbeApp, ProbeClient
-from .credentials import BAD, SETTINGS, headers
 from .refusals import ORIGIN, Refusal
+from .users import BAD, SETTINGS, headers
 
 REFUSAL = Refusal(status=401, settings=SETTINGS, headers=BAD)
 

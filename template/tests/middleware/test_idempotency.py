@@ -12,15 +12,16 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import ValidationError
 from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
 
-from app.middleware import answers, idempotency
+from app.middleware import idempotency
 from app.middleware.order import LAYERS
-from app.middleware.storage import StorageLostError
+from app.middleware.storage import responses
+from app.middleware.storage.base import StorageLostError
 
 from .asgi import CutOff, Dialogue
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
-from .credentials import SETTINGS, headers
 from .refusals import ORIGIN, Refusal
-from .test_storage import LostStorage, ask_at_once, with_storage
+from .storage.test_base import LostStorage, ask_at_once, with_storage
+from .users import SETTINGS, headers
 
 REFUSAL = Refusal(
     status=400,
@@ -84,7 +85,7 @@ class Shop:
 
     async def large(self) -> PlainTextResponse:
         self.orders += 1
-        return PlainTextResponse("x" * (answers.LARGEST + 1))
+        return PlainTextResponse("x" * (responses.LARGEST + 1))
 
     async def stream(self, chunks: int = 3, *, breaks: bool = False) -> StreamingResponse:
         self.orders += 1
@@ -379,7 +380,7 @@ def test_a_stream_too_large_to_keep_is_passed_on(
     monkeypatch: pytest.MonkeyPatch, shop: Shop, probe_client: ProbeClient
 ) -> None:
     """It passes the limit in the middle, with more to come."""
-    monkeypatch.setattr(answers, "LARGEST", 10)
+    monkeypatch.setattr(responses, "LARGEST", 10)
     client = probe_client(app=shop.app)
 
     first, second = (post(client, url="/stream?chunks=5") for _ in range(2))
@@ -466,7 +467,7 @@ def test_a_claim_is_renewed_while_the_request_runs(
         renewals.append(claim)
 
     monkeypatch.setattr(idempotency, "_RENEWAL_SECONDS", 0.02)
-    monkeypatch.setattr(answers.Claim, "renew", renew)
+    monkeypatch.setattr(responses.Claim, "renew", renew)
     client = probe_client(app=shop.app)
 
     post(client, url="/slow")

@@ -19,7 +19,7 @@ from app.middleware.order import LAYERS
 from .asgi import WithoutDenial
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
 from .refusals import ORIGIN, Refusal
-from .test_storage import LostStorage, ask_at_once, with_storage
+from .storage.test_base import LostStorage, ask_at_once, with_storage
 
 # Gates whose refusal depends on nothing but the request and the settings.
 STATIC_GATES: Final = [

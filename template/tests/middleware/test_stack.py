@@ -12,8 +12,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import innermost, inside, outermost, outside
-from app.middleware.check import faults, live_stack
-from app.middleware.cli import main
+from app.middleware.core.check import faults, live_stack
+from app.middleware.core.command_line import main
 from app.middleware.order import DOUBLES, LAYERS, RULES, Rule, layer_of
 from app.middleware.stack import build_stack
 

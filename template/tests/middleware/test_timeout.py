@@ -124,7 +124,7 @@ def test_background_tasks_live_on(probe_app: ProbeApp, probe_client: ProbeClient
 def test_an_upload_that_trickles_in_ends(
     probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.middleware.closing._LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("app.middleware.core.connection_close._LINGER_SECONDS", 0.05)
     upload = Dialogue("POST", "/probe/upload", b"x", endless=True, pause=0.01)
 
     upload.run(probe_app(request_timeout=0.1))

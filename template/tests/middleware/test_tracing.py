@@ -23,7 +23,7 @@ from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.middleware import Own, innermost, stack_options
-from app.middleware.check import faults
+from app.middleware.core.check import faults
 from app.middleware.order import LAYERS
 
 from .conftest import WS, LogLines, ProbeApp, ProbeClient, stack_settings

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from app.middleware.order import LAYERS
 
 from .conftest import ProbeApp, ProbeClient, stack_settings
-from .credentials import SETTINGS, headers
 from .refusals import Refusal
-from .test_storage import LostStorage, ask_at_once, with_storage
+from .storage.test_base import LostStorage, ask_at_once, with_storage
+from .users import SETTINGS, headers
 
 REFUSAL = Refusal(
     status=429,

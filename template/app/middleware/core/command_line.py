@@ -1,0 +1,64 @@
+"""The command line of `python -m app.middleware`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+
+from starlette.applications import Starlette
+
+from app.middleware.order import LAYERS, dotted_name, layer_of
+
+from .check import faults, live_stack
+
+
+def main(commands: Mapping[str, Callable[[str], str]]) -> int:
+    """
+    Print the live stack, outermost first, or what one of `commands` returns for its argument.
+
+    Returns:
+        The exit status: 1 when a rule of the order is broken.
+
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m app.middleware",
+        description="Print the stack of this service as it runs, outermost first.",
+    )
+    parser.add_argument("--json", action="store_true", help="print it for tools")
+    parser.set_defaults(command=None)
+    if commands:
+        subparsers = parser.add_subparsers(dest="command")
+        for name, command in commands.items():
+            subparser = subparsers.add_parser(name, help=command.__doc__)
+            subparser.add_argument("argument", metavar="NAME")
+    arguments = parser.parse_args()
+    if arguments.command:
+        print(commands[arguments.command](arguments.argument))
+        return 0
+
+    # Only here, since it needs the settings of the service.
+    from app.main import app  # noqa: PLC0415
+
+    print(_as_json(app) if arguments.json else _as_text(app))
+    found = faults(app)
+    for fault in found:
+        print(fault, file=sys.stderr)
+    return 1 if found else 0
+
+
+def _as_json(app: Starlette) -> str:
+    return json.dumps([_row(cls) for cls in live_stack(app)], indent=2)
+
+
+def _as_text(app: Starlette) -> str:
+    rows = [_row(cls) for cls in live_stack(app)]
+    width = max(len(row["layer"] or "") for row in rows)
+    return "\n".join(
+        f"{row['layer'] or '-':{width}}  {row['reason'] or row['class']}" for row in rows
+    )
+
+
+def _row(cls: type) -> dict[str, str | None]:
+    layer = layer_of(cls)
+    reason = LAYERS[layer].because if layer else None
+    return {"layer": layer, "class": dotted_name(cls), "reason": reason}

@@ -1,0 +1,82 @@
+"""Layers of your own: say where each stands, from `app/main.py`."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from starlette.middleware import Middleware
+
+from app.middleware.order import LAYERS, layer_of
+
+from .environment import refuse_to_start
+
+_OUTERMOST: Final = "outermost"
+_INNERMOST: Final = "innermost"
+_INSIDE: Final = "directly inside of"
+_OUTSIDE: Final = "directly outside of"
+
+
+class Own(NamedTuple):
+    """A layer of yours and its place; made by one of the functions below."""
+
+    middleware: Middleware
+    place: str
+    neighbour: str = ""
+
+
+def outermost(middleware: Middleware) -> Own:
+    """Stand outside of every layer."""
+    return Own(middleware, _OUTERMOST)
+
+
+def innermost(middleware: Middleware) -> Own:
+    """Stand inside of every layer, next to the routes."""
+    return Own(middleware, _INNERMOST)
+
+
+def inside(layer: str, middleware: Middleware) -> Own:
+    """Stand directly inside of `layer`: what it refuses never comes here."""
+    return Own(middleware, _INSIDE, layer)
+
+
+def outside(layer: str, middleware: Middleware) -> Own:
+    """Stand directly outside of `layer`: what it refuses passes here too."""
+    return Own(middleware, _OUTSIDE, layer)
+
+
+def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware]:
+    """
+    Return `stack` with each layer of `own` in its place.
+
+    Layers for one place keep their order, the first outermost. What has no place ends the
+    start, and so does a neighbour that this stack lacks: an update may have dropped it.
+
+    Raises:
+        SystemExit: after one sentence.
+
+    """
+    around = {name: index for index, name in enumerate(layer_of(m.cls) for m in stack) if name}
+    outer: list[Middleware] = []
+    inner: list[Middleware] = []
+    slots: list[list[Middleware]] = [[] for _ in range(len(stack) + 1)]
+    for item in own:
+        if not isinstance(item, Own) or not isinstance(item.middleware, Middleware):
+            refuse_to_start(
+                "own= takes a list of layers with a place, such as outermost(Middleware(X)) or"
+                f" inside({next(iter(LAYERS))!r}, Middleware(X)), not {item!r}."
+            )
+        middleware, place, neighbour = item
+        if place == _OUTERMOST:
+            outer.append(middleware)
+        elif place == _INNERMOST:
+            inner.append(middleware)
+        elif neighbour in around:
+            slots[around[neighbour] + (place == _INSIDE)].append(middleware)
+        else:
+            refuse_to_start(
+                f"{getattr(middleware.cls, '__name__', middleware.cls)} can't stand {place}"
+                f" {neighbour!r}: LAYERS in app/middleware/order.py has no such layer."
+            )
+    arranged = [*outer, *slots[0]]
+    for middleware, slot in zip(stack, slots[1:], strict=True):
+        arranged += [middleware, *slot]
+    return [*arranged, *inner]

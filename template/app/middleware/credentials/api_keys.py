@@ -1,0 +1,110 @@
+"""API keys: each caller has a key, of which the service knows only the hash."""
+
+import hmac
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from secrets import token_urlsafe
+from typing import Annotated, Final, NamedTuple
+
+from fastapi.security import APIKeyHeader
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
+from starlette.types import Scope
+
+from app.middleware.core.setting_types import split_commas
+from app.middleware.user import BadCredentialError, User
+
+# RFC 9110 wants a challenge on every 401; no scheme is registered for keys.
+CHALLENGE: Final = "ApiKey"
+SECURITY: Final = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
+
+_ENTRY: Final = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9a-f]{64})")
+_HOW_TO_MAKE_ONE: Final = "`python -m app.middleware api-key NAME` makes one"
+_MAXIMUM_LENGTH: Final = 512
+
+
+class ApiKey(NamedTuple):
+    """The name of a caller, and the SHA-256 of its key as hexadecimal digits."""
+
+    name: str
+    digest: str
+
+
+class ApiKeyVerifier:
+    """
+    Return the caller whose key is in `header`, None where there is none.
+
+    A key is random, so a fast hash is enough. It is compared with every known one, each in
+    constant time, so the time tells nothing of how near a guess was or whose key it is.
+    """
+
+    def __init__(self, *, header: str, api_keys: Iterable[ApiKey]) -> None:
+        self.header = header.lower().encode("ascii")
+        self.callers = [(key.digest.encode("ascii"), User(key.name)) for key in api_keys]
+
+    async def __call__(self, scope: Scope) -> User | None:
+        values = [value for name, value in scope["headers"] if name == self.header]
+        if not values:
+            return None
+        if len(values) > 1:
+            msg = "Send one key, once."
+            raise BadCredentialError(msg, code="invalid_request")
+        if (user := self._owner(values[0])) is None:
+            msg = "The key is not known here."
+            raise BadCredentialError(msg)
+        return user
+
+    def _owner(self, key: bytes) -> User | None:
+        if not 0 < len(key) <= _MAXIMUM_LENGTH:
+            return None
+        digest = sha256(key).hexdigest().encode("ascii")
+        found = None
+        for known, user in self.callers:
+            if hmac.compare_digest(known, digest):
+                found = user
+        return found
+
+
+def name_header(header: str) -> None:
+    """Tell OpenAPI which header carries the key."""
+    SECURITY.model.name = header
+
+
+def new_api_key(name: str) -> str:
+    """Make a key for the caller NAME, and its entry for API_KEYS."""
+    key = token_urlsafe(32)
+    entry = f"{name}:{sha256(key.encode('ascii')).hexdigest()}"
+    if not _ENTRY.fullmatch(entry):
+        msg = f"NAME must be 1 to 64 letters, digits, dots, hyphens or underscores, not {name!r}."
+        raise SystemExit(msg)
+    return f"The key, shown only now: {key}\nIts entry for API_KEYS:\n{entry}"
+
+
+def _api_key(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _ENTRY.fullmatch(value)
+    if match is None:
+        msg = f"must be entries of the form name:sha256-hex; {_HOW_TO_MAKE_ONE}"
+        raise ValueError(msg)
+    return ApiKey(**match.groupdict())
+
+
+def _distinct(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+    if not keys:
+        msg = f"must hold at least one key; {_HOW_TO_MAKE_ONE}"
+        raise ValueError(msg)
+    if len({key.digest for key in keys}) < len(keys):
+        msg = "must not hold one key twice: whose is it?"
+        raise ValueError(msg)
+    return keys
+
+
+ApiKeys = Annotated[
+    tuple[Annotated[ApiKey, BeforeValidator(_api_key)], ...],
+    NoDecode,
+    BeforeValidator(split_commas),
+    AfterValidator(_distinct),
+    Field(description=_HOW_TO_MAKE_ONE),
+]

@@ -1,0 +1,125 @@
+"""JWKS: the keys that an identity provider publishes, kept as long as they are good."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Collection, Mapping
+from time import monotonic
+from typing import Any, Final
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import jwt
+
+from app.middleware.user import CannotCheckError
+
+from .jwt_keys import Key, PublicKey, algorithms_for, common
+
+_logger: Final = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_FETCHES: Final = 10
+_FRESH_SECONDS: Final = 300
+_SOCKET_SECONDS: Final = 3
+_FETCH_SECONDS: Final = 5
+_MAXIMUM_BYTES: Final = 1_000_000
+
+
+class PublishedKeys:
+    """
+    The keys that an identity provider publishes at `url` (RFC 7517).
+
+    They are fetched in a thread: at the first token, every five minutes, and when a token
+    names an unknown key, since providers change theirs. However many tokens ask, one fetch
+    runs at a time, and none within ten seconds of another. While the provider is down its old
+    keys stay; where no key is known, no token can be checked.
+    """
+
+    def __init__(self, url: str, algorithms: Collection[str]) -> None:
+        self.version = 0
+        self._url = url
+        self._algorithms = algorithms
+        self._published: list[Any] = []
+        self._keys: list[Key] = []
+        self._down = True
+        self._asked_at = float("-inf")
+        self._stale_at = float("inf")
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def find(self, header: Mapping[str, Any]) -> Key | None:
+        key = self._named(header)
+        if key is None and (fetching := self._refresh()) is not None:
+            # Shielded: others wait for it too when this request is cancelled.
+            await asyncio.shield(fetching)
+            key = self._named(header)
+        if key is None and self._down:
+            msg = "The keys of the identity provider can't be had at the moment."
+            raise CannotCheckError(msg, retry_after=_SECONDS_BETWEEN_FETCHES)
+        return key
+
+    def keep_fresh(self) -> None:
+        if monotonic() >= self._stale_at:
+            self._refresh()
+
+    def _named(self, header: Mapping[str, Any]) -> Key | None:
+        kid = header.get("kid")
+        named = [key for key in self._keys if kid is None or key.kid == kid]
+        fitting = [key for key in named if header.get("alg") in key.algorithms]
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _refresh(self) -> asyncio.Task[None] | None:
+        running = self._fetching
+        if running and not running.done() and running.get_loop() is asyncio.get_running_loop():
+            return running
+        if monotonic() < self._asked_at + _SECONDS_BETWEEN_FETCHES:
+            return None
+        self._asked_at = monotonic()
+        self._fetching = asyncio.create_task(self._fetch())
+        return self._fetching
+
+    async def _fetch(self) -> None:
+        try:
+            async with asyncio.timeout(_FETCH_SECONDS):
+                published = json.loads(await asyncio.to_thread(_download, self._url))["keys"]
+            keys = [key for item in published if (key := _usable(item, self._algorithms))]
+            if not keys:
+                msg = f"no key for {', '.join(self._algorithms)} among {len(published)}"
+                raise LookupError(msg)  # noqa: TRY301 - whatever is wrong, the old keys stay
+        except Exception as error:  # noqa: BLE001
+            self._down = True
+            _logger.warning("the keys at %s can't be had: %r", self._url, error)
+            return
+        self._down = False
+        self._stale_at = monotonic() + _FRESH_SECONDS
+        if published != self._published:
+            self._published, self._keys = published, keys
+            self.version += 1
+
+
+def _usable(published: Any, allowed: Collection[str]) -> Key | None:
+    """Return the published key, None where it is for something else or of an unknown kind."""
+    try:
+        key = jwt.PyJWK(published).key
+        if published.get("use", "sig") != "sig" or not isinstance(key, PublicKey):
+            return None
+    except Exception:  # noqa: BLE001 - a key that this service can't read must not hide the others
+        return None
+    named = published.get("alg")
+    fitting = algorithms_for(key)
+    algorithms = common(allowed, fitting & {named} if named else fitting)
+    return Key(key, algorithms, published.get("kid")) if algorithms else None
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Keys are believed because of where they come from."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _download(url: str) -> bytes:
+    request = Request(url, headers={"Accept": "application/json", "User-Agent": "jwks"})  # noqa: S310
+    with build_opener(_NoRedirects).open(request, timeout=_SOCKET_SECONDS) as response:
+        body: bytes = response.read(_MAXIMUM_BYTES + 1)
+    if len(body) > _MAXIMUM_BYTES:
+        msg = f"more than {_MAXIMUM_BYTES} bytes"
+        raise ValueError(msg)
+    return body

@@ -1,0 +1,167 @@
+"""JWT: the user that a bearer token names, signed with a key that the service trusts."""
+
+from collections.abc import Collection, Mapping, Sequence
+from time import time
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import jwt
+from fastapi.security import HTTPBearer
+from pydantic import SecretStr
+from starlette.types import Scope
+
+from app.middleware.user import BadCredentialError, User
+
+from .jwks import PublishedKeys
+from .jwt_keys import FixedKey, Keys
+
+CHALLENGE: Final = "Bearer"
+SECURITY: Final = HTTPBearer(bearerFormat="JWT", scheme_name="jwt", auto_error=False)
+
+_LEEWAY: Final = 30
+# Longer tokens are refused unread: to parse one costs time that grows with its length.
+_MAXIMUM_LENGTH: Final = 16_384
+_MAXIMUM_REMEMBERED: Final = 1024
+_FOREVER: Final = float("inf")
+_REASONS: Final[Mapping[type[Exception], str]] = {
+    jwt.ExpiredSignatureError: "The token has expired.",
+    jwt.ImmatureSignatureError: "The token is not valid yet.",
+    jwt.InvalidAudienceError: "The token is meant for another audience.",
+    jwt.InvalidIssuerError: "The token comes from another issuer.",
+}
+
+
+class _Verified(NamedTuple):
+    user: User
+    not_before: float
+    expires: float
+
+
+class JwtVerifier:
+    """
+    Return the user of the bearer token of a request, None where there is none (RFC 6750).
+
+    A token needs `sub` and `exp`, and what `issuer` and `audience` say (RFC 7519); clocks may
+    differ by 30 seconds. Its algorithm must be one of `algorithms` and fit the key, so `none`
+    and a public key used as a secret get nowhere (RFC 8725). A websocket, for which a browser
+    can't set headers, may offer the subprotocols `bearer` and the token.
+
+    To verify costs more than all else a request does here, so up to 1024 good tokens are
+    remembered, until they expire or the keys change.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: SecretStr | None,
+        jwks_url: str,
+        algorithms: Collection[str],
+        issuer: str,
+        audience: str,
+    ) -> None:
+        self.keys: Keys = (
+            FixedKey(key.get_secret_value(), algorithms)
+            if key is not None
+            else PublishedKeys(jwks_url, algorithms)
+        )
+        self.algorithms = tuple(algorithms)
+        self.issuer = issuer or None
+        self.audience = audience or None
+        self._verified: dict[bytes, _Verified] = {}  # by the credential as it was sent
+        self._version = self.keys.version
+
+    async def __call__(self, scope: Scope) -> User | None:
+        credential = _credential(scope)
+        if credential is None:
+            return None
+        self.keys.keep_fresh()
+        if self._version != self.keys.version:
+            self._version = self.keys.version
+            self._verified.clear()
+        known = self._verified.get(credential)
+        if known is not None and known.not_before <= time() < known.expires:
+            return known.user
+        user = await self._verify(_token(credential))
+        self._remember(credential, user)
+        return user
+
+    async def _verify(self, token: str) -> User:
+        # Whatever a token makes the parser raise is the token's fault, never a 500.
+        try:
+            header = jwt.get_unverified_header(token)
+        except Exception:  # noqa: BLE001
+            raise _bad(None) from None
+        key = await self.keys.find(header) if header.get("alg") in self.algorithms else None
+        if key is None:
+            msg = "The token is signed with an unknown key."
+            raise BadCredentialError(msg)
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key.key,
+                algorithms=key.algorithms,
+                issuer=self.issuer,
+                audience=self.audience,
+                leeway=_LEEWAY,
+                options={"require": ["exp", "sub"]},
+            )
+            return _user(claims)
+        except Exception as error:  # noqa: BLE001
+            raise _bad(error) from None
+
+    def _remember(self, credential: bytes, user: User) -> None:
+        claims: Mapping[str, Any] = user.claims
+        self._verified.pop(credential, None)
+        if len(self._verified) >= _MAXIMUM_REMEMBERED:
+            del self._verified[next(iter(self._verified))]
+        self._verified[credential] = _Verified(
+            user,
+            not_before=int(claims["nbf"]) - _LEEWAY if "nbf" in claims else -_FOREVER,
+            expires=int(claims["exp"]) + _LEEWAY,
+        )
+
+
+def _credential(scope: Scope) -> bytes | None:
+    credentials: list[bytes] = [
+        value for name, value in scope["headers"] if name == b"authorization"
+    ]
+    offered: Sequence[str] = scope.get("subprotocols", ())
+    if "bearer" in offered[:-1]:
+        token = offered[offered.index("bearer") + 1]
+        credentials.append(b"bearer " + token.encode())
+    if not credentials:
+        return None
+    if len(credentials) > 1:
+        msg = "Send one credential, once."
+        raise BadCredentialError(msg, code="invalid_request")
+    return credentials[0]
+
+
+def _token(credential: bytes) -> str:
+    scheme, _, token = credential.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer":
+        msg = "The Authorization header must hold a bearer token."
+        raise BadCredentialError(msg, code=None)
+    if len(token) > _MAXIMUM_LENGTH:
+        msg = "The token is too long."
+        raise BadCredentialError(msg)
+    return token.strip()
+
+
+def _bad(error: Exception | None) -> BadCredentialError:
+    known = (reason for cls, reason in _REASONS.items() if isinstance(error, cls))
+    return BadCredentialError(next(known, "The token is not valid."))
+
+
+def _user(claims: Mapping[str, Any]) -> User:
+    if not claims["sub"]:
+        msg = "sub"
+        raise jwt.MissingRequiredClaimError(msg)
+    return User(claims["sub"], _scopes(claims), MappingProxyType(claims))
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """Read `scope` (RFC 8693, 4.2) or `scp`: a text with spaces, or a list."""
+    value = claims.get("scope", claims.get("scp", ""))
+    names = value.split() if isinstance(value, str) else value
+    return frozenset(names) if isinstance(names, list) else frozenset()

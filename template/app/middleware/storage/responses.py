@@ -1,0 +1,116 @@
+"""Answers that are kept under a key: how they stand in the storage, and how they get there."""
+
+import json
+from contextlib import suppress
+from secrets import token_bytes
+from typing import Final
+
+from starlette.types import Message, Send
+
+from .base import Storage, StorageLostError
+
+# The first byte of what is stored; the fingerprint of the request follows.
+RUNNING: Final = b"r"
+TOO_LARGE: Final = b"l"
+_ANSWERED: Final = b"a"
+
+_DIGEST_SIZE: Final = 32
+_LEASE_SECONDS: Final = 60
+LARGEST: Final = 256 * 1024
+_REPLAYED: Final = (b"idempotency-replayed", b"true")
+_SUCCESSES: Final = range(200, 400)
+
+
+class Claim:
+    """The key of one request: taken while it runs, then given to its answer or back."""
+
+    def __init__(self, storage: Storage, place: str, fingerprint: bytes) -> None:
+        self._storage = storage
+        self._place = place
+        self._fingerprint = fingerprint
+        # The random end tells it from a claim of the same request that ran out.
+        self._value = RUNNING + fingerprint + token_bytes(16)
+
+    async def take(self) -> bytes | None:
+        """Return what stands there already, if anything does."""
+        return await self._storage.claim(self._place, self._value, _LEASE_SECONDS)
+
+    async def renew(self) -> None:
+        """Keep the claim of a request that runs for long; that of a dead process runs out."""
+        with suppress(StorageLostError):
+            await self._storage.replace(self._place, self._value, self._value, _LEASE_SECONDS)
+
+    async def keep(self, answer: bytes | None, seconds: int) -> None:
+        """Leave the answer, or that it is too large; lost now, the claim stays for its lease."""
+        kept = TOO_LARGE + self._fingerprint
+        if answer is not None:
+            kept = _ANSWERED + self._fingerprint + answer
+        with suppress(StorageLostError):
+            await self._storage.replace(self._place, self._value, kept, seconds)
+
+    async def free(self) -> None:
+        """Let the request run again."""
+        with suppress(StorageLostError):
+            await self._storage.replace(self._place, self._value, None, _LEASE_SECONDS)
+
+
+class Keeper:
+    """Passes an answer on and keeps it, if it is one to keep: 2xx or 3xx, and complete."""
+
+    def __init__(self, send: Send, claim: Claim, *, seconds: int) -> None:
+        self._send = send
+        self._claim = claim
+        self._seconds = seconds
+        self._answer: bytearray | None = None
+        self._succeeds = False
+        self._kept = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._succeeds = message["status"] in _SUCCESSES
+            self._answer = bytearray(_head(message))
+        elif self._succeeds and not self._kept:
+            self._take(message)
+            if not message.get("more_body", False):
+                self._kept = True
+                # Kept first: whoever has the answer may ask for it again.
+                answer = None if self._answer is None else bytes(self._answer)
+                await self._claim.keep(answer, self._seconds)
+        await self._send(message)
+
+    def _take(self, message: Message) -> None:
+        if self._answer is None:
+            return
+        self._answer += message.get("body", b"")
+        # The body of a file may pass by the server's own hand (`http.response.pathsend`).
+        if message["type"] != "http.response.body" or len(self._answer) > LARGEST:
+            self._answer = None
+
+    async def end(self) -> None:
+        """Give the key back, unless an answer was kept under it."""
+        if not self._kept:
+            await self._claim.free()
+
+
+def read(found: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the kind of what was found, the fingerprint of its request, and its answer."""
+    return found[:1], found[1 : 1 + _DIGEST_SIZE], found[1 + _DIGEST_SIZE :]
+
+
+async def replay(answer: bytes, send: Send) -> None:
+    """Send a kept answer, marked as such."""
+    head, _, body = answer.partition(b"\n")
+    status, headers = json.loads(head)
+    packed = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    start = {"type": "http.response.start", "status": status}
+    await send({**start, "headers": [*packed, _REPLAYED]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _head(message: Message) -> bytes:
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in message.get("headers", ())
+        if name.lower() != b"set-cookie"
+    ]
+    return json.dumps([message["status"], headers]).encode() + b"\n"

@@ -1,0 +1,138 @@
+"""Environment: a wrong setting ends the start with a sentence, and none shows a secret."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+import pytest
+from pydantic import AfterValidator, Field, PositiveInt, SecretStr, create_model, model_validator
+
+from app.middleware import StackSettings
+from app.middleware.core.environment import EnvironmentSettings
+from tests.middleware.conftest import NEEDED, stack_settings
+
+LONG: Final = Field(min_length=32)
+
+Said = Callable[[type[EnvironmentSettings]], list[str]]
+
+
+def _colour(value: str) -> str:
+    if value == "blue":
+        msg = f"must be a colour of onions, not {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+class Settings(EnvironmentSettings):
+    """Settings as a service may add them."""
+
+    onion_layers: PositiveInt = 3
+    onion_colour: Annotated[str, AfterValidator(_colour)] = "red"
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.onion_layers == 1:
+            msg = f"ONION_LAYERS must be 2 or more with ONION_COLOUR={self.onion_colour}"
+            raise ValueError(msg)
+        return self
+
+
+@pytest.fixture(autouse=True)
+def _no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the `.env` of the project out."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Return what a start that fails says: `said(Settings)`, a sentence a line."""
+
+    def read(settings: type[EnvironmentSettings]) -> list[str]:
+        with pytest.raises(SystemExit) as exit_:
+            settings.from_environment()
+        # For any other status uvicorn's supervisor starts one worker after the other.
+        assert exit_.value.code == 3
+        return capsys.readouterr().err.splitlines()
+
+    return read
+
+
+def test_each_wrong_setting_is_told_in_a_line_with_its_value(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONION_LAYERS", "1MB")
+    monkeypatch.setenv("ONION_COLOUR", "blue")
+
+    layers, colour = said(Settings)
+
+    assert layers.startswith("ONION_LAYERS: Input should be a valid integer")
+    assert layers.endswith(", not '1MB'.")
+    assert colour == "ONION_COLOUR must be a colour of onions, not 'blue'."
+
+
+def test_settings_that_do_not_fit_together_are_told_as_they_are(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONION_LAYERS", "1")
+
+    assert said(Settings) == ["ONION_LAYERS must be 2 or more with ONION_COLOUR=red."]
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        (Field(), "ONION_KEY must be set."),
+        (Field(description="grow one"), "ONION_KEY must be set: grow one."),
+    ],
+)
+def test_a_setting_that_is_missing_is_told(field: Any, sentence: str, said: Said) -> None:
+    assert said(create_model("Mine", __base__=Settings, onion_key=(str, field))) == [sentence]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Annotated[SecretStr, LONG],
+        Annotated[SecretStr, LONG] | None,
+        Annotated[SecretStr | None, LONG],
+        tuple[Annotated[SecretStr, LONG], ...],
+    ],
+)
+def test_a_secret_is_never_shown(kind: Any, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONION_KEY", '["hunter2"]')
+
+    (sentence,) = said(create_model("Mine", __base__=Settings, onion_key=(kind, ...)))
+
+    assert sentence.startswith("ONION_KEY: ")
+    assert "hunter2" not in sentence
+
+
+def test_a_file_that_is_not_utf_8_is_refused(said: Said) -> None:
+    Path(".env").write_bytes(b"ONION_COLOUR=\xff")
+
+    assert said(Settings) == [".env must be UTF-8."]
+
+
+def test_other_programs_may_use_the_same_file() -> None:
+    Path(".env").write_text("SOMETHING_ELSE=1\nONION_COLOUR=white\n", "utf-8")
+
+    assert Settings().onion_colour == "white"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, field in StackSettings.model_fields.items()
+        if isinstance(field.default, tuple) and name not in NEEDED
+    ],
+)
+@pytest.mark.parametrize("form", [",".join, " , ".join, json.dumps], ids=["a,b", "a , b", "JSON"])
+def test_a_list_may_be_written_with_commas_or_as_json(
+    form: Callable[[Sequence[str]], str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = StackSettings.model_fields[name].default
+    monkeypatch.setenv(name.upper(), form(default))
+
+    assert getattr(stack_settings(), name) == default

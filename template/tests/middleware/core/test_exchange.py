@@ -1,0 +1,172 @@
+"""Exchange: watchers are told once what became of a request, neighbours by one hand."""
+
+from asyncio import CancelledError
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.middleware.core.exchange import Exchange, Watcher
+from tests.middleware.asgi import Dialogue
+
+
+class Witness(Watcher):
+    """Keeps what it was told."""
+
+    def __init__(self, app: ASGIApp, *, told: list[Exchange]) -> None:
+        super().__init__(app)
+        self.told = told
+
+    def began(self, exchange: Exchange) -> None:
+        pass
+
+    def ended(self, exchange: Exchange) -> None:
+        self.told.append(exchange)
+
+
+class Teapot:
+    """Makes a 418 of every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_418(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "status": 418}
+            await send(message)
+
+        await self.app(scope, receive, send_418)
+
+
+async def answer(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok")
+
+
+def ask(*middleware: Middleware, method: str = "GET", path: str = "/") -> None:
+    routes = [
+        Mount("/of/{tenant:int}", routes=[Route("/{name}", answer)]),
+        Mount("/", PlainTextResponse("ok")),
+    ]
+    TestClient(Starlette(routes=routes, middleware=middleware)).request(method, path)
+
+
+def test_a_watcher_is_told_once() -> None:
+    told: list[Exchange] = []
+
+    ask(Middleware(Witness, told=told))
+
+    assert [(exchange.status, exchange.bytes) for exchange in told] == [(200, 2)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OSError, 500), (SystemExit, 500), (CancelledError, 499)]
+)
+def test_what_ends_a_request_without_an_answer_is_told(
+    error: type[BaseException], status: int
+) -> None:
+    """A server answers 500 for whatever it caught; only one who waits no longer gets nothing."""
+    told: list[Exchange] = []
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    with pytest.raises(error):
+        Dialogue("GET", "/").run(Witness(fail, told=told))
+
+    assert [exchange.status for exchange in told] == [status]
+
+
+@pytest.mark.parametrize(
+    ("kind", "messages", "status", "size"),
+    [
+        ("http", [], 499, 0),
+        (
+            "http",
+            [
+                {"type": "http.response.start", "status": 200, "headers": []},
+                {"type": "http.response.body", "body": b"no", "more_body": True},
+            ],
+            499,
+            2,
+        ),
+        ("websocket", [], 499, 0),
+        ("websocket", [{"type": "websocket.close"}], 403, 0),
+        (
+            "websocket",
+            [
+                {"type": "websocket.http.response.start", "status": 418, "headers": []},
+                {"type": "websocket.http.response.body", "body": b"no", "more_body": True},
+                {"type": "websocket.http.response.body", "body": b"!"},
+            ],
+            418,
+            3,
+        ),
+    ],
+    ids=["nothing", "half", "no handshake", "closed", "denied"],
+)
+def test_what_a_client_was_answered_is_told(
+    kind: str, messages: list[Message], status: int, size: int
+) -> None:
+    """Who is not answered to the end went away; a close refuses a handshake with a 403."""
+    told: list[Exchange] = []
+
+    async def answer(_: Scope, __: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["type"] = kind
+    dialogue.run(Witness(answer, told=told))
+
+    assert [(exchange.status, exchange.bytes) for exchange in told] == [(status, size)]
+
+
+def test_neighbours_share_an_exchange() -> None:
+    outer: list[Exchange] = []
+    inner: list[Exchange] = []
+
+    ask(Middleware(Witness, told=outer), Middleware(Witness, told=inner))
+
+    assert len(outer) == 1
+    assert outer == inner
+
+
+def test_what_stands_between_two_is_seen_by_the_outer_one_alone() -> None:
+    outer: list[Exchange] = []
+    inner: list[Exchange] = []
+
+    ask(Middleware(Witness, told=outer), Middleware(Teapot), Middleware(Witness, told=inner))
+
+    assert [exchange.status for exchange in outer] == [418]
+    assert [exchange.status for exchange in inner] == [200]
+
+
+def test_an_answer_to_head_has_no_bytes() -> None:
+    told: list[Exchange] = []
+
+    ask(Middleware(Witness, told=told), method="HEAD")
+
+    assert [(exchange.status, exchange.bytes) for exchange in told] == [(200, 0)]
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/of/7/x", "/of/{tenant}/{name}"),
+        ("/of/7/7", "/of/{tenant}/{name}"),
+        ("/of/7/of", "/of/{tenant}/{name}"),
+        ("/of/007/x", "/{mount}/{name}"),
+    ],
+)
+def test_the_routes_of_a_mount_are_few_whatever_is_asked(path: str, route: str) -> None:
+    told: list[Exchange] = []
+
+    ask(Middleware(Witness, told=told), path=path)
+
+    assert [exchange.route for exchange in told] == [route]

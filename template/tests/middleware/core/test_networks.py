@@ -1,0 +1,44 @@
+"""Networks: addresses are folded, and settings that spell none are refused."""
+
+import pytest
+
+from app.middleware.core.networks import network, parse_address, parse_network
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::FFFF:C000:0201", "192.0.2.1"),
+        ("2001:DB8::0:1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_an_address_has_one_form(host: str, address: str) -> None:
+    assert str(parse_address(host)) == address
+
+
+@pytest.mark.parametrize("host", [None, "", "testclient", "192.0.2.1:80", "192.0.2", "/run/x.sock"])
+def test_what_is_no_address_is_none(host: str | None) -> None:
+    assert parse_address(host) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "folded"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.5", "10.0.0.5/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_has_one_form(value: str, folded: str) -> None:
+    assert str(parse_network(value)) == folded
+
+
+@pytest.mark.parametrize("value", ["*", "10.0.0.1/8", "10.0.0.256", "example.com", "10.0.0.5:80"])
+def test_nonsense_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="must hold addresses and networks such as"):
+        network(value)

@@ -1,0 +1,125 @@
+"""API keys: a key names its caller, and the service can't be asked for it."""
+
+import subprocess
+import sys
+from hashlib import sha256
+from typing import Any, Final
+
+import pytest
+from pydantic import ValidationError
+
+from app.middleware.authentication import CurrentUser
+from app.middleware.credentials.api_keys import new_api_key
+from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
+
+NAMES: Final = ("alice", "bob", "carol", "dave")
+
+
+def entry(name: str, key: str) -> str:
+    return f"{name}:{sha256(key.encode()).hexdigest()}"
+
+
+SETTINGS: Final[dict[str, Any]] = {"api_keys": [entry(name, f"key of {name}") for name in NAMES]}
+BAD: Final = {"X-API-Key": "wrong"}
+
+
+def headers(user: str) -> dict[str, str]:
+    """Return what authenticates `user`."""
+    return {"X-API-Key": f"key of {user}"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [("X-API-Key", "")],
+        [("X-API-Key", "key of alic")],
+        [("X-API-Key", "key of alice2")],
+        [("X-API-Key", sha256(b"key of alice").hexdigest())],
+        [("X-API-Key", "x" * 20_000)],
+        [(b"X-API-Key", b"\xff\xfe")],
+    ],
+)
+def test_any_other_key_is_refused(sent: Any, probe_client: ProbeClient) -> None:
+    response = probe_client(**SETTINGS).get("/probe/ok", headers=sent)
+
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith('ApiKey error="invalid_token"')
+
+
+@pytest.mark.parametrize("second", ["key of alice", "wrong"])
+def test_two_keys_are_refused(second: str, probe_client: ProbeClient) -> None:
+    """One reader takes the first, another the last."""
+    sent = [("X-API-Key", "key of alice"), ("X-API-Key", second)]
+
+    response = probe_client(**SETTINGS).get("/probe/ok", headers=sent)
+
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith('ApiKey error="invalid_request"')
+
+
+def test_the_header_can_be_renamed(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(api_key_header="Partner-Key", **SETTINGS)
+
+    @app.get("/me")
+    async def me(user: CurrentUser) -> str:
+        return user.id
+
+    client = probe_client(app=app)
+    assert client.get("/me", headers={"Partner-Key": "key of bob"}).json() == "bob"
+    assert client.get("/me", headers=headers("bob")).status_code == 401
+    schemes = app.openapi()["components"]["securitySchemes"]
+    assert schemes == {"api_key": {"type": "apiKey", "in": "header", "name": "Partner-Key"}}
+
+
+def test_a_caller_may_have_two_keys(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    """So a key can be replaced without a moment in which neither works."""
+    app = probe_app(api_keys=[entry("alice", "old"), entry("alice", "new")])
+
+    @app.get("/me")
+    async def me(user: CurrentUser) -> str:
+        return user.id
+
+    client = probe_client(app=app)
+    assert client.get("/me", headers={"X-API-Key": "old"}).json() == "alice"
+    assert client.get("/me", headers={"X-API-Key": "new"}).json() == "alice"
+
+
+def test_the_command_makes_a_key_that_works(probe_client: ProbeClient) -> None:
+    output = subprocess.run(
+        [sys.executable, "-m", "app.middleware", "api-key", "alice"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+
+    key = output[0].rpartition(" ")[2]
+    client = probe_client(api_keys=output[-1])
+    assert client.get("/probe/ok", headers={"X-API-Key": key}).status_code == 200
+    assert output[-1] == entry("alice", key)
+    assert len(key) >= 43
+
+
+def test_the_command_refuses_a_name_that_no_entry_can_hold() -> None:
+    with pytest.raises(SystemExit, match="NAME must be 1 to 64 letters"):
+        new_api_key("Alice, Bob")
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ("", "must hold at least one key; `python -m app.middleware api-key NAME` makes one"),
+        ("alice", "must be entries of the form name:sha256-hex"),
+        ("alice:key", "must be entries of the form name:sha256-hex"),
+        (entry("a b", "key"), "must be entries of the form name:sha256-hex"),
+        (f"{entry('alice', 'key')},{entry('bob', 'key')}", "must not hold one key twice"),
+    ],
+)
+def test_nonsense_is_refused_at_start(entries: str, sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        stack_settings(api_keys=entries)
+
+
+def test_a_list_of_entries_is_read(probe_client: ProbeClient) -> None:
+    client = probe_client(api_keys=f"{entry('alice', 'one')}, {entry('bob', 'two')}")
+
+    assert client.get("/probe/ok", headers={"X-API-Key": "two"}).status_code == 200

@@ -1,0 +1,378 @@
+"""JWKS: keys come from the provider, and its faults are not those of users."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from fastapi.testclient import TestClient
+
+from app.middleware.credentials import jwks
+from app.middleware.credentials.jwt_verifier import JwtVerifier
+from app.middleware.user import BadCredentialError, CannotCheckError, User
+from tests.middleware.conftest import ProbeApp, ProbeClient
+
+from .test_jwt_verifier import (
+    HS256,
+    SECRET,
+    Clock,
+    PrivateKey,
+    add_routes,
+    bearer,
+    carrying,
+    ec_key,
+    es256,
+    part,
+    payload,
+    pem,
+    rsa_key,
+    signed,
+    verifier,
+)
+
+
+def published(key: PrivateKey, kid: str | None, **members: Any) -> dict[str, Any]:
+    if isinstance(key, rsa.RSAPrivateKey):
+        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    else:
+        jwk = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    return {**jwk, **({"kid": kid} if kid else {}), **members}
+
+
+class Provider:
+    """An identity provider on loopback, of which everything can go wrong."""
+
+    def __init__(self) -> None:
+        self.answer: object = {"keys": [published(ec_key("a"), "a")]}
+        self.status = 200
+        self.seconds = 0.0
+        self.asked = 0
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                provider.asked += 1
+                time.sleep(provider.seconds)
+                answer = provider.answer
+                body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(provider.status)
+                if provider.status == 302:
+                    self.send_header("Location", "/elsewhere")
+                    provider.status = 200
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
+        Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def publish(self, *names: str) -> None:
+        self.answer = {"keys": [published(ec_key(name), name) for name in names]}
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    monkeypatch.setenv("no_proxy", "*")
+    provider = Provider()
+    yield provider
+    provider.server.shutdown()
+    provider.server.server_close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return a clock that stands still."""
+    clock = Clock()
+    monkeypatch.setattr(jwks, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def start(probe_app: ProbeApp, probe_client: ProbeClient) -> Callable[..., TestClient]:
+    def build(**settings: Any) -> TestClient:
+        app = probe_app(**settings)
+        add_routes(app)
+        return probe_client(app=app)
+
+    return build
+
+
+@pytest.fixture
+def verify(provider: Provider) -> JwtVerifier:
+    return verifier(jwt_key=None, jwt_jwks_url=provider.url, jwt_algorithms=["RS256", "ES256"])
+
+
+def test_published_keys_are_fetched_once(
+    provider: Provider, start: Callable[..., TestClient]
+) -> None:
+    client = start(jwt_key="", jwt_jwks_url=provider.url, jwt_algorithms="RS256,ES256")
+
+    assert client.get("/probe/ok").status_code == 200
+    assert provider.asked == 0
+    for _ in range(3):
+        assert client.get("/me", headers=bearer(es256("a"))).json() == "alice"
+    assert provider.asked == 1
+
+
+def test_fresh_keys_are_not_fetched_again(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    async def run() -> None:
+        await verify(carrying(es256("a")))
+        clock.now += 290
+        await verify(carrying(es256("a")))
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+    assert provider.asked == 1
+
+
+def test_a_provider_that_dawdles_is_given_up(
+    provider: Provider, verify: JwtVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
+    provider.seconds = 0.5
+
+    with pytest.raises(CannotCheckError):
+        asyncio.run(verify(carrying(es256("a"))))
+
+
+def test_a_provider_that_is_down_at_first_is_a_503(
+    provider: Provider, clock: Clock, start: Callable[..., TestClient]
+) -> None:
+    """To let the token pass, or to call it wrong, would both be guesses."""
+    provider.status = 500
+    client = start(jwt_key="", jwt_jwks_url=provider.url, jwt_algorithms="RS256,ES256")
+
+    for _ in range(3):
+        response = client.get("/me", headers=bearer(es256("a")))
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "10"
+        assert response.json()["layer"] == "authentication"
+    assert provider.asked == 1
+    assert client.get("/me", headers=bearer("wrong")).status_code == 401
+    assert client.get("/probe/ok").status_code == 200
+
+    provider.status = 200
+    clock.now += 11
+    assert client.get("/me", headers=bearer(es256("a"))).json() == "alice"
+
+
+def test_a_new_key_is_found(provider: Provider, verify: JwtVerifier, clock: Clock) -> None:
+    async def rotate() -> None:
+        await verify(carrying(es256("a")))
+        provider.publish("a", "b")
+        clock.now += 11
+        assert await verify(carrying(es256("b")))
+        assert await verify(carrying(es256("a")))
+
+    asyncio.run(rotate())
+
+    assert provider.asked == 2
+
+
+def test_unknown_keys_do_not_flood_the_provider(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    async def guess() -> None:
+        await verify(carrying(es256("a")))
+        for number in range(20):
+            with pytest.raises(BadCredentialError, match="unknown key"):
+                await verify(carrying(es256("b", f"guess-{number}")))
+        clock.now += 11
+        with pytest.raises(BadCredentialError, match="unknown key"):
+            await verify(carrying(es256("b", "another")))
+
+    asyncio.run(guess())
+
+    assert provider.asked == 2
+
+
+def test_a_key_that_is_taken_back_verifies_no_more(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    """What was remembered of it is forgotten too."""
+
+    async def rotate() -> None:
+        good = carrying(es256("a"))
+        assert await verify(good)
+        provider.publish("b")
+        clock.now += 301
+        assert await verify(good), "nobody waits for the new keys"
+        await settled(lambda: verify.keys.version == 2)
+        with pytest.raises(BadCredentialError, match="unknown key"):
+            await verify(good)
+
+    asyncio.run(rotate())
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
+def test_old_keys_stay_while_the_provider_is_down(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    async def outage() -> None:
+        await verify(carrying(es256("a")))
+        provider.status = 500
+        clock.now += 301
+        await verify(carrying(es256("a")))
+        await settled(lambda: provider.asked == 2)
+        assert await verify(carrying(es256("a")))
+        clock.now += 11
+        with pytest.raises(CannotCheckError):
+            await verify(carrying(es256("b")))
+
+    asyncio.run(outage())
+
+
+def test_many_requests_share_one_fetch(provider: Provider, verify: JwtVerifier) -> None:
+    provider.seconds = 0.1
+
+    async def storm() -> list[User | None]:
+        return await asyncio.gather(*(verify(carrying(es256("a"))) for _ in range(20)))
+
+    assert len(asyncio.run(storm())) == 20
+    assert provider.asked == 1
+
+
+def test_a_fetch_does_not_stop_other_requests(provider: Provider, verify: JwtVerifier) -> None:
+    provider.seconds = 0.2
+
+    async def race() -> int:
+        waiting = asyncio.create_task(verify(carrying(es256("a"))))
+        turns = 0
+        while not waiting.done():
+            turns += 1
+            await asyncio.sleep(0.005)
+        return turns
+
+    assert asyncio.run(race()) > 5
+
+
+def test_a_request_that_gives_up_does_not_end_the_fetch(
+    provider: Provider, verify: JwtVerifier
+) -> None:
+    provider.seconds = 0.1
+
+    async def impatient() -> User | None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(verify(carrying(es256("a"))), 0.02)
+        return await verify(carrying(es256("a")))
+
+    assert asyncio.run(impatient())
+    assert provider.asked == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[" * 100_000,
+        [],
+        {},
+        {"keys": None},
+        {"keys": {}},
+        {"keys": []},
+        {"keys": [None, "x", {}, {"kty": "x"}]},
+        {"keys": [{"kty": "oct", "k": part(SECRET.encode()), "kid": "a"}]},
+        {"keys": [published(ec_key("a"), "a", use="enc")]},
+        {"keys": [published(ec_key("a"), "a", alg="HS256")]},
+        {"keys": [published(ec_key("p384"), "a")]},
+        {"keys": [published(ec_key("a"), "a")], "padding": "x" * 1_000_000},
+    ],
+)
+def test_an_answer_without_a_usable_key_is_as_none(
+    answer: object, provider: Provider, verify: JwtVerifier
+) -> None:
+    provider.answer = answer
+
+    with pytest.raises(CannotCheckError):
+        asyncio.run(verify(carrying(es256("a"))))
+
+
+def test_a_redirect_is_not_followed(provider: Provider, verify: JwtVerifier) -> None:
+    """Keys are believed because of where they come from."""
+    provider.status = 302
+
+    with pytest.raises(CannotCheckError):
+        asyncio.run(verify(carrying(es256("a"))))
+    assert provider.asked == 1
+
+
+def test_a_weak_key_is_left_out(provider: Provider, verify: JwtVerifier) -> None:
+    weak = published(rsa_key(1024), "weak")
+    provider.answer = {"keys": [weak, published(ec_key("a"), "a")]}
+    with pytest.warns(Warning, match="below"):
+        by_weak = jwt.encode(payload(), rsa_key(1024), "RS256", headers={"kid": "weak"})
+
+    async def run() -> None:
+        assert await verify(carrying(es256("a")))
+        with pytest.raises(BadCredentialError, match="unknown key"):
+            await verify(carrying(by_weak))
+
+    asyncio.run(run())
+
+
+def test_a_key_of_an_unknown_kind_hides_no_others(provider: Provider, verify: JwtVerifier) -> None:
+    odd = published(ec.generate_private_key(ec.SECP256K1()), "odd")
+    provider.answer = {"keys": [odd, published(ec_key("a"), "a")]}
+
+    assert asyncio.run(verify(carrying(es256("a"))))
+
+
+def test_a_key_is_good_for_the_algorithm_that_it_is_published_for(provider: Provider) -> None:
+    provider.answer = {"keys": [published(rsa_key(), "r", alg="RS256")]}
+    verify = verifier(jwt_key=None, jwt_jwks_url=provider.url, jwt_algorithms=["RS256", "PS256"])
+    good, wrong = (
+        jwt.encode(payload(), rsa_key(), name, headers={"kid": "r"}) for name in ("RS256", "PS256")
+    )
+
+    async def run() -> None:
+        assert await verify(carrying(good))
+        with pytest.raises(BadCredentialError, match="unknown key"):
+            await verify(carrying(wrong))
+
+    asyncio.run(run())
+
+
+def test_a_token_may_leave_the_key_unnamed_where_there_is_one(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    async def run() -> None:
+        assert await verify(carrying(es256("a", "")))
+        provider.publish("a", "b")
+        clock.now += 301
+        await verify(carrying(es256("a")))
+        await settled(lambda: verify.keys.version == 2)
+        with pytest.raises(BadCredentialError, match="unknown key"):
+            await verify(carrying(es256("a", "")))
+
+    asyncio.run(run())
+
+
+def test_a_published_key_is_no_secret(provider: Provider, verify: JwtVerifier) -> None:
+    forged = signed({**HS256, "kid": "a"}, payload(), secret=pem(ec_key("a")))
+
+    with pytest.raises(BadCredentialError):
+        asyncio.run(verify(carrying(forged)))
+    assert provider.asked == 0

@@ -1,0 +1,522 @@
+"""JWT: a token names its user, unless anything at all is wrong with it."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, Final
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fastapi import FastAPI, Request, Security, WebSocket
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Scope
+
+from app.middleware.authentication import CurrentUser, User, current_user
+from app.middleware.credentials import jwt_verifier
+from app.middleware.credentials.jwt_verifier import JwtVerifier
+from app.middleware.user import BadCredentialError
+from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
+
+SECRET: Final = "Jx7rWq2mTz9bLc4vHn6kPd8sFg3yRa5e"
+SETTINGS: Final[dict[str, Any]] = {"jwt_key": SECRET, "jwt_algorithms": ["HS256"]}
+STRICT: Final[dict[str, Any]] = {**SETTINGS, "jwt_issuer": "issuer", "jwt_audience": "api"}
+BAD: Final = {"Authorization": "Bearer wrong"}
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def now(seconds: float) -> int:
+    return int(time.time() + seconds)
+
+
+def token(user: str = "alice", **claims: Any) -> str:
+    payload = {"sub": user, "exp": now(3600), **claims}
+    return jwt.encode(
+        {name: value for name, value in payload.items() if value is not None},
+        SECRET,
+        algorithm="HS256",
+    )
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def headers(user: str) -> dict[str, str]:
+    """Return what authenticates `user`."""
+    return bearer(token(user))
+
+
+def part(content: bytes | object) -> str:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def signed(header: object, payload: object, secret: str = SECRET) -> str:
+    """Sign as no library does: whatever the header says, with HMAC."""
+    text = f"{part(header)}.{part(payload)}"
+    return f"{text}.{part(hmac.digest(secret.encode(), text.encode(), hashlib.sha256))}"
+
+
+def payload(user: str = "alice") -> dict[str, Any]:
+    return {"sub": user, "exp": now(3600)}
+
+
+@pytest.fixture
+def start(probe_app: ProbeApp, probe_client: ProbeClient) -> Callable[..., TestClient]:
+    def build(**settings: Any) -> TestClient:
+        app = probe_app(**settings)
+        add_routes(app)
+        return probe_client(app=app)
+
+    return build
+
+
+def add_routes(app: FastAPI) -> None:
+    @app.get("/me")
+    async def me(user: CurrentUser) -> str:
+        return user.id
+
+    @app.get("/claims")
+    async def claims(request: Request) -> dict[str, Any]:
+        user: User = request.state.user
+        return {"scopes": sorted(user.scopes), **user.claims}
+
+    @app.get("/orders")
+    def orders(user: Annotated[User, Security(current_user, scopes=["orders:read"])]) -> str:
+        return user.id
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket, user: CurrentUser) -> None:
+        await websocket.accept(websocket.query_params.get("subprotocol"))
+        await websocket.send_text(user.id)
+        await websocket.close()
+
+
+def test_a_good_token_names_its_user(start: Callable[..., TestClient]) -> None:
+    client = start(**STRICT)
+    good = token(iss="issuer", aud=["other", "api"], email="a@example.com")
+
+    assert client.get("/me", headers=bearer(good)).json() == "alice"
+    assert client.get("/claims", headers=bearer(good)).json()["email"] == "a@example.com"
+    assert client.get("/me", headers={"Authorization": f"bearer {good}"}).json() == "alice"
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"exp": now(-40)}, "The token has expired."),
+        ({"nbf": now(3600)}, "The token is not valid yet."),
+        ({"iat": now(3600)}, "The token is not valid yet."),
+        ({"aud": "another"}, "The token is meant for another audience."),
+        ({"iss": "another"}, "The token comes from another issuer."),
+        ({"aud": None}, "The token is not valid."),
+        ({"iss": None}, "The token is not valid."),
+        ({"exp": None}, "The token is not valid."),
+        ({"exp": "soon"}, "The token is not valid."),
+        ({"exp": float("inf")}, "The token is not valid."),
+        ({"exp": {}}, "The token is not valid."),
+        ({"nbf": "x"}, "The token is not valid."),
+        ({"sub": None}, "The token is not valid."),
+        ({"sub": ""}, "The token is not valid."),
+    ],
+)
+def test_a_token_with_a_wrong_claim_is_refused(
+    claims: dict[str, Any], reason: str, start: Callable[..., TestClient]
+) -> None:
+    wrong = token(**{"iss": "issuer", "aud": "api", **claims})
+
+    response = start(**STRICT).get("/probe/ok", headers=bearer(wrong))
+
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == (
+        f'Bearer error="invalid_token", error_description="{reason}"'
+    )
+
+
+@pytest.mark.parametrize(("claim", "seconds"), [("exp", -15), ("nbf", 15), ("iat", 15)])
+def test_clocks_may_differ_a_little(
+    claim: str, seconds: int, start: Callable[..., TestClient]
+) -> None:
+    claims: dict[str, Any] = {claim: now(seconds)}
+
+    assert start(**SETTINGS).get("/me", headers=bearer(token(**claims))).status_code == 200
+
+
+def test_a_token_for_somebody_else_is_refused_where_no_audience_is_set(
+    start: Callable[..., TestClient],
+) -> None:
+    response = start(**SETTINGS).get("/me", headers=bearer(token(aud="another")))
+
+    assert response.status_code == 401
+
+
+HS256: Final = {"alg": "HS256", "typ": "JWT"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        ".",
+        "..",
+        "...",
+        "a.b.c",
+        "€.€.€",
+        "\xff\xfe\xfd",
+        f"{part(HS256)}.{part(payload())}",
+        f"{part(HS256)}.{part(payload())}.",
+        f"{part(HS256)}.{part(payload('root'))}.{token().rpartition('.')[2]}",
+        f"{token()}x",
+        f"{token()}.more",
+        token()[:-2],
+        signed({"alg": "none"}, payload()),
+        f"{part({'alg': 'none'})}.{part(payload())}.",
+        f"{part({'alg': 'None'})}.{part(payload())}.",
+        signed({"alg": "hs256"}, payload()),
+        signed({"alg": "HS512"}, payload()),
+        signed({"alg": "RS256"}, payload()),
+        signed({"alg": ["HS256"]}, payload()),
+        signed({"alg": {}}, payload()),
+        signed({"alg": None}, payload()),
+        signed({}, payload()),
+        signed([], payload()),
+        signed(HS256, []),
+        signed(HS256, "text"),
+        signed(HS256, {**payload(), "sub": 7}),
+        signed(HS256, {**payload(), "sub": ["alice"]}),
+        signed({**HS256, "kid": 7}, payload()),
+        signed({**HS256, "crit": ["exp"]}, payload()),
+        signed({**HS256, "b64": False}, payload()),
+        signed(b'{"alg": "HS256"', payload()),
+        signed(b'{"alg": "HS256", "x": "\xff"}', payload()),
+        signed(HS256, b"\xff\xfe"),
+        signed(b'{"x": ' + b"[" * 9000, payload()),
+        signed(HS256, b"[" * 9000),
+        signed(b"9" * 5000, payload()),
+        signed(HS256, payload(), secret="another secret of 32 characters."),
+        "x" * 100_000,
+        token(padding="x" * 100_000),
+    ],
+    ids=lambda wrong: wrong[:20],
+)
+def test_a_malformed_token_is_refused(wrong: str, start: Callable[..., TestClient]) -> None:
+    """Whatever it makes a parser raise, it is its sender's fault."""
+    sent = [(b"Authorization", b"Bearer " + wrong.encode())]
+
+    response = start(**SETTINGS).get("/probe/ok", headers=sent)
+
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith('Bearer error="invalid_token"')
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("Basic YWxpY2U6cHc=", "Bearer", "Bearer ", "", "Token abc"),
+        pytest.param(f"Token {token()}", id="a good token"),
+    ],
+)
+def test_another_scheme_is_refused(value: str, start: Callable[..., TestClient]) -> None:
+    response = start(**SETTINGS).get("/probe/ok", headers={"Authorization": value})
+
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert ("error" in response.headers["www-authenticate"]) == (value.strip() == "Bearer")
+
+
+def test_a_doubled_header_is_refused(start: Callable[..., TestClient]) -> None:
+    """One reader takes the first, another the last."""
+    good = ("Authorization", f"Bearer {token()}")
+
+    response = start(**SETTINGS).get("/probe/ok", headers=[good, good])
+
+    assert response.status_code == 401
+    assert 'error="invalid_request"' in response.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"scope": "orders:read orders:write"},
+        {"scope": ["orders:read"]},
+        {"scp": "orders:read"},
+        {"scp": ["orders:write", "orders:read"]},
+    ],
+)
+def test_the_scopes_of_a_token_count(
+    claims: dict[str, Any], start: Callable[..., TestClient]
+) -> None:
+    client = start(**SETTINGS)
+
+    assert client.get("/orders", headers=bearer(token(**claims))).status_code == 200
+    assert client.get("/orders", headers=bearer(token(scope="orders"))).status_code == 403
+
+
+@pytest.mark.parametrize("scope", [7, None, {}, {"orders:read": False}, [["orders:read"]], [7]])
+def test_strange_scopes_are_none(scope: object, start: Callable[..., TestClient]) -> None:
+    strange = signed(HS256, {**payload(), "scope": scope})
+
+    response = start(**SETTINGS).get("/orders", headers=bearer(strange))
+
+    assert response.status_code in {401, 403}
+
+
+def test_openapi_names_the_scheme(probe_app: ProbeApp) -> None:
+    app = probe_app(**SETTINGS)
+    add_routes(app)
+
+    schemes = app.openapi()["components"]["securitySchemes"]
+
+    assert schemes == {"jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+
+
+def test_a_browser_sends_the_token_as_a_subprotocol(start: Callable[..., TestClient]) -> None:
+    client = start(**SETTINGS)
+
+    with client.websocket_connect("ws://localhost/ws", subprotocols=["bearer", token()]) as ws:
+        assert ws.receive_text() == "alice"
+        assert ws.accepted_subprotocol == "bearer"
+
+
+def test_a_subprotocol_of_the_endpoint_stays(start: Callable[..., TestClient]) -> None:
+    offered = ["chat", "bearer", token()]
+
+    with start(**SETTINGS).websocket_connect(
+        "ws://localhost/ws?subprotocol=chat", subprotocols=offered
+    ) as ws:
+        assert ws.accepted_subprotocol == "chat"
+
+
+@pytest.mark.parametrize(
+    ("offered", "sent"),
+    [(["bearer", "wrong"], {}), (["bearer", "x" * 20_000], {}), (["bearer", token()], BAD)],
+)
+def test_a_websocket_with_a_wrong_token_is_refused(
+    offered: list[str], sent: dict[str, str], start: Callable[..., TestClient]
+) -> None:
+    with (
+        pytest.raises(WebSocketDenialResponse) as denial,
+        start(**SETTINGS).websocket_connect("ws://localhost/ws", offered, headers=sent),
+    ):
+        pass
+
+    assert denial.value.status_code == 401
+
+
+# What is remembered
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return a clock that stands still."""
+    clock = Clock()
+    monkeypatch.setattr(jwt_verifier, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the tokens that were verified, one item each time."""
+    found: list[str] = []
+    decode = jwt.decode
+
+    def note(token: str, *args: Any, **options: Any) -> Any:
+        found.append(token)
+        return decode(token, *args, **options)
+
+    monkeypatch.setattr(jwt, "decode", note)
+    return found
+
+
+def verifier(**options: Any) -> JwtVerifier:
+    settings = stack_settings(**{**SETTINGS, **options})
+    return JwtVerifier(
+        key=settings.jwt_key,
+        jwks_url=settings.jwt_jwks_url,
+        algorithms=settings.jwt_algorithms,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+    )
+
+
+def carrying(token: str) -> Scope:
+    return {"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]}
+
+
+def test_a_token_is_verified_once(verified: list[str]) -> None:
+    verify, good = verifier(), token()
+
+    for _ in range(3):
+        assert asyncio.run(verify(carrying(good))) == User("alice", claims=jwt_claims(good))
+
+    assert verified == [good]
+
+
+def jwt_claims(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    return claims
+
+
+@pytest.mark.usefixtures("verified")
+def test_what_is_remembered_expires(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    verify, good = verifier(), token(exp=now(60))
+    asyncio.run(verify(carrying(good)))
+
+    clock.now += 88
+    assert asyncio.run(verify(carrying(good)))
+
+    clock.now += 3
+    monkeypatch.setattr(jwt, "decode", expired)
+    with pytest.raises(BadCredentialError, match="expired"):
+        asyncio.run(verify(carrying(good)))
+
+
+def expired(*_: Any, **__: Any) -> Any:
+    raise jwt.ExpiredSignatureError
+
+
+def test_a_wrong_token_is_not_remembered(verified: list[str]) -> None:
+    verify, wrong = verifier(), token(exp=now(-40))
+
+    for _ in range(2):
+        with pytest.raises(BadCredentialError):
+            asyncio.run(verify(carrying(wrong)))
+
+    assert verified == [wrong, wrong]
+
+
+def test_memory_is_bounded(verified: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwt_verifier, "_MAXIMUM_REMEMBERED", 2)
+    verify, tokens = verifier(), [token(name) for name in ("a", "b", "c")]
+
+    for item in [*tokens, *tokens[1:], tokens[0]]:
+        asyncio.run(verify(carrying(item)))
+
+    assert verified == [*tokens, tokens[0]]
+
+
+# Keys
+
+
+@cache
+def ec_key(name: str) -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP384R1() if name == "p384" else ec.SECP256R1())
+
+
+@cache
+def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, bits)
+
+
+def pem(key: PrivateKey) -> str:
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return public.decode()
+
+
+def es256(name: str, kid: str | None = None) -> str:
+    header = {"kid": kid or name} if kid != "" else {}
+    return jwt.encode(payload(), ec_key(name), algorithm="ES256", headers=header)
+
+
+@pytest.mark.parametrize("line_breaks", ["\n", "\\n"])
+def test_a_public_key_verifies(line_breaks: str, start: Callable[..., TestClient]) -> None:
+    key = pem(rsa_key()).replace("\n", line_breaks)
+    client = start(jwt_key=key, jwt_algorithms=["RS256", "ES256"])
+
+    good = jwt.encode(payload(), rsa_key(), algorithm="RS256")
+    other = jwt.encode(payload(), rsa_key(), algorithm="PS256")
+
+    assert client.get("/me", headers=bearer(good)).json() == "alice"
+    assert client.get("/me", headers=bearer(other)).status_code == 401
+    assert client.get("/me", headers=bearer(es256("a"))).status_code == 401
+
+
+def test_a_public_key_is_no_secret(start: Callable[..., TestClient]) -> None:
+    """Everybody knows it, so a token that was signed with its text proves nothing."""
+    client = start(jwt_key=pem(rsa_key()), jwt_algorithms=["RS256", "HS256"])
+
+    for text in (pem(rsa_key()), pem(rsa_key()).strip()):
+        forged = signed(HS256, payload(), secret=text)
+
+        assert client.get("/me", headers=bearer(forged)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"jwt_key": ""}, "JWT_JWKS_URL or JWT_KEY must be set, and not both"),
+        ({"jwt_jwks_url": "https://id.example/keys"}, "must be set, and not both"),
+        ({"jwt_key": "", "jwt_jwks_url": "id.example/keys"}, "must be an https address"),
+        ({"jwt_key": "", "jwt_jwks_url": "http://id.example/keys"}, "must be an https address"),
+        ({"jwt_key": "", "jwt_jwks_url": "http://203.0.113.7/keys"}, "must be an https address"),
+        ({"jwt_key": "", "jwt_jwks_url": "file:///etc/keys"}, "must be an https address"),
+        (
+            {"jwt_key": "", "jwt_jwks_url": "https://id.example/keys"},
+            "must not hold HS256 with JWT_JWKS_URL",
+        ),
+        (
+            {
+                "jwt_key": "",
+                "jwt_jwks_url": "https://id.example/keys",
+                "jwt_algorithms": ["RS256", "HS512"],
+            },
+            "must not hold HS256 with JWT_JWKS_URL",
+        ),
+        ({"jwt_key": "short"}, "must have 32 characters or more"),
+        ({"jwt_key": "change-me-" * 5}, "must not be the value of an example"),
+        ({"jwt_key": "x" * 40}, "must be random"),
+        ({"jwt_algorithms": ["RS256"]}, "one that fits JWT_KEY: HS256"),
+        ({"jwt_algorithms": ["HS512"]}, "one that fits JWT_KEY: HS256"),
+        ({"jwt_algorithms": []}, "one that fits JWT_KEY: HS256"),
+        ({"jwt_algorithms": ["none"]}, "Input should be 'RS256'"),
+        ({"jwt_key": pem(ec_key("a"))}, "one that fits JWT_KEY: ES256"),
+        ({"jwt_key": "-----BEGIN PUBLIC KEY-----"}, "must be a public key in PEM"),
+        ({"jwt_key": "-----BEGIN PRIVATE KEY-----"}, "must be a public key in PEM"),
+        ({"jwt_key": pem(rsa_key(1024))}, "must be a public key in PEM"),
+    ],
+)
+def test_nonsense_is_refused_at_start(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence) as error:
+        stack_settings(**{**SETTINGS, **settings})
+
+    assert not settings.get("jwt_key") or settings["jwt_key"] not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://id.example/keys",
+        "http://localhost:8080/keys",
+        "http://127.0.0.1/keys",
+        "http://[::1]/keys",
+        "http://keycloak:8080/keys",
+    ],
+)
+def test_a_provider_in_reach_may_be_asked(url: str) -> None:
+    settings = stack_settings(jwt_key="", jwt_jwks_url=url, jwt_algorithms=["RS256"])
+
+    assert settings.jwt_jwks_url == url
+
+
+def test_the_key_is_never_shown() -> None:
+    settings = stack_settings(**SETTINGS)
+
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()}"

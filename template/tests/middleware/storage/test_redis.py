@@ -1,0 +1,87 @@
+"""Redis storage: exact for all workers, and under keys that end by themselves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pydantic import SecretStr
+
+from app.middleware.storage.redis import RedisStorage
+
+from .redis_server import fresh_url
+
+T = TypeVar("T")
+
+
+def using(scenario: Callable[[RedisStorage, RedisStorage], Awaitable[T]]) -> T:
+    """Run `scenario` with the storages of two workers."""
+
+    async def run() -> T:
+        url = SecretStr(fresh_url())
+        one, other = RedisStorage(url), RedisStorage(url)
+        try:
+            return await scenario(one, other)
+        finally:
+            await one.close()
+            await other.close()
+
+    return asyncio.run(run())
+
+
+def test_workers_count_together() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[int]:
+        asked = [storage.increment("a", 60) for storage in (one, other) for _ in range(150)]
+        return sorted([count for count, _ in await asyncio.gather(*asked)])
+
+    assert using(scenario) == list(range(1, 301))
+
+
+def test_any_text_is_a_key() -> None:
+    """A lone surrogate can't be sent as UTF-8, and the storage must not pass for lost."""
+
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[int]:
+        return [(await storage.increment("\ud800", 60))[0] for storage in (one, other)]
+
+    assert using(scenario) == [1, 2]
+
+
+def test_a_window_begins_with_the_first_request() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[float]:
+        first = await one.increment("a", 60)
+        await asyncio.sleep(0.05)
+        second = await other.increment("a", 60)
+        return [first[1], second[1]]
+
+    first, second = using(scenario)
+
+    # A millisecond may pass within Redis itself.
+    assert 59.9 < first <= 60
+    assert 50 < second <= first - 0.04
+
+
+def test_a_place_is_claimed_once_and_replaced_by_its_owner() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[object]:
+        return [
+            await one.claim("place", b"mine", 60),
+            await other.claim("place", b"yours", 60),
+            await other.replace("place", b"yours", b"answer", 60),
+            await one.replace("place", b"mine", b"\x00answer\r\n", 60),
+            await other.claim("place", b"yours", 60),
+            await one.replace("place", b"\x00answer\r\n", None, 60),
+            await other.claim("place", b"yours", 60),
+        ]
+
+    expected = [None, b"mine", False, True, b"\x00answer\r\n", True, None]
+    assert using(scenario) == expected
+
+
+def test_one_of_many_claims_wins() -> None:
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[bytes | None]:
+        claims = [
+            storage.claim("place", f"{name}{number}".encode(), 60)
+            for name, storage in (("one", one), ("other", other))
+            for number in range(50)
+        ]
+        return await asyncio.gather(*claims)
+
+    assert using(scenario).count(None) == 1

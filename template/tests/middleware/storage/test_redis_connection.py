@@ -1,0 +1,282 @@
+"""The connection to Redis: lost, hung and back, and nobody waits for it for long."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from app.middleware.storage import redis_connection
+from app.middleware.storage.base import StorageLostError
+from app.middleware.storage.redis_connection import RedisConnection
+from tests.middleware.conftest import stack_settings
+
+from .redis_server import RedisServer
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """Return a server to kill, and let trials follow each other fast."""
+    monkeypatch.setattr(redis_connection, "_PAUSE", 0.02)
+    monkeypatch.setattr(redis_connection, "_ANSWER_TIMEOUT", 0.1)
+    with RedisServer() as server:
+        yield server
+
+
+@asynccontextmanager
+async def connected(server: RedisServer) -> AsyncIterator[RedisConnection]:
+    connection = RedisConnection(SecretStr(server.url), trial=("SET", "trial", "1"))
+    await connection.open()
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def is_lost(connection: RedisConnection) -> bool:
+    try:
+        await connection.ask("PING")
+    except StorageLostError:
+        return True
+    return False
+
+
+async def comes_back(connection: RedisConnection) -> bool:
+    ends_at = time.monotonic() + 5
+    while lost := await is_lost(connection):
+        if time.monotonic() > ends_at:
+            break
+        await asyncio.sleep(0.01)
+    return not lost
+
+
+def connections(server: RedisServer) -> int:
+    """Return how many there were since the server started."""
+    _, _, rest = server.ask("INFO stats").partition(b"total_connections_received:")
+    return int(rest.split()[0])
+
+
+def incidents(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "storage" in record.message]
+
+
+def test_many_commands_share_an_exchange(server: RedisServer) -> None:
+    async def scenario() -> list[object]:
+        async with connected(server) as connection:
+            asked = [connection.ask("INCR", "a") for _ in range(1200)]
+            answers: list[object] = await asyncio.gather(*asked)
+            return answers
+
+    before = connections(server)
+
+    assert asyncio.run(scenario()) == list(range(1, 1201))
+    assert connections(server) - before == 2  # ours, and that of the question
+
+
+def test_a_killed_redis_is_lost_at_once_and_comes_back(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> list[bool]:
+        async with connected(server) as connection:
+            server.kill()
+            lost = [await is_lost(connection) for _ in range(100)]
+            server.start()
+            return [all(lost), await comes_back(connection)]
+
+    caplog.set_level(logging.INFO)
+
+    assert asyncio.run(scenario()) == [True, True]
+    assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+
+
+def test_a_redis_that_is_back_is_known_before_anybody_asks(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> bool:
+        async with connected(server) as connection:
+            server.kill()
+            await is_lost(connection)
+            server.start()
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                if len(incidents(caplog)) > 1:
+                    break
+            return await is_lost(connection)
+
+    caplog.set_level(logging.INFO)
+
+    assert asyncio.run(scenario()) is False
+
+
+def test_a_redis_that_stays_lost_is_told_again(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit that is off for weeks must not be one line of weeks ago."""
+    monkeypatch.setattr(redis_connection, "_BETWEEN_LINES", 0.1)
+
+    async def scenario() -> None:
+        server.kill()
+        async with connected(server):
+            await asyncio.sleep(0.5)
+
+    asyncio.run(scenario())
+
+    # Trials follow each other every 20 ms, lines every 100 ms.
+    assert 2 <= len(incidents(caplog)) <= 6
+
+
+def test_its_lines_are_those_of_no_request(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They would carry the id of whoever came first."""
+    request_id: ContextVar[str] = ContextVar("request_id", default="")
+    seen: list[str] = []
+
+    def note(_: logging.LogRecord) -> bool:
+        seen.append(request_id.get())
+        return True
+
+    async def scenario() -> None:
+        async with connected(server) as connection:
+            request_id.set("of a request")
+            server.kill()
+            await is_lost(connection)
+            server.start()
+            await comes_back(connection)
+
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(note)
+    asyncio.run(scenario())
+
+    assert seen == ["", ""]
+
+
+def test_a_hung_redis_is_waited_for_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> tuple[list[bool], float, float, bool]:
+        async with connected(server) as connection:
+            server.hang()
+            started_at = time.monotonic()
+            waiting = await asyncio.gather(*(is_lost(connection) for _ in range(100)))
+            waited = time.monotonic() - started_at
+            started_at = time.monotonic()
+            later = [await is_lost(connection) for _ in range(100)]
+            told_at_once = time.monotonic() - started_at
+            server.go_on()
+            back = await comes_back(connection)
+            return [*waiting, *later], waited, told_at_once, back
+
+    caplog.set_level(logging.INFO)
+    lost, waited, told_at_once, back = asyncio.run(scenario())
+
+    assert all(lost)
+    assert back
+    # Far above what it takes, for machines that are busy; without the limit it were for ever.
+    assert waited < 1
+    assert told_at_once < 1
+    assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+
+
+def test_a_late_loop_is_no_lost_redis(server: RedisServer) -> None:
+    """The answer is there long since; it's the process that was busy."""
+
+    async def scenario() -> bool:
+        async with connected(server) as connection:
+            asked = asyncio.create_task(is_lost(connection))
+            for _ in range(3):
+                await asyncio.sleep(0)
+                time.sleep(0.06)  # noqa: ASYNC251 - a loop that is held up is what this is about
+            return await asked
+
+    assert asyncio.run(scenario()) is False
+
+
+def test_a_dropped_connection_is_no_incident(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Servers and balancers drop idle connections."""
+
+    async def scenario() -> bool:
+        async with connected(server) as connection:
+            server.ask("CLIENT KILL TYPE normal SKIPME yes")
+            await asyncio.sleep(0.05)
+            return await is_lost(connection)
+
+    assert asyncio.run(scenario()) is False
+    assert incidents(caplog) == []
+
+
+def test_a_redis_that_can_not_write_is_lost(server: RedisServer) -> None:
+    async def scenario() -> list[bool]:
+        async with connected(server) as connection:
+            server.ask("REPLICAOF 127.0.0.1 1")
+            with pytest.raises(StorageLostError):
+                await connection.ask("SET", "a", "1")
+            await asyncio.sleep(0.1)
+            lost = await is_lost(connection)
+            server.ask("REPLICAOF NO ONE")
+            return [lost, await comes_back(connection)]
+
+    assert asyncio.run(scenario()) == [True, True]
+
+
+def test_a_service_starts_without_redis(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> list[bool]:
+        server.kill()
+        async with connected(server) as connection:
+            lost = await is_lost(connection)
+            server.start()
+            return [lost, await comes_back(connection)]
+
+    caplog.set_level(logging.INFO)
+
+    assert asyncio.run(scenario()) == [True, True]
+    assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+
+
+def test_its_end_leaves_nothing_open(server: RedisServer) -> None:
+    """Warnings are errors here; a request that still waits is told."""
+
+    async def scenario() -> bool:
+        async with connected(server) as connection:
+            server.hang()
+            waiting = asyncio.create_task(is_lost(connection))
+            await asyncio.sleep(0.01)
+        return await waiting
+
+    assert asyncio.run(scenario()) is True
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://localhost", "rediss://user:pw@redis.example:6380/1", "unix:///run/redis.sock?db=2"],
+)
+def test_an_address_of_a_redis_is_taken(url: str) -> None:
+    assert stack_settings(storage_url=url).storage_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "memory://",
+        "localhost:6379",
+        "http://hunter2@redis",
+        "redis://:hunter2@host:port",
+        "redis://:hunter2@localhost/?unknown=1",
+        "redis://:hunter2@localhost/db",
+        "redis://",
+    ],
+)
+def test_nonsense_is_refused_without_the_password(url: str) -> None:
+    with pytest.raises(ValidationError, match="must be the address of a Redis") as error:
+        stack_settings(storage_url=url)
+
+    assert "hunter2" not in str(error.value)
