@@ -24,7 +24,7 @@ CRASHED = 70  # none of pytest's own exit statuses
 def spoil(verb: str, layer: str, neighbour: str) -> None:
     """Patch the service that is importable as `app`."""
     import app.middleware  # noqa: PLC0415 - the service stands in the working directory
-    import app.middleware.check  # noqa: PLC0415
+    import app.middleware.core.check  # noqa: PLC0415
     from app.middleware.order import layer_of  # noqa: PLC0415
 
     build_stack = app.middleware.build_stack
@@ -39,7 +39,7 @@ def spoil(verb: str, layer: str, neighbour: str) -> None:
         return stack
 
     app.middleware.build_stack = build_spoilt
-    app.middleware.check.RULES = ()
+    app.middleware.core.check.RULES = ()
 
 
 def run(job: dict[str, Any]) -> int:

@@ -46,7 +46,9 @@ FAILED_START: Final = 3  # the status for which uvicorn's supervisor starts no n
 
 SCHEMES: Final = ("jwt", "session", "api_key")
 STORAGES: Final = ("memory", "redis")
-STORING: Final = {name for name, layer in LAYERS.items() if "storage" in layer.get("modules", ())}
+STORING: Final = {
+    name for name, layer in LAYERS.items() if "storage/base" in layer.get("modules", ())
+}
 
 
 def closed(layers: Iterable[str]) -> list[str]:

@@ -123,7 +123,7 @@ print(json.dumps([[*StackSettings.model_fields], [rule.because for rule in RULES
 
 def test_every_test_that_the_page_names_is_there(service: Path, page: str) -> None:
     collected = output_of(service, "-m", "pytest", "--collect-only", "-q", "tests/middleware")
-    named = re.findall(r"`(test_\w+[.]py::[^`]+)`", page)
+    named = re.findall(r"`((?:\w+/)?test_\w+[.]py::[^`]+)`", page)
 
     assert [name for name in named if not re.search(rf"/{re.escape(name)}[\n\[]", collected)] == []
 
@@ -190,7 +190,7 @@ def test_the_examples_run(service: Path, page: str, tmp_path: Path, mypy_cache: 
 
 def test_the_decorator_of_the_page_is_refused(service: Path, page: str) -> None:
     decorated = next(block for block in blocks(page, "python") if "@app.middleware" in block)
-    look = "from app.middleware.check import faults\nprint(*faults(app))"
+    look = "from app.middleware.core.check import faults\nprint(*faults(app))"
     program = f"from app.main import app\n{decorated}\n{look}"
 
     output = output_of(service, "-c", program, **first_run(service))
@@ -205,7 +205,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from app.middleware import outermost, stack_options
-from app.middleware.check import faults
+from app.middleware.core.check import faults
 from app.settings import Settings
 async def add_build(request, call_next):
     return await call_next(request)

@@ -136,29 +136,35 @@ def test_no_layer_gains_a_requirement() -> None:
 
 def test_a_layer_is_three_files() -> None:
     entries = {path.stem for path in (ROOT / "hooks/layers").iterdir()}
-    modules = _stems("app/middleware", "*.py*")
-    tests = _stems("tests/middleware", "test_*.py*")
+    modules = _modules("app/middleware")
+    tests = _modules("tests/middleware")
 
     assert entries == {*LAYERS}
     assert entries <= modules
     assert {f"test_{name}" for name in entries} <= tests
 
 
-def _stems(folder: str, pattern: str) -> set[str]:
-    return {path.name.partition(".")[0] for path in (TEMPLATE / folder).glob(pattern)}
+def _modules(folder: str) -> set[str]:
+    """Return the modules of a folder of the template, such as `cors` and `storage/redis`."""
+    base = TEMPLATE / folder
+    return {str(path.relative_to(base)).partition(".")[0] for path in base.rglob("*.py*")}
 
 
 def test_each_file_belongs_to_something() -> None:
-    general = {"__init__", "__main__", "check", "cli", "environment", "order", "own"}
-    general |= {"settings", "stack"}
-    modules = _stems("app/middleware", "*.py*")
-    tests = _stems("tests/middleware", "test_*.py*")
-    shared = {path.stem for path in (ROOT / "hooks/shared").iterdir()}
+    packages = {name.rpartition("/")[0] for name in SHARED if "/" in name}
+    general = {"__main__", "order", "settings", "stack"}
+    general |= {f"core/{name}" for name in ("check", "command_line", "environment", "places")}
+    inits = {"__init__", *(f"{package}/__init__" for package in packages)}
+    tests = {path for path in _modules("tests/middleware") if "test_" in path}
+    hooks = ROOT / "hooks/shared"
 
-    assert shared == {*SHARED}
-    assert modules - {*LAYERS} - shared == general
-    assert tests - {f"test_{name}" for name in ENTRIES} == {
-        *("test_environment", "test_refusals", "test_stack")
+    assert len(packages) <= 3
+    assert {str(path.relative_to(hooks).with_suffix("")) for path in hooks.rglob("*.yml")} == {
+        *SHARED
+    }
+    assert _modules("app/middleware") - {*ENTRIES} == general | inits
+    assert tests - {re.sub(r"([^/]+)$", r"test_\1", name) for name in ENTRIES} == {
+        *("core/test_environment", "test_refusals", "test_stack")
     }
 
 
@@ -292,7 +298,9 @@ def _parameters(modules: Path, path: str) -> tuple[set[str], set[str]]:
         parameters = [*inspect.signature(getattr(import_module(module), name)).parameters.values()]
         needed = {item.name for item in parameters if item.default is inspect.Parameter.empty}
         return {item.name for item in parameters} - {"app"}, needed - {"app"}
-    nodes = [*ast.walk(ast.parse((modules / f"{module[1:]}.py").read_text("utf-8")))]
+    nodes = [
+        *ast.walk(ast.parse((modules / f"{module[1:].replace('.', '/')}.py").read_text("utf-8")))
+    ]
     classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     for item in classes[name].body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":

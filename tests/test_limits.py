@@ -187,7 +187,7 @@ def order(server: Server, key: str, path: str = "/orders") -> httpx2.Response:
 def redis_of(service: Path) -> Iterator[Any]:
     """Start the Redis that the tests of a rendered service start."""
     assert shutil.which("redis-server"), "install redis-server: nothing is skipped here"
-    path = service / "tests/middleware/redis_server.py"
+    path = service / "tests/middleware/storage/redis_server.py"
     spec = importlib.util.spec_from_file_location("redis_server", path)
     assert spec is not None
     assert spec.loader is not None

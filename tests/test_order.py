@@ -74,7 +74,7 @@ def test_every_broken_rule_and_every_lost_layer_is_noticed(telling: Path, render
 def test_the_check_names_the_first_broken_rule(wrong: WrongOrder, everything: Path) -> None:
     code = f"""
 from fastapi import FastAPI
-from app.middleware.check import faults
+from app.middleware.core.check import faults
 from app.middleware.order import layer_of
 from app.middleware import stack_options
 from tests.middleware.conftest import stack_settings

@@ -230,7 +230,7 @@ def test_a_static_refusal_spends_nothing(gate: str, probe_client: ProbeClient) -
 @pytest.mark.skipif("authentication" not in LAYERS, reason="that layer refuses them")
 def test_wrong_credentials_spend_the_budget(probe_client: ProbeClient) -> None:
     """Or they could be guessed without limit."""
-    credentials = import_module(".credentials", __package__)
+    credentials = import_module(".users", __package__)
     client = probe_client(rate_limit="2/minute", **credentials.SETTINGS)
 
     statuses = [client.get("/probe/ok", headers=credentials.BAD).status_code for _ in range(3)]

@@ -1,0 +1,1 @@
+"""How users prove who they are: JWT, session or API keys. Internal."""

@@ -1,0 +1,1 @@
+"""Where counts and responses are kept: in memory or in Redis. Internal."""
