@@ -18,8 +18,8 @@ from plumbum import local
 from .clone import clone_template
 from .support import TESTS
 
-# A layer of test_catalogue.py, whose test runs in a rendered service.
-collect_ignore = ["demo_layer"]
+# These run in a rendered service.
+collect_ignore = ["demo_layer", "driver"]
 
 _ENVIRONMENT: Final = {
     "COPIER_SETTINGS_PATH": str(TESTS / "copier_settings.yml"),

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp
 
-from .core.exchange import Exchange, Watcher
-from .core.probes import is_probe
+from .core.exchange import Exchange
+from .core.layer import Layer
 from .log import line_writer
 
 _SERVER_ERROR: Final = 500
@@ -19,7 +19,7 @@ _OF_WEBSOCKETS: Final = (
 )
 
 
-class AccessLogMiddleware(Watcher):
+class AccessLogMiddleware(Layer):
     """
     Log each request once: when its last byte was sent, or when it ended without one.
 
@@ -32,7 +32,7 @@ class AccessLogMiddleware(Watcher):
     def __init__(self, app: ASGIApp, *, silent_paths: Collection[str]) -> None:
         super().__init__(app)
         self.silent_paths = frozenset(silent_paths)
-        self.write_line = line_writer("info")
+        self.write = {level: line_writer(level) for level in ("info", "error")}
         # One line a request: uvicorn writes its own only where this logger has a handler.
         server_log = logging.getLogger("uvicorn.access")
         server_log.handlers = []
@@ -40,27 +40,28 @@ class AccessLogMiddleware(Watcher):
         # Of websockets it tells elsewhere, with the query string.
         logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
 
-    def began(self, exchange: Exchange) -> None:
-        """Do nothing: the line is written at the end."""
-
     def ended(self, exchange: Exchange) -> None:
-        scope = exchange.scope
-        if exchange.status < _SERVER_ERROR and is_probe(scope, self.silent_paths):
+        failed = exchange.status >= _SERVER_ERROR
+        if exchange.path in self.silent_paths and not failed and exchange.method != "WEBSOCKET":
             return
-        user = scope.get("state", {}).get("user")
+        state = exchange.state
         line: dict[str, Any] = {
             "event": "request",
             "method": exchange.method,
-            "path": scope["path"],
+            "path": exchange.scope["path"],
             "route": exchange.route,
             "status": exchange.status,
             "duration_ms": int(exchange.seconds * 1_000_000) / 1000,
             "bytes": exchange.bytes,
             "client": exchange.client[0] if exchange.client else None,
         }
+        user = state.get("user")
         if user is not None:
             line["user"] = user.id
-        self.write_line(line)
+        if "refused_by" in state:
+            line["refused_by"] = state["refused_by"]
+            line["reason"] = state["refused_because"]
+        self.write["error" if failed else "info"](line)
 
 
 def _is_of_no_websocket(record: logging.LogRecord) -> bool:

@@ -1,14 +1,15 @@
 """Client version: answers 410 to a client whose version is no longer supported."""
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.probes import is_probe
-from .problem import refuse
+from .core.exchange import Exchange
+from .core.layer import Layer
+from .problem import Refusal
 
 
-class ClientVersionMiddleware:
+class ClientVersionMiddleware(Layer):
     """
     Refuse a client whose User-Agent starts with one of `blocked_clients`.
 
@@ -25,23 +26,15 @@ class ClientVersionMiddleware:
         detail: str,
         probe_paths: Collection[str],
     ) -> None:
-        self.app = app
+        super().__init__(app, exempt_paths=probe_paths)
         self.prefixes = tuple(prefix.encode("latin-1") for prefix in blocked_clients)
-        self.detail = detail
-        self.probe_paths = frozenset(probe_paths)
+        self.refusal = Refusal(status=410, detail=detail)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if (
-            scope["type"] == "lifespan"
-            or not self._blocks(scope)
-            or is_probe(scope, self.probe_paths)
-        ):
-            return self.app(scope, receive, send)
-        return refuse(scope, receive, send, layer="client_version", status=410, detail=self.detail)
+    def enter(self, exchange: Exchange) -> Refusal | None:
+        return self.refusal if self._blocks(exchange) else None
 
-    def _blocks(self, scope: Scope) -> bool:
-        return any(
-            value.startswith(self.prefixes)
-            for name, value in scope["headers"]
-            if name == b"user-agent"
-        )
+    def _blocks(self, exchange: Exchange) -> bool:
+        if b"user-agent" not in exchange.headers:
+            return False
+        agents = (value for name, value in exchange.scope["headers"] if name == b"user-agent")
+        return any(agent.startswith(self.prefixes) for agent in agents)

@@ -2,14 +2,19 @@
 
 import re
 from collections.abc import Awaitable, Iterable
-from functools import lru_cache
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-Headers = list[tuple[bytes, bytes]]
+from .core.exchange import Exchange, Filter
+from .core.headers import Headers
+from .core.layer import HTTP, Layer
+from .core.memo import remembered
+from .core.threads import run_apart
 
+_REMEMBERED: Final = 128
+_LARGE: Final = 128 * 1024
 _IDENTITY: Final = "identity"
 # The first is taken where a client likes several alike.
 _CODINGS: Final = {"zstd": "zstd", "br": "brotli", "gzip": "gzip"}
@@ -20,28 +25,38 @@ _INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
 _ZERO_COPY: Final = "http.response.zerocopysend"
 _TAKEN: Final = "compression.taken"
 
+_DENSE: Final = (b"audio/", b"image/gif", b"image/jpeg", b"image/png", b"image/webp", b"video/")
 _TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
 _ENCODED: Final = frozenset({b"content-encoding", b"content-length"})
-_REMOVED: Final = _ENCODED | {b"accept-ranges"}
+# Besides these, what describes the body as it was (RFC 9530; RFC 9110, 14.3).
+_REMOVED: Final = _ENCODED | {
+    b"accept-ranges",
+    b"content-digest",
+    b"content-md5",
+    b"digest",
+    b"repr-digest",
+}
 # Under these names the library compresses each chunk of a stream at once, or none of them.
 _FLUSHED: Final = (b"content-type", b"text/event-stream")
 _UNTOUCHED: Final = (b"content-type", b"application/octet-stream")
 
 
-class CompressionMiddleware:
+class CompressionMiddleware(Layer):
     """
     Compress complete bodies of `minimum_size` bytes or more, and streams of text by the chunk.
 
-    The coding is the one that the client likes best (RFC 9110, 12.5.3). A stream, which is an
-    answer without Content-Length, goes out as it comes: its head at once, then each chunk as it
-    is made. Partial answers (206) and bodies that are encoded already are left alone; a
-    compressed answer has no Accept-Ranges, since a range is one of the body as it was (14.3). A
-    strong ETag becomes weak on it, as the bytes are no longer those that it names, and on a 304
-    to a client that would get one (8.8.3.3).
+    The coding is the one that the client likes best (RFC 9110, 12.5.3). A stream, which is a
+    response without Content-Length, goes out as it comes: its head at once, then each chunk as it
+    is made. Partial responses (206) and bodies that are encoded already are left alone. A
+    compressed response has no Accept-Ranges (14.3) and no digest, since both are about the body
+    as it was. A strong ETag becomes weak on it, and on a 304 to a client that would get one
+    (8.8.3.3). Large bodies are compressed in a thread.
     """
 
+    scopes = HTTP
+
     def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
-        self.app = app
+        super().__init__(app)
         self.minimum_size = minimum_size
         self.encoders = {
             coding: CompressMiddleware(
@@ -49,66 +64,97 @@ class CompressionMiddleware:
                 minimum_size=minimum_size,
                 **{option: other == coding for other, option in _CODINGS.items()},
             )
-            for coding in (_IDENTITY, *_CODINGS)
+            for coding in _CODINGS
         }
+        self.preferred = remembered(_preferred, most=_REMEMBERED)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-        if _ZERO_COPY in scope.get("extensions", ()):
+    def enter(self, exchange: Exchange) -> None:
+        extensions = exchange.scope.get("extensions")
+        if extensions and _ZERO_COPY in extensions:
             # What the server's own hand sends can't be compressed.
-            others = {key: value for key, value in scope["extensions"].items() if key != _ZERO_COPY}
-            scope["extensions"] = others
-        return self.app(scope, receive, _Answer(self, scope, receive, send).send)
+            others = {key: value for key, value in extensions.items() if key != _ZERO_COPY}
+            exchange.scope["extensions"] = others
+
+    def head(self, exchange: Exchange, message: Message) -> Filter | None:
+        headers: Headers = message["headers"]
+        replaces_200 = message["status"] in _INSTEAD_OF_200
+        if not replaces_200 and not self._gains(headers):
+            return None
+        coding = self.preferred(_accepted(exchange))
+        if coding != _IDENTITY and not replaces_200:
+            return _Encoder(exchange.scope, self.encoders[coding]).taking_over
+        if coding != _IDENTITY and message["status"] == _NOT_MODIFIED:
+            headers = [_weak(*item) for item in headers]
+        message["headers"] = _varied(headers)
+        return None
+
+    def _gains(self, headers: Headers) -> bool:
+        """Say whether a body with these headers may become smaller."""
+        found = dict(headers)
+        length = found.get(b"content-length", b"")
+        small = length.isdigit() and int(length) < self.minimum_size
+        dense = found.get(b"content-type", b"image/png").startswith(_DENSE)
+        return not (small or dense or b"content-encoding" in found)
 
 
-class _Answer:
-    """Sends an answer as it is, or through the library where it may be worth compressing."""
+def _accepted(exchange: Exchange) -> bytes:
+    accepted = exchange.headers.get(b"accept-encoding", b"")
+    if accepted is None:
+        lines = exchange.scope["headers"]
+        accepted = b",".join(value for name, value in lines if name == b"accept-encoding")
+    return accepted
 
-    def __init__(
-        self, layer: CompressionMiddleware, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        self._layer = layer
+
+class _Encoder:
+    """Sends one response through the library, which decides in the end whether to encode it."""
+
+    def __init__(self, scope: Scope, library: CompressMiddleware) -> None:
         self._scope = scope
-        self._receive = receive
-        self._send = self._pass_on = send
+        self._library = library
+        self._encode: Send | None = None
+        self._encoded: list[Message] = []
+        self._left_alone = False
 
-    def send(self, message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start" and self._concerns(message):
-            return self._start(message)
-        return self._pass_on(message)
+    def taking_over(self, send: Send) -> Send:
+        self._send = send
+        return self.send
 
-    def _concerns(self, start: Message) -> bool:
-        """Say whether the body may be compressed, or stands for part of one that would be."""
-        length = _first(start.get("headers", ()), b"content-length") or b""
-        small = length.isdigit() and int(length) < self._layer.minimum_size
-        return not small or start["status"] in _INSTEAD_OF_200
-
-    async def _start(self, message: Message) -> None:
-        lines = [value for name, value in self._scope["headers"] if name == b"accept-encoding"]
-        coding = _preferred(b",".join(lines))
-
-        async def send_finished(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                compressed = _is_encoded(message)
-                if not compressed:
-                    self._pass_on = self._send  # the library is done with it
-                message = _finished(message, coding, compressed=compressed)
+    async def send(self, message: Message) -> None:
+        if self._left_alone:
             await self._send(message)
+            return
+        if self._encode is None:
+            taken: list[Send] = []
+            await self._library({**self._scope, _TAKEN: taken}, _nothing, self._collect)
+            self._encode = taken.pop()
+        # The library edits what it is sent: hand it copies.
+        encoding = self._encode(_prepared(message))
+        if len(message.get("body", b"")) > _LARGE:
+            await run_apart(_complete, encoding)
+        else:
+            await encoding
+        encoded, self._encoded = self._encoded, []
+        for item in encoded:
+            await self._send(item)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._encode = None  # else this response would hold itself
 
-        taken: list[Send] = []
-        encoder = self._layer.encoders[coding]
-        await encoder({**self._scope, _TAKEN: taken}, self._receive, send_finished)
-        encode = taken.pop()
+    async def _collect(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._left_alone = not _is_encoded(message)
+            message = _finished(message, compressed=not self._left_alone)
+        self._encoded.append(message)
 
-        def pass_on(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                self._pass_on = self._send  # else this answer would hold itself
-            # The library edits what it is sent: hand it copies.
-            return encode(_prepared(message))
 
-        self._pass_on = pass_on
-        await pass_on(message)
+def _complete(encoding: Awaitable[None]) -> None:
+    """Run a coroutine of the library, which waits for nothing but `_collect`, to its end."""
+    for _ in encoding.__await__():
+        pass
+
+
+async def _nothing() -> Message:
+    """Stand where the library would receive."""
+    return {}
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
@@ -116,7 +162,6 @@ async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
     scope[_TAKEN].append(send)
 
 
-@lru_cache(maxsize=128)
 def _preferred(accepted: bytes) -> str:
     """Return the coding of the highest weight in `accepted`, the value of Accept-Encoding."""
     weights = {}
@@ -144,17 +189,14 @@ def _prepared(message: Message) -> Message:
     return {**message, "headers": headers, "prepared": message}
 
 
-def _finished(message: Message, coding: str, *, compressed: bool) -> Message:
+def _finished(message: Message, *, compressed: bool) -> Message:
     """Return the head of the service with what the library did to it."""
     start: Message = message["prepared"]
-    headers: Headers = list(start.get("headers", ()))
+    headers: Headers = list(start["headers"])
     if compressed:
-        headers = [item for item in headers if item[0] not in _REMOVED]
+        headers = [_weak(*item) for item in headers if item[0] not in _REMOVED]
         headers += [item for item in message["headers"] if item[0] in _ENCODED]
-    if compressed or (start["status"] == _NOT_MODIFIED and coding != _IDENTITY):
-        headers = [_weak(*item) for item in headers]
-    varied = _first(message["headers"], b"vary") != _first(headers, b"vary")
-    if varied or start["status"] in _INSTEAD_OF_200:
+    if _first(message["headers"], b"vary") != _first(start["headers"], b"vary"):
         headers = _varied(headers)
     return {**start, "headers": headers}
 

@@ -5,7 +5,10 @@ import re
 from hashlib import blake2b
 from typing import Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
+
+from .core.exchange import Exchange, Filter
+from .core.layer import HTTP, Layer
 
 _OK: Final = 200
 _MOMENT_SECONDS: Final = 0.05
@@ -19,43 +22,38 @@ _KEPT: Final = frozenset(
 )
 
 
-class ConditionalMiddleware:
+class ConditionalMiddleware(Layer):
     """
-    Add an ETag to complete answers, and answer 304 to a client that names it in If-None-Match.
+    Add an ETag to complete responses, and respond with 304 to a client that names it.
 
     Complete is a 200 to GET or HEAD whose one body has the length that its head declares; an
     endpoint's own ETag is respected. Streams pass as they come, untouched. Tags are compared
-    weakly (RFC 9110, 13.1.2), so one that was learnt from a compressed answer matches too. The
+    weakly (RFC 9110, 13.1.2), so one that was learnt from a compressed response matches too. The
     304 keeps the headers of the 200 but for those that describe the body (15.4.5). The endpoint
     still does its work; what is saved is the way to the client.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    scopes = HTTP
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
-            await self.app(scope, receive, send)
-            return
-        answer = _Answer(scope, send)
-        try:
-            await self.app(scope, receive, answer.send)
-        finally:
-            answer.forget()
+    def head(self, exchange: Exchange, message: Message) -> Filter | None:
+        if exchange.method not in {"GET", "HEAD"} or not _declares_length(message):
+            return None
+        return lambda send: _Held(exchange, send).send
 
 
-class _Answer:
-    """Holds the head of an answer back until its body is known, but no longer than a moment."""
+class _Held:
+    """Holds the head of a response back until its body is known, but no longer than a moment."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
+    def __init__(self, exchange: Exchange, send: Send) -> None:
+        self._scope = exchange.scope
         self._send = send
         self._start: Message | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._late: asyncio.Task[None] | None = None
+        exchange.at_exit(self.forget)
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and _declares_length(message):
+        if message["type"] == "http.response.start":
             self._start = message
             # A body in one piece follows at once; whatever takes longer is a stream.
             self._timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, self._expire)

@@ -2,25 +2,34 @@
 
 import re
 from collections.abc import Awaitable, Sequence
-from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.scope import NAME, only_header
+from .core.exchange import Exchange
+from .core.headers import Clash, HeaderRule
+from .core.headers import Headers as RawHeaders
+from .core.layer import HTTP, Layer
+from .core.memo import remembered
 from .core.setting_types import ORIGIN, browser_origin, split_commas
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 _REMEMBERED: Final = 128
 _PREFLIGHT: Final = b"access-control-request-method"
+_RULE: Final = HeaderRule(
+    {
+        b"access-control-allow-credentials": Clash.REPLACE,
+        b"access-control-allow-origin": Clash.REPLACE,
+        b"access-control-expose-headers": Clash.REPLACE,
+        b"vary": Clash.APPEND,
+    }
+)
 
 
-class CorsMiddleware:
+class CorsMiddleware(Layer):
     """
     Answer preflights, and let a page on an allowed origin read every other answer (Fetch, 3.3).
 
@@ -29,6 +38,8 @@ class CorsMiddleware:
     Websockets pass: browsers don't apply CORS to them. An Origin that is sent twice counts as
     none.
     """
+
+    scopes = HTTP
 
     def __init__(
         self,
@@ -42,7 +53,7 @@ class CorsMiddleware:
         allow_credentials: bool,
         max_age: int,
     ) -> None:
-        self.app = app
+        super().__init__(app)
         self.rules = CORSMiddleware(
             app,
             allow_origins=allow_origins,
@@ -53,25 +64,17 @@ class CorsMiddleware:
             allow_credentials=allow_credentials,
             max_age=max_age,
         )
-        self.headers_for = lru_cache(_REMEMBERED)(self._headers_for)
+        self.headers_for = remembered(self._headers_for, most=_REMEMBERED)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-        origin = only_header(scope, b"origin")
-        if origin is not None and _is_preflight(scope):
-            return self.rules.preflight_response(Headers(scope=scope))(scope, receive, send)
-        ours = self.headers_for(origin)
+    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+        origin = exchange.header(b"origin")
+        if origin is not None and exchange.method == "OPTIONS" and _PREFLIGHT in exchange.headers:
+            preflight = self.rules.preflight_response(Headers(scope=exchange.scope))
+            return exchange.here().respond(preflight)
+        exchange.add(_RULE, self.headers_for(origin))
+        return None
 
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                headers = _completed(message.get("headers", []), ours)
-                message = {**message, "headers": headers}
-            return send(message)
-
-        return self.app(scope, receive, send_with_headers)
-
-    def _headers_for(self, origin: str | None) -> dict[bytes, bytes]:
+    def _headers_for(self, origin: str | None) -> RawHeaders:
         ours = {b"vary": b"Origin"}
         if origin is not None:
             for name, value in self.rules.simple_headers.items():
@@ -79,19 +82,7 @@ class CorsMiddleware:
             mirrored = self.rules.allow_credentials or not self.rules.allow_all_origins
             if mirrored and self.rules.is_allowed_origin(origin):
                 ours[b"access-control-allow-origin"] = origin.encode("latin-1")
-        return ours
-
-
-def _is_preflight(scope: Scope) -> bool:
-    return scope["method"] == "OPTIONS" and _PREFLIGHT in map(NAME, scope["headers"])
-
-
-def _completed(theirs: RawHeaders, ours: dict[bytes, bytes]) -> RawHeaders:
-    if ours.keys().isdisjoint(map(NAME, theirs)):
-        return [*theirs, *ours.items()]
-    vary = [*(value for name, value in theirs if name == b"vary"), b"Origin"]
-    others = (item for item in theirs if item[0] not in ours)
-    return [*others, *{**ours, b"vary": b", ".join(vary)}.items()]
+        return [*ours.items()]
 
 
 def _origin(value: str) -> str:

@@ -1,24 +1,27 @@
 """Cross-origin: pages of other sites can't act in the name of a user."""
 
-from collections.abc import Awaitable, Collection
-from typing import Annotated, Final
+from collections.abc import Awaitable, Collection, MutableMapping
+from typing import Annotated, Any, Final
 
 from asgi_cross_origin_protection import CrossOriginProtection
 from asgi_cross_origin_protection.origins import parse_trusted_origin
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.scope import only_header
+from .core.exchange import Exchange
+from .core.layer import Layer
 from .core.setting_types import browser_origin, split_commas
-from .problem import refuse
+from .problem import Refusal
 
+_ADMITTED: Final = "cross_origin.admitted"
+_REFUSAL: Final = Refusal(status=403, detail="Pages of other origins may not do this here.")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECURE: Final = frozenset({"https", "wss"})
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 
 
-class CrossOriginMiddleware:
+class CrossOriginMiddleware(Layer):
     """
     Refuse what a browser sends at the wish of another site's page, unless it is `trusted`.
 
@@ -30,48 +33,52 @@ class CrossOriginMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, trusted: Collection[str]) -> None:
-        self.app = app
+        super().__init__(app)
         self.trusted = frozenset(trusted)
         self.protection = CrossOriginProtection(
-            app, allowed_origins=list(trusted), deny_app=_refuse
+            _admit, allowed_origins=list(trusted), deny_app=_deny
         )
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan" or scope.get("method") in _SAFE:
-            return self.app(scope, receive, send)
-        names = [name for name, _ in scope["headers"]]
-        if names.count(b"origin") > 1 or names.count(b"sec-fetch-site") > 1:
-            return _refuse(scope, receive, send)
-        if scope["type"] == "http" and b"sec-fetch-site" in names:
-            return self.protection(scope, receive, send)
-        if b"origin" not in names or self._knows(scope):
-            return self.app(scope, receive, send)
-        return _refuse(scope, receive, send)
+    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+        if exchange.method in _SAFE:
+            return None
+        headers = exchange.headers
+        if headers.get(b"origin", b"") is None or headers.get(b"sec-fetch-site", b"") is None:
+            return _REFUSAL
+        if exchange.scope["type"] == "http" and b"sec-fetch-site" in headers:
+            return self._judge(exchange)
+        return None if b"origin" not in headers or self._knows(exchange) else _REFUSAL
 
-    def _knows(self, scope: Scope) -> bool:
+    async def _judge(self, exchange: Exchange) -> None:
+        verdict = {**exchange.scope, _ADMITTED: False}
+        await self.protection(verdict, exchange.receive, exchange.send)
+        if verdict[_ADMITTED]:
+            await exchange.proceed()
+        else:
+            await exchange.here().refuse(self.name, _REFUSAL)
+
+    def _knows(self, exchange: Exchange) -> bool:
         """Judge by Origin alone, scheme included; the library leaves the scheme out."""
-        origin = (only_header(scope, b"origin") or "").lower()
-        return origin in self.trusted or origin in _own_origins(scope)
+        origin = (exchange.header(b"origin") or "").lower()
+        return origin in self.trusted or origin in _own_origins(exchange)
 
 
-def _own_origins(scope: Scope) -> tuple[str, ...]:
-    host = (only_header(scope, b"host") or "").lower()
+async def _admit(scope: MutableMapping[str, Any], *_: object) -> None:
+    """Stand where the library calls the app."""
+    scope[_ADMITTED] = True
+
+
+async def _deny(*_: object) -> None:
+    """Stand where the library refuses."""
+
+
+def _own_origins(exchange: Exchange) -> tuple[str, ...]:
+    host = (exchange.header(b"host") or "").lower()
     if not host:
         return ()
-    scheme = "https" if scope["scheme"] in _SECURE else "http"
+    scheme = "https" if exchange.scope["scheme"] in _SECURE else "http"
     # Browsers leave the default port out, some proxies write it.
     return (f"{scheme}://{host}", f"{scheme}://{host.removesuffix(_DEFAULT_PORT[scheme])}")
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    await refuse(
-        scope,
-        receive,
-        send,
-        layer="cross_origin",
-        status=403,
-        detail="Pages of other origins may not do this here.",
-    )
 
 
 def _origin(value: str) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi.encoders import jsonable_encoder
@@ -11,10 +11,12 @@ from opentelemetry.trace import get_current_span
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .problem import phrase, problem_response, respond
+from .core.exchange import Exchange
+from .core.layer import Layer
+from .problem import phrase, problem_response
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ _WS_INTERNAL_ERROR: Final = 1011
 _WS_SERVICE_RESTART: Final = 1012
 
 
-class ErrorHandlerMiddleware:
+class ErrorHandlerMiddleware(Layer):
     """
     Answer 500 in the one shape of `problem.py` where a request raises.
 
@@ -40,60 +42,40 @@ class ErrorHandlerMiddleware:
     cancelled, as by a server that stops, is answered 503 unless its response has started.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        answer = _Answer(send)
+    async def enter(self, exchange: Exchange) -> None:
+        place = exchange.here()
         try:
-            await self.app(scope, receive, answer.send)
+            await exchange.proceed()
         except (ClientDisconnect, WebSocketDisconnect):
             _logger.debug("the client went away")
         except CancelledError:
             # So a server ends what outlasts its grace; it would answer with a bare 500 itself.
-            if not answer.started:
-                response = problem_response(
-                    scope, 503, _DETAIL_OF_503, headers={"Retry-After": "1"}
-                )
-                await respond(response, scope, receive, send, close_code=_WS_SERVICE_RESTART)
+            if not place.started:
+                headers = {"Retry-After": "1"}
+                response = problem_response(exchange.scope, 503, _DETAIL_OF_503, headers=headers)
+                await place.respond(response, close_code=_WS_SERVICE_RESTART)
             raise
         except HTTPException as exc:
-            if answer.started:
+            if place.started:
                 raise
-            await respond(_http_problem(scope, exc), scope, receive, send)
+            await place.respond(_http_problem(exchange.scope, exc))
         except Exception as exc:
             get_current_span().record_exception(exc)
-            if scope["app"].debug or (answer.started and not answer.accepted):
+            app = exchange.scope.get("app")
+            if getattr(app, "debug", False) or (place.started and not exchange.accepted):
                 raise
             _logger.exception("unhandled exception")
-            if answer.accepted:
-                await send({"type": "websocket.close", "code": _WS_INTERNAL_ERROR})
+            if exchange.accepted:
+                await exchange.send({"type": "websocket.close", "code": _WS_INTERNAL_ERROR})
             else:
-                response = problem_response(scope, 500, _DETAIL_OF_500)
-                await respond(response, scope, receive, send, close_code=_WS_INTERNAL_ERROR)
+                response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
+                await place.respond(response, close_code=_WS_INTERNAL_ERROR)
 
-
-class _Answer:
-    """Remembers whether an answer has started: a second start breaks the protocol."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.started = False
-        self.accepted = False
-
-    def send(self, message: Message) -> Awaitable[None]:
-        self.started = True
-        kind = message["type"]
-        if kind in {"websocket.accept", "websocket.close"}:
-            self.accepted = kind == "websocket.accept"
-        elif self.accepted and kind == "websocket.http.response.start":
+    def head(self, exchange: Exchange, message: Message) -> None:
+        if exchange.accepted and message["type"] == "websocket.http.response.start":
             # So Starlette answers an HTTPException, which is too late here.
             msg = "a websocket that was accepted can only be closed"
             raise RuntimeError(msg)
-        return self._send(message)
 
 
 def exception_handlers() -> dict[Any, Any]:

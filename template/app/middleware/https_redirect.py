@@ -1,17 +1,18 @@
 """HTTPS redirect: leads clients that come in clear to the same address over https."""
 
 import re
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
+from .core.exchange import Exchange
+from .core.layer import Layer
 from .core.networks import parse_address
-from .core.probes import is_probe
-from .core.scope import only_header, route_path
-from .problem import refuse
+from .core.scope import route_path
+from .problem import Refusal
 
 _SECURE: Final = {"http": "https", "ws": "wss"}
 _PORT: Final = re.compile(r":\d+$")
@@ -19,7 +20,7 @@ _DEFAULT_PORT: Final = re.compile(r":(80|443)$")
 _SAFE: Final = "/%:=@!$&'()*+,;~[]"
 
 
-class HttpsRedirectMiddleware:
+class HttpsRedirectMiddleware(Layer):
     """
     Answer 307 to a request over http, and to a websocket over ws, with the same address over TLS.
 
@@ -30,24 +31,19 @@ class HttpsRedirectMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, probe_paths: Collection[str]) -> None:
-        self.app = app
-        self.probe_paths = frozenset(probe_paths)
+        super().__init__(app, exempt_paths=probe_paths)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan" or scope["scheme"] not in _SECURE:
-            return self.app(scope, receive, send)
+    def enter(self, exchange: Exchange) -> Refusal | None:
+        if exchange.scope["scheme"] not in _SECURE:
+            return None
         # Without one Host there is nowhere to lead; whoever checks Host has refused that.
-        host = only_header(scope, b"host") or "localhost"
-        if _is_local(_PORT.sub("", host)) or is_probe(scope, self.probe_paths):
-            return self.app(scope, receive, send)
-        return refuse(
-            scope,
-            receive,
-            send,
-            layer="https_redirect",
+        host = exchange.header(b"host") or "localhost"
+        if _is_local(_PORT.sub("", host)):
+            return None
+        return Refusal(
             status=HTTPStatus.TEMPORARY_REDIRECT,
             detail="This service is spoken to over TLS.",
-            headers={"Location": _location(scope, host)},
+            headers={"Location": _location(exchange.scope, host)},
         )
 
 

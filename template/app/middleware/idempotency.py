@@ -8,20 +8,45 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .core.scope import only_header
-from .problem import refuse
+from .core.exchange import Exchange
+from .core.layer import HTTP, Layer
+from .problem import Refusal
 from .storage.base import Storage, StorageLostError, attend_lifespan, namespace
-from .storage.responses import RUNNING, TOO_LARGE, Claim, Keeper, read, replay
+from .storage.responses import NOT_KEPT, RUNNING, Claim, Keeper, read, replay
 
 _METHODS: Final = frozenset({"POST", "PATCH"})
 _KEY: Final = re.compile(r"[ -~]{1,255}")
 _HEADER: Final = b"idempotency-key"
 _RENEWAL_SECONDS: Final = 20
+_MALFORMED: Final = Refusal(
+    status=400,
+    detail="Idempotency-Key must be sent once, as 1 to 255 printable ASCII characters.",
+)
+_LOST: Final = Refusal(
+    status=503,
+    detail="What ran under this key can't be looked up at the moment; retry soon.",
+    headers={"Retry-After": "1"},
+)
+_REUSED: Final = Refusal(
+    status=422, detail="This Idempotency-Key was used for another request; take a new one."
+)
+_REFUSALS: Final = {
+    RUNNING: Refusal(
+        status=409,
+        detail="A request with this Idempotency-Key is still running; retry soon.",
+        headers={"Retry-After": "1"},
+    ),
+    NOT_KEPT: Refusal(
+        status=409,
+        detail="This request ran, but its answer was too large to keep or was cut off.",
+    ),
+}
 
 
-class IdempotencyMiddleware:
+class IdempotencyMiddleware(Layer):
     """
     Replay the answer to a POST or PATCH that a user sends again under its `Idempotency-Key`.
 
@@ -30,54 +55,67 @@ class IdempotencyMiddleware:
     still running 409 (draft-ietf-httpapi-idempotency-key-header-07). Answers of 2xx and 3xx are
     kept for `ttl` seconds. A refusal (4xx) or a failure (5xx, an exception) frees the key: the
     client can mend the one and retry the other. A request that was cut off, such as by Timeout, may
-    run on in its thread: its key stays taken for up to a minute. An answer above 256 KiB isn't
-    kept, but its request doesn't run again: 409. While the storage is lost requests with a key are
-    answered 503, so nothing runs twice. Anonymous requests and those without a key pass untouched,
-    as do websockets.
+    run on in its thread: its key stays taken for up to a minute. An answer above 256 KiB, or one
+    that the client left before its end, isn't kept, but its request doesn't run again: 409. While
+    the storage is lost requests with a key are answered 503, so nothing runs twice. Anonymous
+    requests and those without a key pass untouched, as do websockets.
     """
 
+    scopes = HTTP
+
     def __init__(self, app: ASGIApp, *, storage: Storage, ttl: int) -> None:
-        self.app = app
+        super().__init__(app)
         self.storage = storage
         self.ttl = ttl
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return attend_lifespan(self.storage, self.app, scope, receive, send)
-        if scope["type"] != "http" or not _asks(scope):
-            return self.app(scope, receive, send)
-        if _KEY.fullmatch(key := only_header(scope, _HEADER) or ""):
-            return self._once(key, scope, receive, send)
-        detail = "Idempotency-Key must be sent once, as 1 to 255 printable ASCII characters."
-        return _refuse(400, detail, scope, receive, send)
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await attend_lifespan(self.storage, self.app, scope, receive, send)
 
-    async def _once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
+    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+        asks = exchange.method in _METHODS and _HEADER in exchange.headers
+        if not asks or exchange.state.get("user") is None:
+            return None
+        if _KEY.fullmatch(key := exchange.header(_HEADER) or ""):
+            return self._once(key, exchange)
+        return _MALFORMED
+
+    async def _once(self, key: str, exchange: Exchange) -> None:
+        body = await _body(exchange.receive)
         if body is None:
             return
-        fingerprint = _fingerprint(scope, body)
-        claim = Claim(self.storage, _place(scope, key), fingerprint)
+        fingerprint = _fingerprint(exchange.scope, body)
+        claim = Claim(self.storage, _place(exchange.scope, key), fingerprint)
         try:
             found = await claim.take()
         except StorageLostError:
-            detail = "What ran under this key can't be looked up at the moment; retry soon."
-            await _refuse(503, detail, scope, receive, send, retry_after=1)
+            await exchange.here().refuse(self.name, _LOST)
             return
         except asyncio.CancelledError:
             # Nobody knows yet whether it was taken.
             await claim.free()
             raise
         if found is not None:
-            await _again(found, fingerprint, scope, receive, send)
+            await self._again(found, fingerprint, exchange)
             return
-        keeper = Keeper(send, claim, seconds=self.ttl)
+        keeper = Keeper(claim, seconds=self.ttl)
+        exchange.receive = _repeated(body, exchange.receive)
+        exchange.at_head(lambda _, __: keeper.taking_over)
         async with _held(claim, keeper):
-            await self.app(scope, _repeated(body, receive), keeper.send)
+            await exchange.proceed()
+
+    async def _again(self, found: bytes, fingerprint: bytes, exchange: Exchange) -> None:
+        """Respond to a request whose key was taken."""
+        kind, first, response = read(found)
+        if first == fingerprint and kind not in _REFUSALS:
+            await replay(response, exchange.send)
+        else:
+            refusal = _REFUSALS[kind] if first == fingerprint else _REUSED
+            await exchange.here().refuse(self.name, refusal)
 
 
 @asynccontextmanager
 async def _held(claim: Claim, keeper: Keeper) -> AsyncIterator[None]:
-    """Hold the key as long as the request runs; freed after it, unless an answer is kept."""
+    """Hold the key as long as the request runs; freed after it, unless a response is kept."""
 
     async def renew() -> None:
         while True:
@@ -87,22 +125,19 @@ async def _held(claim: Claim, keeper: Keeper) -> AsyncIterator[None]:
     renewal = asyncio.get_running_loop().create_task(renew())
     try:
         yield
+    except (ClientDisconnect, asyncio.CancelledError):
+        # The work of a response that was cut off is done. Else it may go on in a thread: the
+        # claim, renewed no more, ends by itself.
+        if keeper.succeeds:
+            await keeper.end()
+        raise
     except Exception:
-        await keeper.end()
+        await claim.free()
         raise
     else:
         await keeper.end()
     finally:
-        # A cancellation comes only here: the claim, renewed no more, ends by itself.
         renewal.cancel()
-
-
-def _asks(scope: Scope) -> bool:
-    return (
-        scope["method"] in _METHODS
-        and scope.get("state", {}).get("user") is not None
-        and any(name == _HEADER for name, _ in scope["headers"])
-    )
 
 
 def _place(scope: Scope, key: str) -> str:
@@ -135,36 +170,3 @@ def _repeated(body: bytes, receive: Receive) -> Receive:
         return messages.pop() if messages else await receive()
 
     return receive_again
-
-
-async def _again(
-    found: bytes, fingerprint: bytes, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Answer a request whose key was taken."""
-    kind, first, answer = read(found)
-    if first != fingerprint:
-        detail = "This Idempotency-Key was used for another request; take a new one."
-        await _refuse(422, detail, scope, receive, send)
-    elif kind == RUNNING:
-        detail = "A request with this Idempotency-Key is still running; retry soon."
-        await _refuse(409, detail, scope, receive, send, retry_after=1)
-    elif kind == TOO_LARGE:
-        detail = "This request was answered, but its answer was too large to keep."
-        await _refuse(409, detail, scope, receive, send)
-    else:
-        await replay(answer, send)
-
-
-async def _refuse(
-    status: int,
-    detail: str,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    *,
-    retry_after: int | None = None,
-) -> None:
-    headers = None if retry_after is None else {"Retry-After": str(retry_after)}
-    await refuse(
-        scope, receive, send, layer="idempotency", status=status, detail=detail, headers=headers
-    )

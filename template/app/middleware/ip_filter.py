@@ -1,18 +1,21 @@
 """IP filter: admits and refuses clients by their addresses."""
 
-from collections.abc import Awaitable, Collection
-from functools import lru_cache
+from collections.abc import Collection
 from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from .core.exchange import Exchange
+from .core.layer import Layer
+from .core.memo import remembered
 from .core.networks import parse_address, parse_network
-from .problem import refuse
+from .problem import Refusal
 
 _REMEMBERED: Final = 4096
+_REFUSAL: Final = Refusal(status=403, detail="Requests from this address are not accepted.")
 
 
-class IpFilterMiddleware:
+class IpFilterMiddleware(Layer):
     """
     Answer 403 to a client whose address is in `deny`, or not in `allow` where that is set.
 
@@ -23,25 +26,14 @@ class IpFilterMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, allow: Collection[str], deny: Collection[str]) -> None:
-        self.app = app
+        super().__init__(app)
         self.allow = [parse_network(item) for item in allow]
         self.deny = [parse_network(item) for item in deny]
-        self.admits = lru_cache(_REMEMBERED)(self._admits)
+        self.admits = remembered(self._admits, most=_REMEMBERED)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return self.app(scope, receive, send)
-        client = scope.get("client")
-        if self.admits(client[0] if client else None):
-            return self.app(scope, receive, send)
-        return refuse(
-            scope,
-            receive,
-            send,
-            layer="ip_filter",
-            status=403,
-            detail="Requests from this address are not accepted.",
-        )
+    def enter(self, exchange: Exchange) -> Refusal | None:
+        client = exchange.scope["client"]
+        return None if self.admits(client[0] if client else None) else _REFUSAL
 
     def _admits(self, host: str | None) -> bool:
         address = parse_address(host)

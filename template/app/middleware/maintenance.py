@@ -1,20 +1,21 @@
 """Maintenance: turns requests away while a file exists."""
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from os.path import isfile
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.probes import is_probe
-from .problem import refuse
+from .core.exchange import Exchange
+from .core.layer import Layer
+from .problem import Refusal
 
 _TRY_AGAIN_LATER: Final = 1013
 
 
-class MaintenanceMiddleware:
+class MaintenanceMiddleware(Layer):
     """
     Answer 503 with Retry-After, in seconds, while `file` exists.
 
@@ -28,24 +29,17 @@ class MaintenanceMiddleware:
     def __init__(
         self, app: ASGIApp, *, file: str, retry_after: int, probe_paths: Collection[str]
     ) -> None:
-        self.app = app
+        super().__init__(app, exempt_paths=probe_paths)
         self.file = str(Path(file).absolute())
-        self.headers = {"Retry-After": str(retry_after)}
-        self.probe_paths = frozenset(probe_paths)
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan" or not self._in_force() or is_probe(scope, self.probe_paths):
-            return self.app(scope, receive, send)
-        return refuse(
-            scope,
-            receive,
-            send,
-            layer="maintenance",
+        self.refusal = Refusal(
             status=503,
             detail="The service is down for maintenance. Please try again later.",
-            headers=self.headers,
+            headers={"Retry-After": str(retry_after)},
             close_code=_TRY_AGAIN_LATER,
         )
+
+    def enter(self, _: Exchange) -> Refusal | None:
+        return self.refusal if self._in_force() else None
 
     def _in_force(self) -> bool:
         return isfile(self.file)  # noqa: PTH113 - a Path's may raise where it may not look

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .core.exchange import Exchange, Watcher
+from .core.exchange import Exchange
+from .core.layer import Layer
 from .core.networks import parse_address, parse_network
 from .core.setting_types import absolute_path
 from .problem import refuse
@@ -30,7 +31,7 @@ _METHODS: Final = frozenset(
 _FORBIDDEN: Final = 403
 
 
-class MetricsMiddleware(Watcher):
+class MetricsMiddleware(Layer):
     """
     Count each request once: when its last byte was sent, or when it ended without one.
 
@@ -45,8 +46,8 @@ class MetricsMiddleware(Watcher):
             _of_this_worker() if _DIRECTORY in os.environ else _Instruments(_own_registry())
         )
 
-    def began(self, exchange: Exchange) -> None:
-        exchange.scope.setdefault("state", {})["metrics_registry"] = self.instruments.registry
+    def enter(self, exchange: Exchange) -> None:
+        exchange.state["metrics_registry"] = self.instruments.registry
         self.instruments.in_progress(_method(exchange)).add(1)
 
     def ended(self, exchange: Exchange) -> None:

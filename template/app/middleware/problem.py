@@ -1,7 +1,8 @@
-"""The one shape of an error answer: `application/problem+json` (RFC 9457)."""
+"""Problem: the one shape of every error, `application/problem+json` (RFC 9457)."""
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -86,6 +87,36 @@ async def respond(
         await response(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """
+    The response of a layer in place of the service.
+
+    `detail` is for the client. A websocket handshake is closed with `close_code` where the server
+    can't send a response to it (RFC 6455, 7.4.1). `closes` ends an HTTP/1 connection, so that the
+    server doesn't read the rest of a body that nobody wants.
+    """
+
+    status: int
+    detail: str
+    headers: Mapping[str, str] | None = None
+    close_code: int = 1008
+    closes: bool = False
+
+
+def refusal_response(scope: Scope, layer: str, refusal: Refusal) -> Response:
+    """Return the response for `refusal`, and note in the scope that `layer` refused, and why."""
+    state = scope.setdefault("state", {})
+    state["refused_by"] = layer
+    state["refused_because"] = refusal.detail
+    response = problem_response(
+        scope, refusal.status, refusal.detail, headers=refusal.headers, members={"layer": layer}
+    )
+    # It is about this client, not about the URL; a 410 is kept by caches unasked.
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
 async def refuse(
     scope: Scope,
     receive: Receive,
@@ -97,11 +128,9 @@ async def refuse(
     headers: Mapping[str, str] | None = None,
     close_code: int = 1008,
 ) -> None:
-    """Answer in place of the service, in the name of `layer`."""
-    scope.setdefault("state", {})["refused_by"] = layer
-    response = problem_response(scope, status, detail, headers=headers, members={"layer": layer})
-    # It is about this client, not about the URL; a 410 is kept by caches unasked.
-    response.headers.setdefault("Cache-Control", "no-store")
+    """Respond in place of the service, in the name of `layer`: for layers of plain ASGI."""
+    refusal = Refusal(status=status, detail=detail, headers=headers, close_code=close_code)
+    response = refusal_response(scope, layer, refusal)
     await respond(response, scope, receive, send, close_code=close_code)
 
 

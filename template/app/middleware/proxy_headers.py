@@ -7,9 +7,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
 
+from .core.exchange import Exchange
+from .core.layer import Layer
 from .core.networks import MAPPED_BITS, network, parse_network
 from .core.setting_types import split_commas
 
@@ -19,7 +21,7 @@ _SCHEMES: Final = {
 }
 
 
-class ProxyHeadersMiddleware:
+class ProxyHeadersMiddleware(Layer):
     """
     Believe X-Forwarded-For and X-Forwarded-Proto of `trusted_proxies`, and of nobody else.
 
@@ -34,23 +36,24 @@ class ProxyHeadersMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, trusted_proxies: Collection[str]) -> None:
-        self.app = app
-        inner: Any = self._with_scheme
-        self.uvicorn: Any = UvicornProxyHeaders(inner, list(_spellings(trusted_proxies)))
+        super().__init__(app)
+        self.uvicorn: Any = UvicornProxyHeaders(_nothing, list(_spellings(trusted_proxies)))
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        client = None if scope["type"] == "lifespan" else scope.get("client")
+    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+        client = exchange.client
         trusted = client is not None and client[0] in self.uvicorn.trusted_hosts
-        app: ASGIApp = self.uvicorn if trusted else self.app
-        return app(scope, receive, send)
+        return self._correct(exchange) if trusted else None
 
-    async def _with_scheme(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _correct(self, exchange: Exchange) -> None:
+        scope = exchange.scope
+        await self.uvicorn(scope, exchange.receive, exchange.send)
+        exchange.client = scope["client"]
         schemes = _entries(scope, b"x-forwarded-proto")
         position = self._position(scope, len(schemes)) if len(schemes) > 1 else 0
         scheme = _SCHEMES[scope["type"]].get(schemes[position].lower())
         if scheme is not None:
             scope["scheme"] = scheme
-        await self.app(scope, receive, send)
+        await exchange.proceed()
 
     def _position(self, scope: Scope, length: int) -> int:
         """
@@ -65,6 +68,10 @@ class ProxyHeadersMiddleware:
         parse = self.uvicorn.trusted_hosts.get_trusted_client_address
         client = scope["client"]
         return max((at for at, item in enumerate(addresses) if parse(item) == client), default=0)
+
+
+async def _nothing(*_: object) -> None:
+    """Stand where uvicorn's class calls an app."""
 
 
 def check_server_agrees(trusted_proxies: Collection[str]) -> None:

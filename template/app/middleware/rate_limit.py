@@ -6,14 +6,18 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .core.probes import is_probe
+from .core.exchange import Exchange
+from .core.layer import Layer
+from .core.memo import remembered
+from .problem import Refusal
 from .storage.base import Storage, attend_lifespan
 from .storage.limits import Limit, OnError
 
+_REMEMBERED: Final = 1024
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
-class RateLimitMiddleware:
+class RateLimitMiddleware(Layer):
     """
     Answer 429 to an address that spent `rate`, with `Retry-After` (RFC 6585, 4).
 
@@ -32,23 +36,22 @@ class RateLimitMiddleware:
         probe_paths: Collection[str],
         on_error: OnError = "allow",
     ) -> None:
-        self.app = app
+        super().__init__(app, exempt_paths=probe_paths)
         self.storage = storage
-        self.probe_paths = frozenset(probe_paths)
         self.limit = Limit(
-            layer="rate_limit", name="default", rate=rate, storage=storage, on_error=on_error
+            layer=self.name, name="default", rate=rate, storage=storage, on_error=on_error
         )
+        self.key = remembered(_address, most=_REMEMBERED)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return attend_lifespan(self.storage, self.app, scope, receive, send)
-        if is_probe(scope, self.probe_paths):
-            return self.app(scope, receive, send)
-        return self.limit.spend(_address(scope), self.app, scope, receive, send)
+    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+        client = exchange.scope["client"]
+        return self.limit.spend(self.key(client[0] if client else ""), exchange)
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await attend_lifespan(self.storage, self.app, scope, receive, send)
 
 
-def _address(scope: Scope) -> str:
-    host = (scope.get("client") or ("",))[0]
+def _address(host: str) -> str:
     try:
         if ":" not in host:
             return socket.inet_pton(socket.AF_INET, host).hex()

@@ -1,14 +1,16 @@
 """Request id: one id for a request, in its answer, its log lines and its errors."""
 
 import re
-from collections.abc import Awaitable
+from functools import partial
 from os import urandom
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.scope import NAME, only_header
+from .core.exchange import Exchange
+from .core.headers import Clash, HeaderRule
+from .core.layer import Layer
 from .core.setting_types import HeaderName
 from .log import bind, unbind
 
@@ -25,46 +27,30 @@ _TAKEN: Final = re.compile(
     r"|x-forwarded-(for|host|port|prefix|proto)",
     re.IGNORECASE,
 )
-_STARTS: Final = frozenset(
-    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
-)
 
 
-class RequestIdMiddleware:
+class RequestIdMiddleware(Layer):
     """
     Give each request an id and send it back under `header`.
 
     A client's own id is kept if it is 1 to 128 of `[A-Za-z0-9._-]`, so that it can't forge a
     log line; any other, and a doubled one, is replaced. Endpoints read it from
-    `request.state.request_id`. A websocket carries it on the answer to its handshake.
+    `request.state.request_id`. A websocket gets it in the response to its handshake.
     """
 
     def __init__(self, app: ASGIApp, *, header: str) -> None:
-        self.app = app
+        super().__init__(app)
         self.header = header.lower().encode("ascii")
+        self.rule = HeaderRule({self.header: Clash.REPLACE})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        request_id = only_header(scope, self.header)
+    def enter(self, exchange: Exchange) -> None:
+        request_id = exchange.header(self.header)
         if request_id is None or not _ACCEPTED.fullmatch(request_id):
             request_id = urandom(16).hex()
-        scope.setdefault("state", {})["request_id"] = request_id
-        header = (self.header, request_id.encode("ascii"))
-
-        def send_with_id(message: Message) -> Awaitable[None]:
-            if message["type"] in _STARTS:
-                headers = message.get("headers", [])
-                if self.header in map(NAME, headers):
-                    headers = [item for item in headers if item[0] != self.header]
-                message = {**message, "headers": [*headers, header]}
-            return send(message)
-
-        token = bind(request_id=request_id)
-        await self.app(scope, receive, send_with_id)
+        exchange.state["request_id"] = request_id
+        exchange.add(self.rule, [(self.header, request_id.encode("ascii"))])
         # An exception leaves the id bound on purpose: the server's line about it carries it.
-        unbind(token)
+        exchange.at_exit(partial(unbind, bind(request_id=request_id)))
 
 
 def _own_name(value: str) -> str:

@@ -1,19 +1,19 @@
 """Required headers: answers 400 to requests that lack a header, or have another value there."""
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.probes import is_probe
-from .core.scope import only_header
+from .core.exchange import Exchange
+from .core.layer import HTTP, Layer
 from .core.setting_types import header_name, header_value, split_commas
-from .problem import refuse
+from .problem import Refusal
 
 
-class RequiredHeadersMiddleware:
+class RequiredHeadersMiddleware(Layer):
     """
     Refuse a request that lacks one of `required`, each a `Name: value`.
 
@@ -22,31 +22,20 @@ class RequiredHeadersMiddleware:
     there. It keeps requests for another environment out, by mistake; it is no protection.
     """
 
+    scopes = HTTP
+
     def __init__(
         self, app: ASGIApp, *, required: Collection[str], probe_paths: Collection[str]
     ) -> None:
-        self.app = app
+        super().__init__(app, exempt_paths=probe_paths)
         pairs = [item.split(": ", 1) for item in required]
         self.required = [(name.lower().encode("ascii"), name, value) for name, value in pairs]
-        self.probe_paths = frozenset(probe_paths)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        missing = self._missing(scope) if scope["type"] == "http" else None
-        if missing is None or is_probe(scope, self.probe_paths):
-            return self.app(scope, receive, send)
-        return refuse(
-            scope,
-            receive,
-            send,
-            layer="required_headers",
-            status=400,
-            detail=f"The header {missing} must be sent, once, with the value that was agreed on.",
-        )
-
-    def _missing(self, scope: Scope) -> str | None:
+    def enter(self, exchange: Exchange) -> Refusal | None:
         for key, name, value in self.required:
-            if only_header(scope, key) != value:
-                return name
+            if exchange.header(key) != value:
+                detail = f"The header {name} must be sent, once, with the value that was agreed on."
+                return Refusal(status=400, detail=detail)
         return None
 
 

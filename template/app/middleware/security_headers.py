@@ -1,20 +1,37 @@
-"""Security headers: what tells a browser to distrust, on every answer."""
+"""Security headers: what protects browsers, and the service from them, on every response."""
 
 import base64
 import hashlib
 import re
-from collections.abc import Awaitable
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, Literal
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Send
 
-from .core.scope import NAME, route_path
+from .core.exchange import Exchange, Filter
+from .core.headers import Clash, HeaderRule, Headers
+from .core.layer import HTTP, Layer
 
 ResourcePolicy = Literal["same-origin", "same-site", "cross-origin"]
-Headers = list[tuple[bytes, bytes]]
 
+_RULE: Final = HeaderRule(
+    dict.fromkeys(
+        (
+            b"content-security-policy",
+            b"cross-origin-resource-policy",
+            b"permissions-policy",
+            b"referrer-policy",
+            b"strict-transport-security",
+            b"x-content-type-options",
+            b"x-frame-options",
+        ),
+        Clash.KEEP,
+    )
+)
+_HTML: Final = (b"text/html", b"application/xhtml+xml")
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _SPARING: Final = frozenset({b"accept-encoding", b"if-none-match"})
 _DOCS_POLICY: Final = (
@@ -26,14 +43,17 @@ _DOCS_POLICY: Final = (
 )
 
 
-class SecurityHeadersMiddleware:
+class SecurityHeadersMiddleware(Layer):
     """
-    Add what OWASP tells APIs to send to every answer, refusals and 500 included.
+    Add the headers that OWASP recommends for APIs to every response.
 
-    What an endpoint set itself is kept. HSTS goes out over https only (RFC 6797, 7.2), with
-    `hsts_max_age` in seconds, and binds subdomains as well. The pages of Swagger UI and ReDoc
-    get a policy of their own, in which their one inline script is named by its hash.
+    What an endpoint set itself is kept. `referrer_policy` and `permissions_policy` go out with
+    HTML only, where browsers read them. HSTS goes out over https only (RFC 6797, 7.2), with
+    `hsts_max_age` in seconds, and covers subdomains. The pages of Swagger UI and ReDoc, also those
+    of mounted apps, get a policy of their own that names their one inline script by its hash.
     """
+
+    scopes = HTTP
 
     def __init__(
         self,
@@ -45,44 +65,42 @@ class SecurityHeadersMiddleware:
         permissions_policy: str,
         cross_origin_resource_policy: str,
     ) -> None:
-        self.app = app
-        values = {
-            "content-security-policy": content_security_policy,
-            "referrer-policy": referrer_policy,
-            "permissions-policy": permissions_policy,
-            "cross-origin-resource-policy": cross_origin_resource_policy,
-            "x-content-type-options": "nosniff",
-            "x-frame-options": "DENY",
-        }
-        hsts = {"strict-transport-security": f"max-age={hsts_max_age}; includeSubDomains"}
-        self._over_http = [(name.encode(), value.encode()) for name, value in values.items()]
-        self._over_https = [
-            *self._over_http,
-            *((name.encode(), value.encode()) for name, value in hsts.items()),
+        super().__init__(app)
+        self.over_http = [
+            (b"content-security-policy", content_security_policy.encode()),
+            (b"cross-origin-resource-policy", cross_origin_resource_policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-frame-options", b"DENY"),
         ]
-        self._names = frozenset(name for name, _ in self._over_https)
+        hsts = f"max-age={hsts_max_age}; includeSubDomains"
+        self.over_https = [*self.over_http, (b"strict-transport-security", hsts.encode())]
+        self.for_html = [
+            (b"referrer-policy", referrer_policy.encode()),
+            (b"permissions-policy", permissions_policy.encode()),
+        ]
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-        ours = self._over_https if scope["scheme"] == "https" else self._over_http
-
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": self._completed(message.get("headers", []), ours)}
-            return send(message)
-
-        if route_path(scope) in _docs_paths(scope["app"]):
+    def enter(self, exchange: Exchange) -> None:
+        app = exchange.scope.get("app")
+        if isinstance(app, FastAPI) and exchange.path in _docs_paths(app):
             # The script is read from the page, which therefore has to come whole and as it is.
-            scope["headers"] = [item for item in scope["headers"] if item[0] not in _SPARING]
-            return self.app(scope, receive, _DocsPage(send_with_headers).send)
-        return self.app(scope, receive, send_with_headers)
+            exchange.drop_headers(_SPARING)
+            exchange.at_head(self._hold_page)
 
-    def _completed(self, theirs: Headers, ours: Headers) -> Headers:
-        if self._names.isdisjoint(map(NAME, theirs)):
-            return [*theirs, *ours]
-        names = dict(theirs)
-        return [*theirs, *(header for header in ours if header[0] not in names)]
+    def head(self, exchange: Exchange, message: Message) -> None:
+        headers: Headers = message["headers"]
+        ours = self.over_https if exchange.scope["scheme"] == "https" else self.over_http
+        if _is_html(headers):
+            ours = ours + self.for_html
+        message["headers"] = _RULE.merge(headers, ours)
+
+    def _hold_page(self, exchange: Exchange, message: Message) -> Filter | None:
+        if exchange.method == "HEAD" or not _is_html(message["headers"]):
+            return None
+        return lambda send: _DocsPage(send).send
+
+
+def _is_html(headers: Headers) -> bool:
+    return any(name == b"content-type" and value.startswith(_HTML) for name, value in headers)
 
 
 class _DocsPage:
@@ -90,7 +108,7 @@ class _DocsPage:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._start: Message | None = None
+        self._start: Message = {}
         self._body = b""
 
     async def send(self, message: Message) -> None:
@@ -98,7 +116,7 @@ class _DocsPage:
             self._start = message
             return
         self._body += message.get("body", b"")
-        if self._start is None or message.get("more_body", False):
+        if message.get("more_body", False):
             return
         policy = (b"content-security-policy", _docs_policy(self._body))
         await self._send({**self._start, "headers": [*self._start["headers"], policy]})
@@ -112,5 +130,15 @@ def _docs_policy(page: bytes) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _docs_paths(app: FastAPI) -> frozenset[str | None]:
-    return frozenset({app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url})
+def _docs_paths(app: FastAPI) -> frozenset[str]:
+    return frozenset(_pages(app, ""))
+
+
+def _pages(app: FastAPI, prefix: str) -> Iterator[str]:
+    """Yield the paths of the documentation pages of an app and of those mounted in it."""
+    for url in (app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url):
+        if url:
+            yield prefix + url
+    for route in app.routes:
+        if isinstance(route, Mount) and isinstance(route.app, FastAPI):
+            yield from _pages(route.app, prefix + route.path)

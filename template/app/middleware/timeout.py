@@ -1,80 +1,77 @@
-"""Timeout: answers 504 when no response has started in time."""
+"""Timeout: responds with 504 when no response has started in time."""
 
 import asyncio
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.connection_close import Upload, refuse_and_close
+from .core.cancellation import Cancellation
+from .core.exchange import Exchange, Place
+from .core.layer import HTTP, Layer
+from .problem import Refusal
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class TimeoutMiddleware:
+class TimeoutMiddleware(Layer):
     """
-    Answer 504 if no response has started after `seconds`, and cancel what runs inside.
+    Respond with 504 if no response has started after `seconds`, and cancel what runs inside.
 
-    The connection is closed, so an upload that trickles in ends there. A stream that has
-    started is not cut, and background tasks live on. The 504 doesn't wait for the endpoint: one
-    that ignores its cancellation goes on unheard, and so does the thread of a `def` endpoint,
-    which can't be stopped; its effects may come after the answer.
+    The 504 goes out on time and closes an HTTP/1 connection, so an upload that trickles in ends
+    there. A stream that has started is not cut, and background tasks live on. What is cancelled
+    may clean up at its own pace, and a thread that runs a `def` endpoint or dependency, which
+    can't be stopped, keeps its place in the pool and its dependencies until it ends: its effects
+    may come after the response. Websockets pass through.
     """
+
+    scopes = HTTP
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
-        self.app = app
+        super().__init__(app)
         self.seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        async with _Watch(scope, receive, send, seconds=self.seconds) as watch:
-            await self.app(scope, watch.upload.receive, watch.send)
-
-
-class _Watch:
-    """Sends one answer: that of the service or, when the time is over, the 504."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, seconds: float) -> None:
-        self.upload = Upload(scope, receive)
-        self._scope = scope
-        self._send = send
-        self._seconds = seconds
-        self._answer: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task else 0
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
-        return self
-
-    async def __aexit__(self, cls: type[BaseException] | None, *_: object) -> bool:
-        """End the cancellation here if it was the timer's, as `asyncio.timeout` does."""
-        self._timer.cancel()
-        if self._answer is None or self._task is None:
-            return False
-        ours = self._task.uncancel() <= self._cancelling
-        await self._answer
-        return ours and cls is asyncio.CancelledError
-
-    async def send(self, message: Message) -> None:
-        if self._answer is None:
-            self._timer.cancel()
-            await self._send(message)
-
-    def _expire(self) -> None:
-        # A task of its own: the one that runs the endpoint may ignore that it is cancelled.
-        self._answer = asyncio.create_task(self._refuse())
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _refuse(self) -> None:
-        await refuse_and_close(
-            self._scope,
-            self.upload,
-            self._send,
-            layer="timeout",
+        self.refusal = Refusal(
             status=504,
-            detail=f"No response had started after {self._seconds:g} seconds.",
+            detail=f"No response had started after {seconds:g} seconds.",
+            closes=True,
         )
+
+    async def enter(self, exchange: Exchange) -> None:
+        exchange.follow_upload()
+        expiry = _Expiry(self, exchange.here())
+        try:
+            with expiry:
+                await exchange.proceed()
+        finally:
+            if expiry.response is not None:
+                await expiry.response
+
+
+class _Expiry:
+    """What happens when the time of one request is over: the 504, and a cancellation."""
+
+    def __init__(self, layer: TimeoutMiddleware, place: Place) -> None:
+        self.response: asyncio.Task[None] | None = None
+        self._layer = layer
+        self._place = place
+        self._cancellation: Cancellation | None = None
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(self._layer.seconds, self._begin)
+
+    def __exit__(self, cls: type[BaseException] | None, *_: object) -> bool:
+        """End the cancellation here if it is the one of this expiry."""
+        self._timer.cancel()
+        if self._cancellation is None:
+            return False
+        return self._cancellation.withdraw() and cls is asyncio.CancelledError
+
+    def _begin(self) -> None:
+        if self._task is None or self._place.started:
+            return
+        # A task of its own: the one that runs the endpoint may ignore that it is cancelled.
+        refusing = self._place.refuse(self._layer.name, self._layer.refusal)
+        self.response = asyncio.create_task(refusing)
+        self._cancellation = Cancellation(self._task)
+        self._cancellation.request()

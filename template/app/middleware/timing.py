@@ -1,44 +1,32 @@
-"""Timing: tells a client how long the service took to answer."""
+"""Timing: tells a client how long the service took to respond."""
 
-from collections.abc import Awaitable
 from time import perf_counter
 from typing import Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message
 
-from .core.scope import NAME
+from .core.exchange import Exchange
+from .core.headers import Clash, HeaderRule
+from .core.layer import HTTP, Layer
 
-_PROCESS_TIME: Final = b"x-process-time"
+_TIMES: Final = HeaderRule({b"server-timing": Clash.BOTH, b"x-process-time": Clash.REPLACE})
 
 
-class TimingMiddleware:
+class TimingMiddleware(Layer):
     """
     Add `Server-Timing: app;dur=` in milliseconds and `X-Process-Time` in seconds.
 
-    Both tell the time until the response started, since headers can't be sent later; a stream
-    takes as long as it takes. What an endpoint put into Server-Timing is kept beside it (W3C
-    Server Timing). Browsers show it to pages of other origins only with Timing-Allow-Origin.
+    Both measure until the response starts, since headers can't be sent later. What an endpoint
+    put into Server-Timing stays beside it (W3C Server Timing). Browsers show it to pages of other
+    origins only with Timing-Allow-Origin. Websockets pass through.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    scopes = HTTP
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-        started_at = perf_counter()
-
-        def send_with_times(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                seconds = perf_counter() - started_at
-                headers = message.get("headers", [])
-                if _PROCESS_TIME in map(NAME, headers):
-                    headers = [item for item in headers if item[0] != _PROCESS_TIME]
-                ours = [
-                    (b"server-timing", b"app;dur=%.3f" % (seconds * 1000)),
-                    (_PROCESS_TIME, b"%.6f" % seconds),
-                ]
-                message = {**message, "headers": [*headers, *ours]}
-            return send(message)
-
-        return self.app(scope, receive, send_with_times)
+    def head(self, exchange: Exchange, message: Message) -> None:
+        seconds = perf_counter() - exchange.started_at
+        times = [
+            (b"server-timing", b"app;dur=%.3f" % (seconds * 1000)),
+            (b"x-process-time", b"%.6f" % seconds),
+        ]
+        message["headers"] = _TIMES.merge(message["headers"], times)

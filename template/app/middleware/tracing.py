@@ -13,14 +13,16 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 from opentelemetry.util.types import AttributeValue
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope
 
+from .core.exchange import Exchange
+from .core.layer import Layer
 from .log import bind, unbind
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-class TracingMiddleware:
+class TracingMiddleware(Layer):
     """
     Put the trace id into the log lines, and what layers further in find out onto the span.
 
@@ -30,26 +32,25 @@ class TracingMiddleware:
     unsampled request passes at once, as does every request while no exporter is configured.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
         # FastAPI's mark on what it traces: it costs less to look for than a current span.
-        if "fastapi.telemetry" not in scope or not (span := get_current_span()).is_recording():
-            return self.app(scope, receive, send)
-        return self._describe(span, scope, receive, send)
+        if "fastapi.telemetry" not in exchange.scope:
+            return None
+        span = get_current_span()
+        return self._describe(span, exchange) if span.is_recording() else None
 
-    async def _describe(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _describe(self, span: Span, exchange: Exchange) -> None:
+        scope = exchange.scope
         scheme = scope["scheme"]
 
-        def send_described(message: Message) -> Awaitable[None]:
+        def describe(_: Exchange, message: Message) -> None:
             if message["type"] == "http.response.start":
                 _describe(span, scope, scheme)
-            return send(message)
 
+        exchange.at_head(describe)
         token = bind(trace_id=format_trace_id(span.get_span_context().trace_id))
         try:
-            await self.app(scope, receive, send_described)
+            await exchange.proceed()
         finally:
             if span.is_recording():
                 _describe(span, scope, scheme)

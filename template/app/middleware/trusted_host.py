@@ -1,25 +1,26 @@
 """Trusted host: answers 400 for a Host that is not the service's own."""
 
 import re
-from collections.abc import Awaitable, Collection
-from functools import lru_cache
+from collections.abc import Collection
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.probes import is_probe
-from .core.scope import only_header
+from .core.exchange import Exchange
+from .core.layer import Layer
+from .core.memo import remembered
 from .core.setting_types import split_commas
-from .problem import refuse
+from .problem import Refusal
 
 _REMEMBERED: Final = 1024
+_REFUSAL: Final = Refusal(status=400, detail="The Host header must name this service, once.")
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
 _PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
 
 
-class TrustedHostMiddleware:
+class TrustedHostMiddleware(Layer):
     """
     Refuse a request whose Host is missing, doubled or not one of `allowed_hosts`.
 
@@ -32,31 +33,18 @@ class TrustedHostMiddleware:
     def __init__(
         self, app: ASGIApp, *, allowed_hosts: Collection[str], probe_paths: Collection[str]
     ) -> None:
-        self.app = app
+        super().__init__(app, exempt_paths=probe_paths)
         names = [host.lower() for host in allowed_hosts]
         self.names = frozenset(name for name in names if not name.startswith("*"))
         self.suffixes = tuple(name[1:] for name in names if name.startswith("*"))
-        self.trusts = lru_cache(_REMEMBERED)(self._trusts)
-        self.probe_paths = frozenset(probe_paths)
+        self.trusts = remembered(self._trusts, most=_REMEMBERED)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if (
-            scope["type"] == "lifespan"
-            or self.trusts(only_header(scope, b"host"))
-            or is_probe(scope, self.probe_paths)
-        ):
-            return self.app(scope, receive, send)
-        return refuse(
-            scope,
-            receive,
-            send,
-            layer="trusted_host",
-            status=400,
-            detail="The Host header must name this service, once.",
-        )
+    def enter(self, exchange: Exchange) -> Refusal | None:
+        host = exchange.headers.get(b"host")
+        return None if host is not None and self.trusts(host) else _REFUSAL
 
-    def _trusts(self, host: str | None) -> bool:
-        match = _HOST.fullmatch(host or "")
+    def _trusts(self, host: bytes) -> bool:
+        match = _HOST.fullmatch(host.decode("latin-1"))
         if match is None:
             return False
         name = match["name"].lower()

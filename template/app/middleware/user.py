@@ -35,5 +35,5 @@ class CannotCheckError(Exception):
         self.retry_after = retry_after
 
 
-# None is a request without a credential.
-Authenticate = Callable[[Scope], Awaitable[User | None]]
+# None is a request without a credential. Awaitable where it has to wait for somebody.
+Authenticate = Callable[[Scope], User | Awaitable[User | None] | None]

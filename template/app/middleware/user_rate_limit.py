@@ -4,12 +4,14 @@ from collections.abc import Awaitable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .core.probes import is_probe
+from .core.exchange import Exchange
+from .core.layer import Layer
+from .problem import Refusal
 from .storage.base import Storage, attend_lifespan
 from .storage.limits import Limit, OnError
 
 
-class UserRateLimitMiddleware:
+class UserRateLimitMiddleware(Layer):
     """
     Answer 429 to a user who spent `rate`, with `Retry-After` (RFC 6585, 4).
 
@@ -27,17 +29,15 @@ class UserRateLimitMiddleware:
         probe_paths: Collection[str],
         on_error: OnError = "allow",
     ) -> None:
-        self.app = app
+        super().__init__(app, exempt_paths=probe_paths)
         self.storage = storage
-        self.probe_paths = frozenset(probe_paths)
         self.limit = Limit(
-            layer="user_rate_limit", name="user", rate=rate, storage=storage, on_error=on_error
+            layer=self.name, name="user", rate=rate, storage=storage, on_error=on_error
         )
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return attend_lifespan(self.storage, self.app, scope, receive, send)
-        user = scope.get("state", {}).get("user")
-        if user is None or is_probe(scope, self.probe_paths):
-            return self.app(scope, receive, send)
-        return self.limit.spend(user.id, self.app, scope, receive, send)
+    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+        user = exchange.state.get("user")
+        return None if user is None else self.limit.spend(user.id, exchange)
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await attend_lifespan(self.storage, self.app, scope, receive, send)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -95,7 +94,7 @@ class Dialogue:
 
     @property
     def headers(self) -> dict[str, str]:
-        start: dict[str, Any] = dict(self.sent[0])
+        (start,) = (item for item in self.sent if item["type"] == "http.response.start")
         return {name.decode(): value.decode() for name, value in start["headers"]}
 
     @property

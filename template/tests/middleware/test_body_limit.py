@@ -82,7 +82,7 @@ def test_a_body_that_nothing_announces_is_counted_over_http_2(probe_app: ProbeAp
 def test_the_count_does_not_wait_for_the_end(
     probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.middleware.core.connection_close._LINGER_SECONDS", 0.01)
+    monkeypatch.setattr("app.middleware.core.upload._LINGER_SECONDS", 0.01)
     upload = Dialogue("POST", "/probe/upload", b"x" * 100, endless=True)
     received: list[int] = []
     upload.watch = lambda _: received.append(upload.received)

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,9 +23,7 @@ def decorated(answer: Answer) -> None:
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert headers["content-security-policy"].startswith("default-src 'none'")
-    assert headers["referrer-policy"] == "no-referrer"
     assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert "camera=()" in headers["permissions-policy"]
 
 
 @pytest.mark.parametrize("path", ["/probe/ok", "/nowhere", "/probe/items/x", "/probe/stream"])
@@ -32,6 +31,28 @@ def test_every_answer_has_them(path: str, probe_client: ProbeClient) -> None:
     client = probe_client()
 
     decorated(Answer(response=client.get(path), lines=[], client=client))
+
+
+def test_what_only_pages_heed_goes_out_with_pages_only(probe_client: ProbeClient) -> None:
+    """A server looks at each header of each response, and JSON has no camera."""
+    client = probe_client()
+
+    page, data = client.get("/docs").headers, client.get("/probe/ok").headers
+
+    assert page["referrer-policy"] == "no-referrer"
+    assert "camera=()" in page["permissions-policy"]
+    assert not {"referrer-policy", "permissions-policy"} & {*data}
+
+
+def test_a_mounted_app_may_show_its_documentation(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app()
+    app.mount("/v1", FastAPI(docs_url="/help"))
+
+    page = probe_client(app=app).get("/v1/help", headers={"Accept-Encoding": "gzip"})
+
+    assert "'sha256-" in page.headers["content-security-policy"]
 
 
 def test_hsts_goes_out_over_https_only(probe_client: ProbeClient) -> None:
@@ -54,7 +75,7 @@ def test_each_policy_is_a_setting(probe_client: ProbeClient) -> None:
         base_url="https://localhost", referrer_policy="same-origin", hsts_max_age=60
     )
 
-    response = client.get("/probe/ok")
+    response = client.get("/docs")
 
     assert response.headers["referrer-policy"] == "same-origin"
     assert response.headers["strict-transport-security"].startswith("max-age=60;")

@@ -2,11 +2,14 @@
 
 import asyncio
 import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import BackgroundTasks
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import BackgroundTasks, Depends
 from pydantic import ValidationError
 from starlette.types import Message
 
@@ -52,22 +55,80 @@ def test_a_late_endpoint_is_cancelled(probe_app: ProbeApp, probe_client: ProbeCl
     assert ends == ["cancelled"]
 
 
-def test_a_thread_does_not_delay_the_answer(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+def test_a_thread_does_not_delay_the_response(probe_app: ProbeApp) -> None:
     """It can't be stopped, so what it does may come after the 504."""
     app = probe_app(request_timeout=0.05)
-    go_on = threading.Event()
-    done = threading.Event()
+    steps: list[str] = []
+    answered = threading.Event()
+
+    def watch(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            steps.append("answered")
+            answered.set()
 
     @app.get("/thread")
     def thread() -> None:
-        go_on.wait(5)
-        done.set()
+        answered.wait(4)
+        steps.append("done")
 
-    response = probe_client(app=app).get("/thread")
+    dialogue = Dialogue("GET", "/thread", watch=watch).run(app)
 
-    assert response.status_code == 504
-    assert not done.is_set()
-    go_on.set()
+    assert dialogue.status == 504
+    assert steps == ["answered", "done"]
+
+
+def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> None:
+    """Its place in the pool, and the dependencies that it was given."""
+    app = probe_app(request_timeout=0.05)
+    steps: list[str] = []
+
+    def session() -> Iterator[None]:
+        yield
+        steps.append("closed")
+
+    async def connection() -> AsyncIterator[None]:
+        yield
+        await asyncio.sleep(0.01)
+        steps.append("returned")
+
+    @app.get("/thread")
+    def thread(
+        _: Annotated[None, Depends(session)], __: Annotated[None, Depends(connection)]
+    ) -> None:
+        time.sleep(0.3)
+        steps.append("used")
+
+    async def drive() -> float:
+        dialogue = Dialogue("GET", "/thread")
+        asking = asyncio.create_task(app(dialogue.scope, dialogue.receive, dialogue.send))
+        await asyncio.sleep(0.15)
+        assert dialogue.status == 504
+        taken = current_default_thread_limiter().borrowed_tokens
+        await asking
+        return taken
+
+    assert asyncio.run(drive()) == 1
+    assert steps == ["used", "returned", "closed"]
+
+
+def test_clean_up_that_waits_is_cancelled_once(probe_app: ProbeApp) -> None:
+    app = probe_app(request_timeout=0.05)
+    steps: list[str] = []
+
+    async def connection() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0.01)
+            steps.append("returned")
+
+    @app.get("/waits")
+    async def waits(_: Annotated[None, Depends(connection)]) -> None:
+        await asyncio.sleep(5)
+
+    assert Dialogue("GET", "/waits").run(app).status == 504
+    assert steps == ["returned"]
 
 
 def test_who_ignores_cancellation_does_not_delay_the_answer(probe_app: ProbeApp) -> None:
@@ -124,7 +185,7 @@ def test_background_tasks_live_on(probe_app: ProbeApp, probe_client: ProbeClient
 def test_an_upload_that_trickles_in_ends(
     probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.middleware.core.connection_close._LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("app.middleware.core.upload._LINGER_SECONDS", 0.05)
     upload = Dialogue("POST", "/probe/upload", b"x", endless=True, pause=0.01)
 
     upload.run(probe_app(request_timeout=0.1))

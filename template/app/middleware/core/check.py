@@ -1,7 +1,7 @@
 """The check of the order: when the service starts, and for `python -m app.middleware`."""
 
 from collections import Counter
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
@@ -12,8 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.middleware.order import DOUBLES, RULES, dotted_name, layer_of
 
+from .layer import Layer
 
-class OrderCheck:
+
+class OrderCheck(Layer):
     """
     Refuse to start a service whose layers stand in a wrong order.
 
@@ -23,13 +25,10 @@ class OrderCheck:
     sentence. Under `--lifespan off` there is no start-up, and nothing is checked.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan" and (found := faults(scope["app"])):
-            return _fail(" ".join(found), receive, send)
-        return self.app(scope, receive, send)
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if found := faults(scope["app"]):
+            await _fail(" ".join(found), receive, send)
+        await self.app(scope, receive, send)
 
 
 async def _fail(message: str, receive: Receive, send: Send) -> None:

@@ -1,137 +1,320 @@
-"""Exchange: one request and its answer, watched until it ends."""
+"""Exchange: one request and its response, shared by layers that are neighbours."""
 
-from abc import ABC, abstractmethod
+import sys
 from asyncio import CancelledError
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
-from .scope import route_template
+from app.middleware.problem import Refusal, refusal_response, respond
+
+from .headers import HeaderRule, Headers
+from .scope import complete, headers_by_name, route_path, route_template
+from .upload import Upload, announces_body
+
+if TYPE_CHECKING:
+    from .layer import Chain
+
+Step = Callable[["Exchange"], "Refusal | Awaitable[None] | None"]
+Filter = Callable[[Send], Send]
+Head = Callable[["Exchange", Message], "Filter | None"]
+Watcher = Callable[["Exchange"], None]
 
 _CLIENT_CLOSED_REQUEST: Final = 499
 _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
+_HEADS: Final = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
+_INNERMOST: Final = sys.maxsize
+_WIRE: Final = -1
 
 
 class Exchange:
     """
-    A request and what became of it: told once, at its last byte, or when it ended without one.
+    A request and its response, as neighbouring layers see them.
 
-    `method` (WEBSOCKET for one) and `client` are those that came in, whatever layers further in
-    make of them. The rest is known at the end: `route` is the template of the path, None where none
-    was taken. `status` is the one on the wire, 499 where the client went away, or the server gave
-    the request up, before the end, 500 where an exception left no answer; a websocket ends when it
+    What came in: `scope`; `state`, its dictionary of what layers leave for each other and for
+    endpoints; `method` (WEBSOCKET for a handshake); `client`, whom Proxy headers may correct;
+    `path`, without `root_path`; `headers` by name, where None stands for one that was sent more
+    than once; `receive` and `send`, what the next layer inside is handed.
+
+    What becomes of it is known to `ended`: `route` is the template of the path, None where none
+    was taken. `status` is the one that was sent, 499 where the client left, or the server gave the
+    request up, before the end, 500 where an exception left no response; a websocket ends when it
     closes, with 101 if it was accepted and the status of the refusal if not. `bytes` are those of
-    the body on the wire, none for HEAD; `seconds` leave background tasks out.
+    the body, none for HEAD; `seconds` leave background tasks out.
     """
 
     __slots__ = (
-        "_over",
+        "_additions",
+        "_at_exit",
+        "_chain",
         "_send",
-        "_started_at",
+        "_sent",
+        "_steps",
         "_watchers",
+        "accepted",
         "bytes",
         "client",
+        "cut",
+        "headers",
         "method",
+        "path",
+        "reached",
+        "receive",
         "route",
         "scope",
         "seconds",
+        "started_at",
+        "state",
         "status",
+        "taken",
+        "upload",
     )
 
-    def __init__(self, scope: Scope, send: Send, watchers: "Sequence[Watcher]") -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, chain: "Chain") -> None:
+        self.started_at = perf_counter()
+        complete(scope)
         self.scope = scope
+        self.state: dict[str, Any] = scope.setdefault("state", {})
         self.method: str = scope.get("method", "WEBSOCKET")
-        self.client: tuple[str, int] | None = scope.get("client")
+        self.client: tuple[str, int] | None = scope["client"]
+        self.path = path = route_path(scope)
+        self.headers = headers_by_name(scope["headers"])
+        self.receive = receive
+        self.accepted = False
         self.route: str | None = None
-        self.status = 0
-        self.bytes = 0
+        self.status = self.bytes = self._sent = 0
         self.seconds = 0.0
+        self._chain = chain
+        self._steps = iter(chain.steps(path))
         self._send = send
-        self._watchers = watchers
-        self._over = False
-        self._started_at = perf_counter()
-        for watcher in watchers:
-            watcher.began(self)
+        self._additions: list[tuple[HeaderRule, Headers] | Head] = []
+        self._watchers: list[Watcher] = []
+        self._at_exit: list[Callable[[], object]] = []
+        self.upload: Upload | None = None
+        self.taken: Send | None = None
+        self.reached = _INNERMOST  # how far out the response has come
+        self.cut = _INNERMOST  # what comes from further inside is dropped
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
-        """Let `app` answer."""
+    # What a layer calls when a request enters.
+
+    def header(self, name: bytes) -> str | None:
+        """
+        Return the value of a header that was sent exactly once, else None.
+
+        Two readers of a doubled header may each take a different value, so a header that decides
+        something counts only where it stands alone.
+        """
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def add(self, rule: HeaderRule, headers: Headers) -> None:
+        """Add `headers` to the head of the response as it passes this layer."""
+        self._additions.append((rule, headers))
+
+    def at_head(self, hook: Head) -> None:
+        """Call `hook`, which is a `Layer.head`, when the head of the response passes."""
+        self._additions.append(hook)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Call `watcher`, which is a `Layer.ended`, when the request is over."""
+        self._watchers.append(watcher)
+
+    def at_exit(self, function: Callable[[], object]) -> None:
+        """Call `function` when the stack has returned, unless it raised."""
+        self._at_exit.append(function)
+
+    def drop_headers(self, names: frozenset[bytes]) -> None:
+        """Hide headers of the request from what is inside."""
+        self.scope["headers"] = [item for item in self.scope["headers"] if item[0] not in names]
+        self.headers = headers_by_name(self.scope["headers"])
+
+    def follow_upload(self) -> None:
+        """Watch the body as it arrives, so that a refusal which closes knows what is to come."""
+        if self.upload is None and announces_body(self.scope, self.headers):
+            self.upload = Upload(self.scope, self.receive)
+            self.receive = self.upload.receive
+
+    def here(self) -> "Place":
+        """Return the place from which the layer that enters now can respond later."""
+        return Place(self, len(self._additions))
+
+    async def proceed(self) -> None:
+        """Let the layers inside, and the app, see the request."""
+        outside = len(self._watchers)
         try:
-            await app(self.scope, receive, self._watch)
-        except CancelledError:
-            raise  # a client or a server that waits no longer: no failure of the service
-        except BaseException:
-            if not self._over:
-                self._end(self.status or _SERVER_ERROR)
+            await self._proceed()
+        except BaseException as exc:
+            # A client or a server that waits no longer is no failure of the service.
+            cancelled = isinstance(exc, CancelledError)
+            self._end(self._left() if cancelled else self._sent or _SERVER_ERROR, outside)
             raise
-        finally:
-            if not self._over:
-                answered = self.scope["type"] == "websocket" and self.status
-                self._end(answered or _CLIENT_CLOSED_REQUEST)
+        self._end(self._left(), outside)
 
-    def _watch(self, message: Message) -> Awaitable[None]:
+    async def _proceed(self) -> None:
+        for step in self._steps:
+            outcome = step(self)
+            if outcome is None:
+                continue
+            if isinstance(outcome, Refusal):
+                outcome = self.here().refuse(step.__self__.name, outcome)  # type: ignore[attr-defined]
+            await outcome
+            return
+        await self._chain.app(self.scope, self.receive, self.send)
+
+    # The way out.
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take a message of the app on its way out."""
+        if self.cut != _INNERMOST:
+            return _drop()
+        if message["type"] in _HEADS:
+            return self.send_head(message, len(self._additions), self)
+        if self.taken is not None:
+            return self.taken(message)
+        return self.deliver(message)
+
+    def send_head(self, message: Message, depth: int, way: "Exchange | _Way") -> Awaitable[None]:
+        message = {**message, "headers": [*message.get("headers", ())]}
+        while depth:
+            depth -= 1
+            addition = self._additions[depth]
+            if isinstance(addition, tuple):
+                rule, ours = addition
+                message["headers"] = rule.merge(message["headers"], ours)
+            elif (take_over := addition(self, message)) is not None:
+                self.reached = depth
+                way.taken = taken = take_over(_Way(self, depth))
+                return taken(message)
+        self.reached = _WIRE
+        if message["type"] == "websocket.accept":
+            self.accepted = True
+            self._sent = _SWITCHING_PROTOCOLS
+        else:
+            self._sent = message["status"]
+        return self._send(message)
+
+    def deliver(self, message: Message) -> Awaitable[None]:
+        """Send what is no head to whoever is outside of these layers."""
         if message.get("more_body", False):
             self.bytes += len(message.get("body", b""))
             return self._send(message)
-        return self._note(message)
+        if message["type"] == "websocket.close":
+            self.reached = _WIRE
+        return self._send_last(message) if self._watchers else self._send(message)
 
-    async def _note(self, message: Message) -> None:
+    async def _send_last(self, message: Message) -> None:
         await self._send(message)
         match message["type"]:
-            case "http.response.start" | "websocket.http.response.start":
-                self.status = message["status"]
             case "http.response.body" | "websocket.http.response.body":
                 self.bytes += len(message.get("body", b""))
-                if not self._over:
-                    self._end(self.status)
+                self._end(self._sent)
             case "http.response.pathsend":
-                self._end(self.status)
-            case "websocket.accept":
-                self.status = _SWITCHING_PROTOCOLS
-            case "websocket.close" if not self.status:
-                self.status = _FORBIDDEN
+                self._end(self._sent)
+            case "websocket.close" if not self._sent:
+                self._sent = _FORBIDDEN
             case _:
                 pass
 
-    def _end(self, status: int) -> None:
-        self._over = True
+    # From the first step to the end.
+
+    async def run(self) -> None:
+        """Let the layers and the app respond."""
+        try:
+            await self.proceed()
+        except BaseException:
+            self.cut = _WIRE  # nothing that was held back follows
+            raise
+        else:
+            for function in reversed(self._at_exit):
+                function()
+        finally:
+            self.taken = None  # else what took the response over would hold itself
+
+    def _left(self) -> int:
+        """Return the status of what nobody ended: an open connection, or a client that left."""
+        return (self.scope["type"] == "websocket" and self._sent) or _CLIENT_CLOSED_REQUEST
+
+    def _end(self, status: int, outside: int = 0) -> None:
+        """Call the watchers but for those that stand further `outside`, each once."""
+        watchers = self._watchers[outside:]
+        if not watchers:
+            return
+        del self._watchers[outside:]
         self.status = status
         if self.method == "HEAD":
             self.bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
         self.route = route_template(self.scope)
-        self.seconds = perf_counter() - self._started_at
-        for watcher in self._watchers:
-            watcher.ended(self)
+        self.seconds = perf_counter() - self.started_at
+        for watcher in watchers:
+            watcher(self)
 
 
-class Watcher(ABC):
-    """
-    A layer that is told what became of each request.
+class Place:
+    """Where a layer stands in an exchange: what it sends passes the layers outside of it only."""
 
-    Watchers that are neighbours share one exchange: as nothing stands between them, they would
-    all see the same, and each message passes one hand instead of several.
-    """
+    __slots__ = ("_depth", "_exchange")
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self._watchers: list[Watcher] = [self]
-        while isinstance(app, Watcher):
-            self._watchers.append(app)
-            app = app.app
-        self._watched = app
+    def __init__(self, exchange: Exchange, depth: int) -> None:
+        self._exchange = exchange
+        self._depth = depth
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return self.app(scope, receive, send)
-        return Exchange(scope, send, self._watchers).run(self._watched, receive)
+    @property
+    def started(self) -> bool:
+        """Whether a response has passed this place: a second one would break the protocol."""
+        return self._exchange.reached < self._depth
 
-    @abstractmethod
-    def began(self, exchange: Exchange) -> None:
-        """Take note of a request that begins."""
+    async def respond(
+        self, response: Response, *, close_code: int = 1008, closes: bool = False
+    ) -> None:
+        """
+        Send `response` in place of all that is inside, of which no message gets out any more.
 
-    @abstractmethod
-    def ended(self, exchange: Exchange) -> None:
-        """Take note of what became of it."""
+        A websocket handshake is closed with `close_code` where the server can't send a response
+        to it. `closes` ends the connection, for a client that is still sending its body.
+        """
+        exchange = self._exchange
+        exchange.cut = self._depth
+        send: Send = _Way(exchange, self._depth)
+        # HTTP/2 and HTTP/3 know no such header (RFC 9113, 8.2.2; RFC 9114, 4.2).
+        if closes and exchange.scope["http_version"][0] == "1":
+            response.headers["Connection"] = "close"
+            if exchange.upload is not None:
+                send = exchange.upload.linger(send)
+        await respond(response, exchange.scope, exchange.receive, send, close_code=close_code)
+
+    async def refuse(self, layer: str, refusal: Refusal) -> None:
+        """Send `refusal` in the name of `layer`."""
+        exchange = self._exchange
+        response = refusal_response(exchange.scope, layer, refusal)
+        await self.respond(response, close_code=refusal.close_code, closes=refusal.closes)
+
+
+class _Way:
+    """The way out of the layer at `depth`."""
+
+    __slots__ = ("_depth", "_exchange", "taken")
+
+    def __init__(self, exchange: Exchange, depth: int) -> None:
+        self._exchange = exchange
+        self._depth = depth
+        self.taken: Send | None = None
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        if self._depth > self._exchange.cut:
+            return _drop()
+        if message["type"] in _HEADS:
+            return self._exchange.send_head(message, self._depth, self)
+        if self.taken is not None:
+            return self.taken(message)
+        return self._exchange.deliver(message)
+
+
+async def _drop() -> None:
+    """Send nothing: somebody else responds."""

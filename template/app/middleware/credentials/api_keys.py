@@ -43,7 +43,7 @@ class ApiKeyVerifier:
         self.header = header.lower().encode("ascii")
         self.callers = [(key.digest.encode("ascii"), User(key.name)) for key in api_keys]
 
-    async def __call__(self, scope: Scope) -> User | None:
+    def __call__(self, scope: Scope) -> User | None:
         values = [value for name, value in scope["headers"] if name == self.header]
         if not values:
             return None

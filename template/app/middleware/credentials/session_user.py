@@ -13,7 +13,7 @@ CHALLENGE: Final = 'Cookie cookie-name="session"'
 SECURITY: Final = APIKeyCookie(name="session", scheme_name="session", auto_error=False)
 
 
-async def session_user(scope: Scope) -> User | None:
+def session_user(scope: Scope) -> User | None:
     """
     Return the user whose id stands under `session["user"]`, None where there is none.
 

@@ -1,6 +1,6 @@
 """The storage of counts and answers, as the layers see it; another module keeps it."""
 
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +29,14 @@ class Storage(Protocol):
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
         """Put `new`, or nothing, where `old` is; say whether it was there."""
+
+
+@runtime_checkable
+class CountsAtOnce(Protocol):
+    """A storage in this process, which nobody waits for."""
+
+    def count(self, key: str, seconds: int) -> tuple[int, float]:
+        """Do as `Storage.increment`."""
 
 
 async def attend_lifespan(

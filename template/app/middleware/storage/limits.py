@@ -6,23 +6,26 @@ from math import ceil
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.scope import NAME
-from app.middleware.problem import refuse
+from app.middleware.core.exchange import Exchange
+from app.middleware.core.headers import Clash, HeaderRule
+from app.middleware.problem import Refusal
 
-from .base import Storage, StorageLostError, namespace
+from .base import CountsAtOnce, Storage, StorageLostError, namespace
 
 OnError = Literal["allow", "refuse"]
-Headers = list[tuple[bytes, bytes]]
 
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _STATE: Final = b"ratelimit"
 _POLICY: Final = b"ratelimit-policy"
-_NAMES: Final = frozenset({_STATE, _POLICY})
-_STARTS: Final = frozenset(
-    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+_RULE: Final = HeaderRule({_STATE: Clash.PREPEND, _POLICY: Clash.PREPEND})
+_TRY_AGAIN_LATER: Final = 1013
+_UNCOUNTED: Final = Refusal(
+    status=503,
+    detail="Requests can't be counted at the moment; retry soon.",
+    headers={"Retry-After": "1"},
+    close_code=_TRY_AGAIN_LATER,
 )
 
 
@@ -46,74 +49,41 @@ class Limit:
         self._name = name
         self._storage = storage
         self._on_error = on_error
+        self._count = storage.count if isinstance(storage, CountsAtOnce) else None
         self._policy = (_POLICY, f'"{name}";q={most};w={self._seconds}'.encode())
         self._state = f'"{name}";r=%d;t=%d'.encode()
 
-    async def spend(
-        self, client: str, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Let the request in to `app`, or answer 429."""
-        key = f"limit:{self._name}:{client}:{namespace(scope)}"
+    def spend(self, client: str, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+        """Count a request of `client`: None lets it pass, as `Layer.enter` returns it."""
+        key = f"limit:{self._name}:{client}:{namespace(exchange.scope)}"
+        if self._count is not None:
+            return self._judge(exchange, *self._count(key, self._seconds))
+        return self._ask(exchange, key)
+
+    async def _ask(self, exchange: Exchange, key: str) -> None:
         try:
-            count, seconds_left = await self._storage.increment(key, self._seconds)
+            counted = await self._storage.increment(key, self._seconds)
+            refusal = self._judge(exchange, *counted)
         except StorageLostError:
-            await self._without_storage(app, scope, receive, send)
-            return
+            refusal = _UNCOUNTED if self._on_error == "refuse" else None
+        if refusal is None:
+            await exchange.proceed()
+        else:
+            await exchange.here().refuse(self._layer, refusal)
+
+    def _judge(self, exchange: Exchange, count: int, seconds_left: float) -> Refusal | None:
         reset = ceil(seconds_left) or 1
         left = self._most - count
-        state = (_STATE, self._state % (max(0, left), reset))
-
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            if message["type"] in _STARTS:
-                headers = _joined(message.get("headers", ()), state, self._policy)
-                message = {**message, "headers": headers}
-            return send(message)
-
+        exchange.add(_RULE, [(_STATE, self._state % (max(0, left), reset)), self._policy])
         if left >= 0:
-            await app(scope, receive, send_with_headers)
-        else:
-            await self._refuse(reset, scope, receive, send_with_headers)
-
-    async def _refuse(self, reset: int, scope: Scope, receive: Receive, send: Send) -> None:
+            return None
         requests = "request" if self._most == 1 else "requests"
-        await refuse(
-            scope,
-            receive,
-            send,
-            layer=self._layer,
+        return Refusal(
             status=429,
             detail=f"{self._most} {requests} a {self._period} are allowed; retry in {reset} s.",
             headers={"Retry-After": str(reset)},
-            close_code=1013,
+            close_code=_TRY_AGAIN_LATER,
         )
-
-    async def _without_storage(
-        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        if self._on_error == "allow":
-            await app(scope, receive, send)
-            return
-        await refuse(
-            scope,
-            receive,
-            send,
-            layer=self._layer,
-            status=503,
-            detail="Requests can't be counted at the moment; retry soon.",
-            headers={"Retry-After": "1"},
-            close_code=1013,
-        )
-
-
-def _joined(headers: Headers, *ours: tuple[bytes, bytes]) -> Headers:
-    """Put our items in front of theirs: each of these headers is one list (RFC 9651)."""
-    if _NAMES.isdisjoint(map(NAME, headers)):
-        return [*headers, *ours]
-    lists = [
-        (name, b", ".join([item, *(value for their, value in headers if their == name)]))
-        for name, item in ours
-    ]
-    return [*(header for header in headers if header[0] not in _NAMES), *lists]
 
 
 def _rate(value: str) -> str:

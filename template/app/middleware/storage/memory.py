@@ -37,6 +37,10 @@ class MemoryStorage:
         """Do nothing: memory ends with the process."""
 
     async def increment(self, key: str, seconds: int) -> tuple[int, float]:
+        return self.count(key, seconds)
+
+    def count(self, key: str, seconds: int) -> tuple[int, float]:
+        """Do as `increment`, at once."""
         counts = self.counts[seconds]
         now = monotonic()
         count, ends_at = counts.get(key, (0, 0.0))

@@ -11,7 +11,7 @@ from .base import Storage, StorageLostError
 
 # The first byte of what is stored; the fingerprint of the request follows.
 RUNNING: Final = b"r"
-TOO_LARGE: Final = b"l"
+NOT_KEPT: Final = b"l"
 _ANSWERED: Final = b"a"
 
 _DIGEST_SIZE: Final = 32
@@ -41,8 +41,8 @@ class Claim:
             await self._storage.replace(self._place, self._value, self._value, _LEASE_SECONDS)
 
     async def keep(self, answer: bytes | None, seconds: int) -> None:
-        """Leave the answer, or that it is too large; lost now, the claim stays for its lease."""
-        kept = TOO_LARGE + self._fingerprint
+        """Leave the answer, or that there was one; lost now, the claim stays for its lease."""
+        kept = NOT_KEPT + self._fingerprint
         if answer is not None:
             kept = _ANSWERED + self._fingerprint + answer
         with suppress(StorageLostError):
@@ -57,19 +57,23 @@ class Claim:
 class Keeper:
     """Passes an answer on and keeps it, if it is one to keep: 2xx or 3xx, and complete."""
 
-    def __init__(self, send: Send, claim: Claim, *, seconds: int) -> None:
-        self._send = send
+    def __init__(self, claim: Claim, *, seconds: int) -> None:
         self._claim = claim
         self._seconds = seconds
         self._answer: bytearray | None = None
-        self._succeeds = False
+        self.succeeds = False
         self._kept = False
+
+    def taking_over(self, send: Send) -> Send:
+        """Return what the response is sent to on its way to `send`."""
+        self._send = send
+        return self.send
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._succeeds = message["status"] in _SUCCESSES
+            self.succeeds = message["status"] in _SUCCESSES
             self._answer = bytearray(_head(message))
-        elif self._succeeds and not self._kept:
+        elif self.succeeds and not self._kept:
             self._take(message)
             if not message.get("more_body", False):
                 self._kept = True
@@ -87,8 +91,12 @@ class Keeper:
             self._answer = None
 
     async def end(self) -> None:
-        """Give the key back, unless an answer was kept under it."""
-        if not self._kept:
+        """Give the key back, unless there was an answer: one that was cut off did its work too."""
+        if self._kept:
+            return
+        if self.succeeds:
+            await self._claim.keep(None, self._seconds)
+        else:
             await self._claim.free()
 
 

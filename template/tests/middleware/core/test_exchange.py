@@ -1,4 +1,4 @@
-"""Exchange: watchers are told once what became of a request, neighbours by one hand."""
+"""Exchange: layers see once how a request ended, neighbours in one exchange."""
 
 from asyncio import CancelledError
 
@@ -11,19 +11,17 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.exchange import Exchange, Watcher
+from app.middleware.core.exchange import Exchange
+from app.middleware.core.layer import Layer
 from tests.middleware.asgi import Dialogue
 
 
-class Witness(Watcher):
+class Witness(Layer):
     """Keeps what it was told."""
 
     def __init__(self, app: ASGIApp, *, told: list[Exchange]) -> None:
         super().__init__(app)
         self.told = told
-
-    def began(self, exchange: Exchange) -> None:
-        pass
 
     def ended(self, exchange: Exchange) -> None:
         self.told.append(exchange)

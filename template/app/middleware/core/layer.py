@@ -1,0 +1,146 @@
+"""
+Layer: the base of every layer. A layer says what it does; the driver does it.
+
+Layers that are neighbours share one `Exchange`, so that a request and its response pass one pair
+of hands instead of one for each layer. The order, and what each layer sees, are those of an onion
+of plain ASGI classes.
+"""
+
+from collections.abc import Awaitable, Callable, Collection
+from functools import cached_property
+from typing import ClassVar, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.middleware.problem import Refusal
+
+from .exchange import Exchange, Filter, Step
+
+HTTP: Final = frozenset({"http"})
+WEBSOCKET: Final = frozenset({"websocket"})
+
+
+class Layer:
+    """
+    One layer of the stack: an ASGI 3 application around `app`.
+
+    A subclass overrides what concerns it:
+
+    - `scopes`: the types of scopes that it looks at; any other passes.
+    - `exempt_paths`: exact paths, without `root_path`, of HTTP requests that pass as well.
+    - `enter`: a request comes in. Let it pass, refuse it, or take charge of the rest.
+    - `head`: the head of a response goes out. Change it, or take the response over.
+    - `ended`: the request is over.
+    - `lifespan`: the service starts and stops.
+
+    One object serves all requests: what belongs to a request belongs on the exchange or into a
+    closure, never on `self`.
+    """
+
+    scopes: ClassVar[Collection[str]] = HTTP | WEBSOCKET
+
+    def __init__(self, app: ASGIApp, *, exempt_paths: Collection[str] = ()) -> None:
+        self.app = app
+        self.exempt_paths = frozenset(exempt_paths)
+
+    @property
+    def name(self) -> str:
+        """The name in the log, in metrics and in refusals: that of the layer's module."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+        """
+        Look at a request that comes in.
+
+        Returns:
+            None to let it pass; a `Refusal`, which the driver sends; or an awaitable that takes
+            charge: it awaits `exchange.proceed()` for the rest of the onion, or responds itself.
+
+        """
+
+    def head(self, exchange: Exchange, message: Message) -> Filter | None:
+        """
+        Look at the head of a response; `message` is a copy, with a list of `headers`, to change.
+
+        The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
+
+        Returns:
+            None to let it pass, or a function that takes the response over: from the `send` that
+            leads outside it makes the one that gets this head and all that follows.
+
+        """
+
+    def ended(self, exchange: Exchange) -> None:
+        """Take note of a request that is over: its last byte was sent, or none will be."""
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the start and the stop of the service on."""
+        await self.app(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        chain = self._chains.get(scope["type"])
+        if chain is None:
+            await self.lifespan(scope, receive, send)
+        else:
+            await Exchange(scope, receive, send, chain).run()
+
+    @cached_property
+    def _chains(self) -> dict[str, "Chain"]:
+        # At the first request, since by then the stack is built whatever others put into it.
+        layers, app = _neighbours(self)
+        return {kind: Chain(app, layers, kind) for kind in ("http", "websocket")}
+
+
+class Chain:
+    """What neighbouring layers do with the requests of one type, found once."""
+
+    def __init__(self, app: ASGIApp, layers: list[Layer], kind: str) -> None:
+        self.app = app
+        self._layers = [layer for layer in layers if kind in layer.scopes]
+        self.watched = any(_overrides(layer, "ended") for layer in self._layers)
+        exempt = {path for layer in self._layers for path in layer.exempt_paths}
+        self._usual = self._steps(None)
+        self._exempt = {path: self._steps(path) for path in exempt if kind in HTTP}
+
+    def steps(self, path: str) -> tuple[Step, ...]:
+        """Return what is done, outermost first, with a request for `path`."""
+        return self._exempt.get(path, self._usual) if self._exempt else self._usual
+
+    def _steps(self, path: str | None) -> tuple[Step, ...]:
+        steps: list[Step] = []
+        for layer in self._layers:
+            if path not in layer.exempt_paths:
+                steps += _steps_of(layer)
+        return tuple(steps)
+
+
+def _steps_of(layer: Layer) -> list[Step]:
+    steps: list[Step] = []
+    if _overrides(layer, "ended"):
+        steps.append(lambda exchange: exchange.watch(layer.ended))
+    if _overrides(layer, "head"):
+        steps.append(lambda exchange: exchange.at_head(layer.head))
+    if _overrides(layer, "enter"):
+        steps.append(layer.enter)
+    return steps
+
+
+def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:
+    """
+    Return `layer` with those inside of it that may share its exchange, and what is inside of all.
+
+    One that is told of the end must see what passes where it stands: inside of a layer that may
+    take a response over it begins a chain of its own.
+    """
+    layers, app = [layer], layer.app
+    filters = _overrides(layer, "head")
+    while isinstance(app, Layer) and not (filters and _overrides(app, "ended")):
+        layers.append(app)
+        filters = filters or _overrides(app, "head")
+        app = app.app
+    return layers, app
+
+
+def _overrides(layer: Layer, hook: str) -> bool:
+    own: Callable[..., object] = getattr(type(layer), hook)
+    return own is not getattr(Layer, hook)

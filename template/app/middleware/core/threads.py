@@ -1,0 +1,22 @@
+"""Threads for work that has nothing to do with the endpoints, which may hold all of theirs."""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+Result = TypeVar("Result")
+
+_MOST: Final = 4
+_limiter: Final[RunVar[CapacityLimiter]] = RunVar("threads of the layers")
+
+
+async def run_apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Run `function` in a thread that no endpoint can take."""
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = CapacityLimiter(_MOST)
+        _limiter.set(limiter)
+    return await to_thread.run_sync(function, *arguments, limiter=limiter)

@@ -1,0 +1,64 @@
+"""Upload: the body of a request, of which more may arrive after it was refused."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from starlette.types import Message, Receive, Scope, Send
+
+_LINGER_SECONDS: Final = 2.0
+_IDLE_SECONDS: Final = 0.5
+# HTTP/1 announces a body by one of these (RFC 9112, 6.3); later versions need none.
+_ANNOUNCEMENTS: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
+def announces_body(scope: Scope, headers: Mapping[bytes, object]) -> bool:
+    """Say whether a request may have a body."""
+    return scope["type"] == "http" and not (
+        scope["http_version"][0] == "1" and _ANNOUNCEMENTS.isdisjoint(headers)
+    )
+
+
+class Upload:
+    """The body of a request as it arrives."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        # With Expect a client sends nothing until it is asked to, which reading does.
+        self._arrives = b"expect" not in dict(scope["headers"])
+
+    async def receive(self) -> Message:
+        """Receive the next message."""
+        message = await self._receive()
+        self._arrives = message.get("more_body", False)
+        return message
+
+    def linger(self, send: Send) -> Send:
+        """
+        Return a `send` for a response that closes the connection.
+
+        A connection that is closed while bytes arrive is reset, and a reset can overtake the
+        response (RFC 9112, 9.6): it is sent in full, but ended only when the client fell silent
+        or two seconds are over.
+        """
+
+        async def send_and_linger(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                await self._discard()
+                message = {**message, "body": b""}
+            await send(message)
+
+        return send_and_linger
+
+    async def _discard(self) -> None:
+        """Read what still arrives, for a little while, and keep nothing of it."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + _LINGER_SECONDS
+        # Whatever becomes of the rest, the response has to be ended.
+        with suppress(Exception):
+            while self._arrives and now() < deadline:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    await self.receive()
+                await asyncio.sleep(0)
