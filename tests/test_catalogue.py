@@ -74,7 +74,7 @@ KEYS_OF_A_QUESTION: Final = {
 KEYS_OF_AN_ENTRY: Final = {
     *("answers", "arguments", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "imports", "inside", "label"),
-    *("modules", "options", "outside_of_refusals", "place", "probe_paths", "reads"),
+    *("modules", "options", "outside_of_refusals", "place", "probe_paths", "public", "reads"),
     *("refuses", "requires", "sets", "settings", "setup", "summary"),
     *("test_dependencies", "variants", "verifier", "websocket"),
 }
@@ -88,6 +88,7 @@ KEYS_INSIDE: Final = {
     "checks": {"import", "call"},
     "setup": {"import", "call"},
     "commands": {"import", "name"},
+    "public": {"import", "help"},
     "exception_handlers": {"import", "call"},
     "routes": {"import", "call"},
     "telemetry": {"import", "call"},
@@ -164,7 +165,7 @@ def test_each_file_belongs_to_something() -> None:
     }
     assert _modules("app/middleware") - {*ENTRIES} == general | inits
     assert tests - {re.sub(r"([^/]+)$", r"test_\1", name) for name in ENTRIES} == {
-        *("core/test_environment", "test_refusals", "test_stack")
+        *("core/test_environment", "test_public", "test_refusals", "test_stack")
     }
 
 

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .core.scope import only_header
 from .problem import refuse
-from .scope import only_header
 
 
 class OnionDemoMiddleware:

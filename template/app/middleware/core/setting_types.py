@@ -3,7 +3,7 @@
 import json
 import re
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
@@ -72,14 +72,12 @@ def browser_origin(value: str) -> str | None:
     return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
+T = TypeVar("T")
+
+CommaList = Annotated[tuple[T, ...], NoDecode, BeforeValidator(split_commas)]
+
 HeaderName = Annotated[str, AfterValidator(header_name)]
-HeaderNames = Annotated[tuple[HeaderName, ...], NoDecode, BeforeValidator(split_commas)]
+HeaderNames = CommaList[HeaderName]
 HeaderValue = Annotated[str, AfterValidator(header_value)]
-HeaderValues = Annotated[
-    tuple[Annotated[str, AfterValidator(_item)], ...], NoDecode, BeforeValidator(split_commas)
-]
-Paths = Annotated[
-    tuple[Annotated[str, AfterValidator(absolute_path)], ...],
-    NoDecode,
-    BeforeValidator(split_commas),
-]
+HeaderValues = CommaList[Annotated[str, AfterValidator(_item)]]
+Paths = CommaList[Annotated[str, AfterValidator(absolute_path)]]

@@ -1,0 +1,54 @@
+"""What your code imports from `app.middleware` stays there, whatever moves behind it."""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+from pydantic import ValidationError
+
+from app import middleware
+from app.middleware import CommaList, StackSettings
+
+from .conftest import stack_settings
+
+ALWAYS = {
+    *("CommaList", "Own", "StackOptions", "StackSettings", "innermost", "inside", "outermost"),
+    *("outside", "stack_options"),
+}
+# Names that are imported from their modules too, as releases before 0.6 had it.
+OF_MODULES = {
+    "authentication": {"CurrentUser", "User", "current_user"},
+    "log": {"bind"},
+    "problem": {"problem_response", "refuse"},
+    "user": {"User"},
+}
+
+
+def test_each_public_name_is_there() -> None:
+    assert {*middleware.__all__} >= ALWAYS
+    assert [name for name in middleware.__all__ if not hasattr(middleware, name)] == []
+
+
+@pytest.mark.parametrize("module", OF_MODULES)
+def test_a_module_and_the_package_offer_the_same(module: str) -> None:
+    if find_spec(f"app.middleware.{module}") is None:
+        pytest.skip("no layer of this service needs it")
+    offered = import_module(f"app.middleware.{module}")
+
+    for name in OF_MODULES[module]:
+        assert name in middleware.__all__
+        assert getattr(offered, name) is getattr(middleware, name)
+
+
+def test_a_list_of_yours_is_comma_separated_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Settings(StackSettings):
+        partners: CommaList[int] = ()
+
+    needed = stack_settings().model_dump(exclude_unset=True)
+    for text in ("1, 2", "[1, 2]"):
+        monkeypatch.setenv("PARTNERS", text)
+        assert Settings(_env_file=None, **needed).partners == (1, 2)
+
+    monkeypatch.setenv("PARTNERS", "1,two")
+    with pytest.raises(ValidationError, match="partners"):
+        Settings(_env_file=None, **needed)
