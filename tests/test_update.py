@@ -36,6 +36,7 @@ USERS: Final = {
     *("tests/__init__.py", "tests/conftest.py", "tests/test_routes.py"),
 }
 SHARED: Final = {"pyproject.toml"}
+OWN: Final = {"app/errors.py", "app/tenant.py", ".env"}
 
 OWN_MAIN: Final = '''"""The application of a user who made it her own."""
 
@@ -74,6 +75,73 @@ class TenantMiddleware:
         await self.app(scope, receive, send)
 '''
 
+# Imports that the pages of earlier releases showed.
+OWN_ERRORS: Final = '''"""Errors of the user's."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .middleware.log import bind
+from .middleware.problem import problem_response
+
+
+async def sold_out(request: Request, exc: Exception) -> Response:
+    """Answer 409."""
+    bind(sold_out=True)
+    return problem_response(request.scope, 409, f"Sold out: {exc}")
+'''
+
+# Where 0.6.0 moved the files of earlier releases.
+MOVED: Final = {
+    **{
+        f"app/middleware/{old}.py": f"app/middleware/{new}.py"
+        for old, new in {
+            "answers": "storage/responses",
+            "api_keys": "credentials/api_keys",
+            "check": "core/check",
+            "cli": "core/command_line",
+            "closing": "core/connection_close",
+            "environment": "core/environment",
+            "exchange": "core/exchange",
+            "jwks": "credentials/jwks",
+            "jwt_keys": "credentials/jwt_keys",
+            "jwt_settings": "credentials/jwt_settings",
+            "jwt_verifier": "credentials/jwt_verifier",
+            "limits": "storage/limits",
+            "memory_storage": "storage/memory",
+            "networks": "core/networks",
+            "own": "core/places",
+            "probes": "core/probes",
+            "redis_connection": "storage/redis_connection",
+            "redis_storage": "storage/redis",
+            "scope": "core/scope",
+            "secret": "core/secret",
+            "session_user": "credentials/session_user",
+            "setting_types": "core/setting_types",
+            "storage": "storage/base",
+        }.items()
+    },
+    **{
+        f"tests/middleware/{old}.py": f"tests/middleware/{new}.py"
+        for old, new in {
+            "credentials": "users",
+            "redis_server": "storage/redis_server",
+            "test_api_keys": "credentials/test_api_keys",
+            "test_environment": "core/test_environment",
+            "test_exchange": "core/test_exchange",
+            "test_jwks": "credentials/test_jwks",
+            "test_jwt_verifier": "credentials/test_jwt_verifier",
+            "test_limits": "storage/test_limits",
+            "test_memory_storage": "storage/test_memory",
+            "test_networks": "core/test_networks",
+            "test_redis_connection": "storage/test_redis_connection",
+            "test_redis_storage": "storage/test_redis",
+            "test_session_user": "credentials/test_session_user",
+            "test_storage": "storage/test_base",
+        }.items()
+    },
+}
+
 # What a user adds by which command, and the mark below which it is to stand.
 OWN_DEPENDENCIES: Final = [
     (command, dependency, f"    # Yours: `{command}` appends below.\n")
@@ -92,6 +160,7 @@ def _lived_in(render: Render, release: str = "HEAD") -> Path:
     commit(service, "as rendered")
     _write(service, "app/main.py", OWN_MAIN)
     _write(service, "app/tenant.py", OWN_LAYER)
+    _write(service, "app/errors.py", OWN_ERRORS)
     _write(service, "app/settings.py", _read(service, "app/settings.py") + "\n    mine: int = 1\n")
     _write(service, "app/routes.py", _read(service, "app/routes.py").replace("Show a", "Give a"))
     _write(service, "README.md", "# Ours\n")
@@ -161,11 +230,7 @@ def test_what_is_the_users_stays_from_a_release_on(
 
 def _update_and_look(service: Path, layers: list[str], render: Render) -> None:
     """Update a service that is lived in; what the user wrote is there, the rest is as fresh."""
-    kept = {
-        path: _read(service, path)
-        for path in (*USERS, "app/tenant.py", ".env")
-        if (service / path).exists()
-    }
+    kept = {path: _read(service, path) for path in (*USERS, *OWN) if (service / path).exists()}
 
     done = _update(service, layers=layers)
 
@@ -297,10 +362,27 @@ def test_no_setting_that_was_released_changes_its_meaning(released: Path) -> Non
             assert now[name].get(key) == setting.get(key), name
 
 
+def test_no_public_name_that_was_released_vanishes(render: Render, released: Path) -> None:
+    """What user code imports from `app.middleware`."""
+    layers = read_yaml(released / "hooks/order.yml")["layers"]
+    then = render("then", ref=released.name, layers=layers)
+
+    assert _public(then) <= _public(render(layers=layers))
+
+
+def _public(service: Path) -> set[str]:
+    (names,) = re.findall(
+        r"^__all__ = \[(.*?)\]",
+        _read(service, "app/middleware/__init__.py"),
+        re.MULTILINE | re.DOTALL,
+    )
+    return {*re.findall(r'"(\w+)"', names)}
+
+
 @pytest.mark.parametrize(
     ("scheme", "storage"), [("jwt", "memory"), ("session", "redis"), ("api_key", "redis")]
 )
-def test_no_file_of_a_released_service_vanishes(
+def test_no_file_of_a_released_service_vanishes_but_those_that_moved(
     scheme: str, storage: str, render: Render, released: Path
 ) -> None:
     layers = read_yaml(released / "hooks/order.yml")["layers"]
@@ -308,8 +390,9 @@ def test_no_file_of_a_released_service_vanishes(
     if "authentication" in layers:
         answers["authentication_scheme"] = scheme
     then = render("then", ref=released.name, **answers)
+    now = _files(render(**answers))
 
-    assert _files(then) <= _files(render(**answers))
+    assert {MOVED.get(path, path) for path in _files(then)} <= now
 
 
 def _questions(folder: Path) -> dict[str, Any]:
@@ -388,21 +471,46 @@ def test_an_edit_elsewhere_in_the_template_s_files_is_merged(
 def test_the_message_tells_how_to_look(lived_in: Path) -> None:
     """A dropped layer takes edits with it, and Copier says nothing."""
     path = "app/middleware/cors.py"
-    mine = _read(lived_in, path) + "\n# Mine.\n"
-    _write(lived_in, path, mine)
-    commit(lived_in)
+    _edit(lived_in, path)
 
     done = _update(lived_in, layers=[name for name in PLAIN if name != "cors"])
 
-    _, _, message = done.stdout.partition("Look at the update")
-    told = re.findall(r"^  (git .*?)(?:   .*)?$", message, re.MULTILINE)
-    status, deleted, show, restore = [line.replace("FILE", path).split() for line in told]
-    assert "cors.py" in git(*status[1:], cwd=lived_in)
-    assert path in git(*deleted[1:], cwd=lived_in).split()
-    assert git(*show[1:], cwd=lived_in) == mine.strip()
-    git(*restore[1:], cwd=lived_in)
-    assert _read(lived_in, path) == mine
+    _look_for_edits(lived_in, path, done.stdout)
+
+
+@pytest.mark.parametrize("release", [name for name in releases(ROOT) if name < "0.6"])
+def test_an_edit_in_a_file_that_moved_is_found(release: str, render: Render) -> None:
+    """Copier deletes it in its old place: no conflict shows the edit, so the message does."""
+    path = "app/middleware/scope.py"
+    service = render("services/orders", ref=release, layers=PLAIN)
+    commit(service, "as rendered")
+    _edit(service, path)
+
+    done = _update(service)
+
+    _look_for_edits(service, path, done.stdout)
+    assert (service / MOVED[path]).exists()
+
+
+def _edit(service: Path, path: str) -> None:
+    _write(service, path, _read(service, path) + "\n# Mine.\n")
+    commit(service, "my edit")
+
+
+def _look_for_edits(service: Path, path: str, output: str) -> None:
+    """Do what the message says; it finds the edit of a file that the update deleted."""
+    _, _, message = output.partition("Look at the update")
     assert [line for line in message.splitlines() if len(line) > 80] == []
+    status, deleted, changed, show, restore = (
+        run("sh", "-c", line.replace("FILE", f"./{path}"), cwd=service).stdout
+        for line in re.findall(r"^  (git .*?)(?:   .*)?$", message, re.MULTILINE)
+    )
+    assert path in status
+    assert path in deleted.split()
+    assert re.sub(r"^\w+ ", "", changed, flags=re.MULTILINE) == "my edit\n"
+    assert show.endswith("# Mine.\n")
+    assert restore == ""
+    assert _read(service, path) == show
 
 
 def test_an_outdated_service_is_told_so(template: Path, render: Render, tmp_path: Path) -> None:
@@ -424,7 +532,7 @@ def test_recopy_keeps_the_answers(lived_in: Path, render: Render) -> None:
     assert done.returncode == 0, done.stdout
     assert _answers(lived_in)["layers"] == PLAIN
     fresh = render("fresh", layers=PLAIN, project_name="Orders")
-    assert _files(lived_in) == _files(fresh) | {"app/tenant.py", ".env"}
+    assert _files(lived_in) == _files(fresh) | OWN
     assert _differences(lived_in, fresh) == []
 
 
@@ -469,7 +577,7 @@ def _differences(
     service: Path, fresh: Path, besides: frozenset[str] | set[str] = frozenset()
 ) -> list[str]:
     """Return the files of the template's in which a service differs from a fresh one."""
-    ours = (_files(service) | _files(fresh)) - USERS - SHARED - {"app/tenant.py", ".env"} - besides
+    ours = (_files(service) | _files(fresh)) - USERS - SHARED - OWN - besides
     return sorted(
         path
         for path in ours
