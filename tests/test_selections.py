@@ -215,7 +215,7 @@ def _traces(service: Path, absent: set[str]) -> list[str]:
     if not absent:
         return []
     present = {*ENTRIES} - absent
-    modules = {pattern for name in absent for pattern in _mentions(*name.rpartition("/"))}
+    modules = {f"(?:[./]|test_){name}(?:[.]py)?" for name in absent}
     classes = {word for name in absent for word in _classes(name)}
     settings = {word for name in absent for word in _settings(name)}
     settings -= {word for name in present for word in _settings(name)}
@@ -230,13 +230,6 @@ def _traces(service: Path, absent: set[str]) -> list[str]:
             _without_left_out(path.read_text("utf-8")),
         )
     ]
-
-
-def _mentions(package: str, _: str, stem: str) -> tuple[str, ...]:
-    """Return what finds the imports of a module, and the paths that name it."""
-    if not package:
-        return (f"(?:[./]|test_){stem}(?:[.]py)?",)
-    return f"{package}[./](?:test_)?{stem}(?:[.]py)?", f"from [.]{stem} import"
 
 
 def _classes(name: str) -> Iterator[str]:
