@@ -90,11 +90,11 @@ class CompressionMiddleware(Layer):
 
     def _gains(self, headers: Headers) -> bool:
         """Say whether a body with these headers may become smaller."""
-        found = dict(headers)
-        length = found.get(b"content-length", b"")
-        small = length.isdigit() and int(length) < self.minimum_size
-        dense = found.get(b"content-type", b"image/png").startswith(_DENSE)
-        return not (small or dense or b"content-encoding" in found)
+        length = _first(headers, b"content-length") or b""
+        if length.isdigit() and int(length) < self.minimum_size:
+            return False
+        dense = (_first(headers, b"content-type") or _DENSE[0]).startswith(_DENSE)
+        return not dense and _first(headers, b"content-encoding") is None
 
 
 def _accepted(exchange: Exchange) -> bytes:

@@ -11,7 +11,7 @@ from opentelemetry.trace import get_current_span
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .core.exchange import Exchange
@@ -70,12 +70,6 @@ class ErrorHandlerMiddleware(Layer):
             else:
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)
-
-    def head(self, exchange: Exchange, message: Message) -> None:
-        if exchange.accepted and message["type"] == "websocket.http.response.start":
-            # So Starlette answers an HTTPException, which is too late here.
-            msg = "a websocket that was accepted can only be closed"
-            raise RuntimeError(msg)
 
 
 def exception_handlers() -> dict[Any, Any]:

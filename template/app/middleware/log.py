@@ -72,13 +72,11 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     It is the line that structlog writes, as configured now, without the way through its logger:
     that costs as much as the line, which is too much for one that each request has.
     """
-    processors = structlog.get_config()["processors"]
+    render = structlog.get_config()["processors"][-1]
     output = _StandardOutput()
 
-    def write(line: Any) -> None:
-        for process in processors:
-            line = process(output, level, line)
-        output.msg(line)
+    def write(line: dict[str, Any]) -> None:
+        output.msg(render(output, level, _completed(level, line)))
 
     wanted = structlog.get_logger().is_enabled_for(logging.getLevelName(level.upper()))
     return write if wanted else lambda _: None
@@ -124,14 +122,14 @@ class _ToStructlog(logging.Handler):
 
 
 def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
-    line: EventDict = {
-        "timestamp": _timestamp(),
-        "level": level,
-        "event": event.pop("event"),
-        **_fields.get(),
-        **event,
-    }
+    line = _completed(level, event)
     return format_exc_info(logger, level, line) if "exc_info" in line else line
+
+
+def _completed(level: str, event: EventDict) -> EventDict:
+    line = {"timestamp": _timestamp(), "level": level, "event": event["event"], **_fields.get()}
+    line.update(event)
+    return line
 
 
 def _timestamp() -> str:

@@ -3,28 +3,28 @@
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from pydantic import AfterValidator
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters, workers_share
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
 from .core.setting_types import absolute_path
+from .core.threads import run_apart
 from .problem import refuse
 
-_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own switch
 _METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
@@ -42,88 +42,23 @@ class MetricsMiddleware(Layer):
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(app)
-        self.instruments = (
-            _of_this_worker() if _DIRECTORY in os.environ else _Instruments(_own_registry())
-        )
+        self.counters = _of_this_worker() if workers_share() else _of_this_app()
 
     def enter(self, exchange: Exchange) -> None:
-        exchange.state["metrics_registry"] = self.instruments.registry
-        self.instruments.in_progress(_method(exchange)).add(1)
+        exchange.state["metrics_registry"] = self.counters.registry
+        self.counters.begin(_method(exchange))
 
     def ended(self, exchange: Exchange) -> None:
-        self.instruments.count(exchange)
+        method = _method(exchange)
+        seconds = None if method == "WEBSOCKET" else exchange.seconds
+        self.counters.end(method, exchange.route or "<unmatched>", exchange.status, seconds)
+        if "refused_by" in exchange.state:
+            self.counters.refuse(exchange.state["refused_by"], exchange.status)
 
 
 def _method(exchange: Exchange) -> str:
     known = exchange.method in _METHODS or exchange.scope["type"] == "websocket"
     return exchange.method if known else "_OTHER"
-
-
-class _Instruments:
-    """The metrics of one app; the labelled ones are kept, since finding them costs most."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        kept = lru_cache(maxsize=1024)
-        self.requests = kept(
-            Counter(
-                "http_requests_total",
-                "Requests by method, route and status.",
-                ("method", "route", "status"),
-                registry=registry,
-            ).labels
-        )
-        self.durations = kept(
-            Histogram(
-                "http_request_duration_seconds",
-                "Time from a request to the last byte of its answer.",
-                ("method", "route"),
-                registry=registry,
-            ).labels
-        )
-        gauge = Gauge(
-            "http_requests_in_progress",
-            "Requests and websockets that have not ended yet.",
-            ("method",),
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        one_worker = _DIRECTORY not in os.environ
-        self.in_progress = kept(lambda method: _InProgress(gauge.labels(method), asked=one_worker))
-        self.refusals = kept(
-            Counter(
-                "http_refusals_total",
-                "Requests that a layer refused.",
-                ("layer", "status"),
-                registry=registry,
-            ).labels
-        )
-
-    def count(self, exchange: Exchange) -> None:
-        scope, method = exchange.scope, _method(exchange)
-        self.in_progress(method).add(-1)
-        route = exchange.route or "<unmatched>"
-        self.requests(method, route, exchange.status).inc()
-        if scope["type"] == "http":
-            self.durations(method, route).observe(exchange.seconds)
-        layer = scope["state"].get("refused_by")
-        if layer is not None:
-            self.refusals(layer, exchange.status).inc()
-
-
-class _InProgress:
-    """Counts what is in progress; a gauge that is `asked` for it costs requests nothing."""
-
-    def __init__(self, gauge: Gauge, *, asked: bool) -> None:
-        self._count = 0
-        self._tell = None if asked else gauge.set
-        if asked:
-            gauge.set_function(lambda: self._count)
-
-    def add(self, number: int) -> None:
-        self._count += number
-        if self._tell is not None:
-            self._tell(self._count)
 
 
 class _MetricsPage:
@@ -138,14 +73,14 @@ class _MetricsPage:
             await refuse(scope, receive, send, layer="metrics", status=_FORBIDDEN, detail=detail)
             return
         registry = scope["state"]["metrics_registry"]
-        if _DIRECTORY in os.environ:
-            registry = await run_in_threadpool(_registry_of_all_workers)
+        if workers_share():
+            registry = await run_apart(_registry_of_all_workers)
         accept = Request(scope).headers.get("accept", "")
         try:
             encode, media_type = choose_encoder(accept)
         except (TypeError, ValueError):  # of prometheus-client, for a version that is no number
             encode, media_type = choose_encoder("")
-        page = await run_in_threadpool(encode, registry)
+        page = await run_apart(encode, registry)
         response = Response(page, headers={"Vary": "Accept"}, media_type=media_type)
         await response(scope, receive, send)
 
@@ -170,9 +105,9 @@ def metrics_route(path: str, *, allow: Collection[str]) -> Route:
 
 def check_directory_of_workers() -> None:
     """Refuse a directory in which nothing can be written: each request would fail for it."""
-    directory = os.environ.get(_DIRECTORY)
+    directory = os.environ.get(DIRECTORY)
     if directory is not None and not _can_be_written_to(directory):
-        msg = f"{_DIRECTORY} must name a directory that can be written to, not {directory!r}"
+        msg = f"{DIRECTORY} must name a directory that can be written to, not {directory!r}"
         raise ValueError(msg)
 
 
@@ -184,25 +119,25 @@ def _can_be_written_to(directory: str) -> bool:
     return directory != ""  # which would be the working directory
 
 
-def _own_registry() -> CollectorRegistry:
-    """Return a registry for one app that shows what others register in the usual one as well."""
+def _of_this_app() -> Counters:
+    """Return counters for one app, beside what others register in the usual registry."""
     registry = CollectorRegistry()
     registry.register(REGISTRY)
-    return registry
+    return ProcessCounters(registry)
 
 
 @cache
-def _of_this_worker() -> _Instruments:
+def _of_this_worker() -> Counters:
     # A process of the same number may have left its gauges in the directory.
     mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
-    return _Instruments(CollectorRegistry())
+    return SharedCounters()
 
 
 def _registry_of_all_workers() -> CollectorRegistry:
     """Return the sums over all workers, those that ended included, except for their gauges."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    for file in Path(os.environ[_DIRECTORY]).glob("gauge_live*.db"):
+    for file in Path(os.environ[DIRECTORY]).glob("gauge_live*.db"):
         pid = int(file.stem.rpartition("_")[2])
         # Another worker may be at the same.
         with suppress(FileNotFoundError):

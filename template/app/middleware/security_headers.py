@@ -91,7 +91,7 @@ class SecurityHeadersMiddleware(Layer):
         ours = self.over_https if exchange.scope["scheme"] == "https" else self.over_http
         if _is_html(headers):
             ours = ours + self.for_html
-        message["headers"] = _RULE.merge(headers, ours)
+        exchange.merge(message, _RULE, ours)
 
     def _hold_page(self, exchange: Exchange, message: Message) -> Filter | None:
         if exchange.method == "HEAD" or not _is_html(message["headers"]):

@@ -29,4 +29,4 @@ class TimingMiddleware(Layer):
             (b"server-timing", b"app;dur=%.3f" % (seconds * 1000)),
             (b"x-process-time", b"%.6f" % seconds),
         ]
-        message["headers"] = _TIMES.merge(message["headers"], times)
+        exchange.merge(message, _TIMES, times)

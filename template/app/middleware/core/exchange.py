@@ -11,17 +11,19 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware.problem import Refusal, refusal_response, respond
 
-from .headers import HeaderRule, Headers
+from .headers import NAME, HeaderRule, Headers, rule_names
 from .scope import complete, headers_by_name, route_path, route_template
 from .upload import Upload, announces_body
 
 if TYPE_CHECKING:
-    from .layer import Chain
+    from .layer import Chain, Layer
 
-Step = Callable[["Exchange"], "Refusal | Awaitable[None] | None"]
+Enter = Callable[["Exchange"], "Refusal | Awaitable[None] | None"]
 Filter = Callable[[Send], Send]
 Head = Callable[["Exchange", Message], "Filter | None"]
 Watcher = Callable[["Exchange"], None]
+# What a layer overrides of `head`, `ended` and `enter`.
+Step = tuple["Head | None", "Watcher | None", "Enter | None"]
 
 _CLIENT_CLOSED_REQUEST: Final = 499
 _SERVER_ERROR: Final = 500
@@ -54,6 +56,8 @@ class Exchange:
         "_additions",
         "_at_exit",
         "_chain",
+        "_clashes",
+        "_count",
         "_send",
         "_sent",
         "_steps",
@@ -84,23 +88,25 @@ class Exchange:
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.method: str = scope.get("method", "WEBSOCKET")
         self.client: tuple[str, int] | None = scope["client"]
-        self.path = path = route_path(scope)
+        self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
         self.receive = receive
+        self.upload: Upload | None = None
         self.accepted = False
         self.route: str | None = None
-        self.status = self.bytes = self._sent = 0
+        self.status = self.bytes = self._sent = self._count = 0
         self.seconds = 0.0
+        # How far out the response has come, and from where on messages are dropped.
+        self.reached = self.cut = _INNERMOST
+        # Who took the response over, where somebody did.
+        self.taken: Send | None = None
+        self._clashes = False
         self._chain = chain
-        self._steps = iter(chain.steps(path))
+        self._steps = iter(chain.exempt.get(path, chain.steps))
         self._send = send
         self._additions: list[tuple[HeaderRule, Headers] | Head] = []
         self._watchers: list[Watcher] = []
         self._at_exit: list[Callable[[], object]] = []
-        self.upload: Upload | None = None
-        self.taken: Send | None = None
-        self.reached = _INNERMOST  # how far out the response has come
-        self.cut = _INNERMOST  # what comes from further inside is dropped
 
     # What a layer calls when a request enters.
 
@@ -118,13 +124,18 @@ class Exchange:
         """Add `headers` to the head of the response as it passes this layer."""
         self._additions.append((rule, headers))
 
+    def merge(self, message: Message, rule: HeaderRule, headers: Headers) -> None:
+        """Add `headers` to the head of a response, for a `Layer.head`."""
+        if self._clashes or rule.shared:
+            message["headers"] = rule.merge(message["headers"], headers)
+            self._count = len(message["headers"])
+        else:
+            message["headers"] += headers
+            self._count += len(headers)
+
     def at_head(self, hook: Head) -> None:
         """Call `hook`, which is a `Layer.head`, when the head of the response passes."""
         self._additions.append(hook)
-
-    def watch(self, watcher: Watcher) -> None:
-        """Call `watcher`, which is a `Layer.ended`, when the request is over."""
-        self._watchers.append(watcher)
 
     def at_exit(self, function: Callable[[], object]) -> None:
         """Call `function` when the stack has returned, unless it raised."""
@@ -147,26 +158,30 @@ class Exchange:
 
     async def proceed(self) -> None:
         """Let the layers inside, and the app, see the request."""
-        outside = len(self._watchers)
+        additions, watchers = self._additions, self._watchers
+        outside = len(watchers)
         try:
-            await self._proceed()
+            for head, ended, enter in self._steps:
+                if ended is not None:
+                    watchers.append(ended)
+                if head is not None:
+                    additions.append(head)
+                if enter is None or (outcome := enter(self)) is None:
+                    continue
+                if isinstance(outcome, Refusal):
+                    layer: Layer = enter.__self__  # type: ignore[attr-defined]
+                    outcome = self.here().refuse(layer.name, outcome)
+                await outcome
+                break
+            else:
+                await self._chain.app(self.scope, self.receive, self.send)
         except BaseException as exc:
             # A client or a server that waits no longer is no failure of the service.
             cancelled = isinstance(exc, CancelledError)
             self._end(self._left() if cancelled else self._sent or _SERVER_ERROR, outside)
             raise
-        self._end(self._left(), outside)
-
-    async def _proceed(self) -> None:
-        for step in self._steps:
-            outcome = step(self)
-            if outcome is None:
-                continue
-            if isinstance(outcome, Refusal):
-                outcome = self.here().refuse(step.__self__.name, outcome)  # type: ignore[attr-defined]
-            await outcome
-            return
-        await self._chain.app(self.scope, self.receive, self.send)
+        if len(watchers) > outside:
+            self._end(self._left(), outside)
 
     # The way out.
 
@@ -181,17 +196,33 @@ class Exchange:
         return self.deliver(message)
 
     def send_head(self, message: Message, depth: int, way: "Exchange | _Way") -> Awaitable[None]:
-        message = {**message, "headers": [*message.get("headers", ())]}
+        if self.accepted:
+            # So Starlette answers an HTTPException, which is too late here.
+            msg = "a websocket that was accepted can only be closed"
+            raise RuntimeError(msg)
+        headers: Headers = [*message.get("headers", ())]
+        message = {**message, "headers": headers}
+        # Where nothing clashes, which is nearly always, headers are added without a look.
+        clashes = self._clashes = not rule_names.isdisjoint(map(NAME, headers))
+        additions = self._additions
         while depth:
             depth -= 1
-            addition = self._additions[depth]
+            addition = additions[depth]
             if isinstance(addition, tuple):
                 rule, ours = addition
-                message["headers"] = rule.merge(message["headers"], ours)
-            elif (take_over := addition(self, message)) is not None:
+                if clashes or rule.shared:
+                    message["headers"] = rule.merge(message["headers"], ours)
+                else:
+                    message["headers"] += ours
+                continue
+            self._count = len(message["headers"])
+            take_over = addition(self, message)
+            if take_over is not None:
                 self.reached = depth
                 way.taken = taken = take_over(_Way(self, depth))
                 return taken(message)
+            if len(message["headers"]) != self._count:
+                clashes = self._clashes = True  # the hook changed them by hand
         self.reached = _WIRE
         if message["type"] == "websocket.accept":
             self.accepted = True
@@ -222,20 +253,18 @@ class Exchange:
             case _:
                 pass
 
-    # From the first step to the end.
+    # The end.
 
-    async def run(self) -> None:
-        """Let the layers and the app respond."""
-        try:
-            await self.proceed()
-        except BaseException:
-            self.cut = _WIRE  # nothing that was held back follows
-            raise
-        else:
-            for function in reversed(self._at_exit):
-                function()
-        finally:
-            self.taken = None  # else what took the response over would hold itself
+    def leave(self) -> None:
+        """Do what is left to do when the stack has returned."""
+        self.taken = None  # else what took the response over would hold itself
+        for function in reversed(self._at_exit):
+            function()
+
+    def abandon(self) -> None:
+        """Let nothing follow that was held back: the stack has raised."""
+        self.taken = None
+        self.cut = _WIRE
 
     def _left(self) -> int:
         """Return the status of what nobody ended: an open connection, or a client that left."""

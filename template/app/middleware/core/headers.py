@@ -11,6 +11,11 @@ Headers = list[tuple[bytes, bytes]]
 NAME: Final = itemgetter(0)
 
 
+# All names that some rule has: a response with none of them clashes with no layer.
+rule_names: Final[set[bytes]] = set()
+_first_rules: Final[dict[bytes, "HeaderRule"]] = {}
+
+
 class Clash(Enum):
     """What to do with a header of the layer where the response has one of that name."""
 
@@ -28,11 +33,18 @@ class HeaderRule:
     Names are in lower case, as ASGI has them.
     """
 
-    __slots__ = ("_clashes", "_names")
+    __slots__ = ("_clashes", "_names", "shared")
 
     def __init__(self, clashes: Mapping[bytes, Clash]) -> None:
         self._clashes = clashes
         self._names = frozenset(clashes)
+        # Whether another rule has a name of this one, so that a look is needed in any case.
+        self.shared = False
+        rule_names.update(clashes)
+        for name in clashes:
+            other = _first_rules.setdefault(name, self)
+            if other is not self:
+                self.shared = other.shared = True
 
     def merge(self, theirs: Headers, ours: Headers) -> Headers:
         """Return `theirs`, changed in place where nothing clashes, with `ours`."""
@@ -40,11 +52,11 @@ class HeaderRule:
             theirs += ours
             return theirs
         for name, value in ours:
-            theirs = _added(theirs, name, value, self._clashes[name])
+            theirs = _merged(theirs, name, value, self._clashes[name])
         return theirs
 
 
-def _added(headers: Headers, name: bytes, value: bytes, clash: Clash) -> Headers:
+def _merged(headers: Headers, name: bytes, value: bytes, clash: Clash) -> Headers:
     present = [their for key, their in headers if key == name]
     if present and clash is Clash.KEEP:
         return headers

@@ -82,7 +82,13 @@ class Layer:
         if chain is None:
             await self.lifespan(scope, receive, send)
         else:
-            await Exchange(scope, receive, send, chain).run()
+            exchange = Exchange(scope, receive, send, chain)
+            try:
+                await exchange.proceed()
+            except BaseException:
+                exchange.abandon()
+                raise
+            exchange.leave()
 
     @cached_property
     def _chains(self) -> dict[str, "Chain"]:
@@ -96,33 +102,22 @@ class Chain:
 
     def __init__(self, app: ASGIApp, layers: list[Layer], kind: str) -> None:
         self.app = app
-        self._layers = [layer for layer in layers if kind in layer.scopes]
-        self.watched = any(_overrides(layer, "ended") for layer in self._layers)
-        exempt = {path for layer in self._layers for path in layer.exempt_paths}
-        self._usual = self._steps(None)
-        self._exempt = {path: self._steps(path) for path in exempt if kind in HTTP}
-
-    def steps(self, path: str) -> tuple[Step, ...]:
-        """Return what is done, outermost first, with a request for `path`."""
-        return self._exempt.get(path, self._usual) if self._exempt else self._usual
-
-    def _steps(self, path: str | None) -> tuple[Step, ...]:
-        steps: list[Step] = []
-        for layer in self._layers:
-            if path not in layer.exempt_paths:
-                steps += _steps_of(layer)
-        return tuple(steps)
+        concerned = [layer for layer in layers if kind in layer.scopes]
+        self.steps = tuple(map(_step, concerned))
+        exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
+        # What is done instead with requests for these paths.
+        self.exempt = {
+            path: tuple(_step(layer) for layer in concerned if path not in layer.exempt_paths)
+            for path in exempt
+        }
 
 
-def _steps_of(layer: Layer) -> list[Step]:
-    steps: list[Step] = []
-    if _overrides(layer, "ended"):
-        steps.append(lambda exchange: exchange.watch(layer.ended))
-    if _overrides(layer, "head"):
-        steps.append(lambda exchange: exchange.at_head(layer.head))
-    if _overrides(layer, "enter"):
-        steps.append(layer.enter)
-    return steps
+def _step(layer: Layer) -> Step:
+    return (
+        layer.head if _overrides(layer, "head") else None,
+        layer.ended if _overrides(layer, "ended") else None,
+        layer.enter if _overrides(layer, "enter") else None,
+    )
 
 
 def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:

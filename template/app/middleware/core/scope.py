@@ -22,9 +22,9 @@ def complete(scope: Scope) -> None:
     """Put the defaults of the specification where a server left an optional key out."""
     defaults = _DEFAULTS[scope["type"]]
     if not defaults.keys() <= scope.keys():
-        for key, value in defaults.items():
-            scope.setdefault(key, value)
-    if not isinstance(scope["headers"], list):
+        for key in defaults.keys() - scope.keys():
+            scope[key] = defaults[key]
+    if type(scope["headers"]) is not list:
         scope["headers"] = list(scope["headers"])
 
 
@@ -43,10 +43,9 @@ def headers_by_name(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes | N
 def route_path(scope: Scope) -> str:
     """Return the path without the `root_path` under which a proxy serves the service."""
     path: str = scope["path"]
-    root_path: str = scope.get("root_path", "")
-    if not root_path:
+    if not scope.get("root_path"):
         return path
-    root_path = root_path.rstrip("/")
+    root_path: str = scope["root_path"].rstrip("/")
     if root_path and (path == root_path or path.startswith(root_path + "/")):
         return path[len(root_path) :]
     return path
@@ -63,9 +62,9 @@ def route_template(scope: Scope) -> str | None:
     """
     context = scope.get("fastapi", {}).get("effective_route_context")
     path = getattr(context, "path", "") or getattr(scope.get("route"), "path", None)
-    if path is None or "app_root_path" not in scope:
+    mount = scope["root_path"][len(scope.get("app_root_path", scope["root_path"])) :]
+    if path is None or not mount:
         return path
-    mount = scope["root_path"][len(scope["app_root_path"]) :]
     names = {
         str(value): f"{{{name}}}"
         for name, value in scope.get("path_params", {}).items()

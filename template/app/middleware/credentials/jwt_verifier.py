@@ -71,19 +71,17 @@ class JwtVerifier:
         self._version = self.keys.version
 
     async def __call__(self, scope: Scope) -> User | None:
-        known = self.recall(scope)
         credential = _credential(scope)
-        if known is not None or credential is None:
+        if credential is None:
+            return None
+        if (known := self.recall(credential)) is not None:
             return known
         user = await self._verify(_token(credential))
         self._remember(credential, user)
         return user
 
-    def recall(self, scope: Scope) -> User | None:
-        """Return the user of a token that was verified before, at once."""
-        credential = _credential(scope)
-        if credential is None:
-            return None
+    def recall(self, credential: bytes) -> User | None:
+        """Return the user of an Authorization header that was verified before, at once."""
         self.keys.keep_fresh()
         if self._version != self.keys.version:
             self._version = self.keys.version

@@ -55,9 +55,10 @@ class Limit:
 
     def spend(self, client: str, exchange: Exchange) -> Refusal | Awaitable[None] | None:
         """Count a request of `client`: None lets it pass, as `Layer.enter` returns it."""
-        key = f"limit:{self._name}:{client}:{namespace(exchange.scope)}"
         if self._count is not None:
-            return self._judge(exchange, *self._count(key, self._seconds))
+            # Nobody else counts there.
+            return self._judge(exchange, *self._count(self._name + client, self._seconds))
+        key = f"limit:{self._name}:{client}:{namespace(exchange.scope)}"
         return self._ask(exchange, key)
 
     async def _ask(self, exchange: Exchange, key: str) -> None:
@@ -74,7 +75,8 @@ class Limit:
     def _judge(self, exchange: Exchange, count: int, seconds_left: float) -> Refusal | None:
         reset = ceil(seconds_left) or 1
         left = self._most - count
-        exchange.add(_RULE, [(_STATE, self._state % (max(0, left), reset)), self._policy])
+        state = self._state % (max(0, left), reset)
+        exchange.add(_RULE, [(_STATE, state), self._policy])
         if left >= 0:
             return None
         requests = "request" if self._most == 1 else "requests"

@@ -1,0 +1,131 @@
+"""Counters: what became of the requests, as numbers that Prometheus reads."""
+
+import os
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own switch
+
+_REQUESTS: Final = ("http_requests", "Requests by method, route and status.")
+_DURATION: Final = (
+    "http_request_duration_seconds",
+    "Time from a request to the last byte of its response.",
+)
+_IN_PROGRESS: Final = (
+    "http_requests_in_progress",
+    "Requests and websockets that have not ended yet.",
+)
+_REFUSALS: Final = ("http_refusals", "Requests that a layer refused.")
+_BOUNDS: Final = Histogram.DEFAULT_BUCKETS
+_NAMES: Final = [*map(str, _BOUNDS[:-1]), "+Inf"]
+
+
+class Counters(Protocol):
+    """What is counted of each request; `seconds` is None for a websocket."""
+
+    registry: CollectorRegistry
+
+    def begin(self, method: str) -> None:
+        """Count a request that is in progress."""
+
+    def end(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count a request that ended."""
+
+    def refuse(self, layer: str, status: int) -> None:
+        """Count a refusal."""
+
+
+class ProcessCounters:
+    """
+    The counters of one process: plain numbers, which a scrape makes into metrics.
+
+    An instrument of prometheus-client takes a lock and looks for its bucket one by one, which
+    costs ten times as much.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._in_progress: defaultdict[str, int] = defaultdict(int)
+        self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self._seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(_no_seconds)
+        self._refusals: defaultdict[tuple[str, int], int] = defaultdict(int)
+        registry.register(self)
+
+    def begin(self, method: str) -> None:
+        self._in_progress[method] += 1
+
+    def end(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        self._in_progress[method] -= 1
+        self._requests[method, route, status] += 1
+        if seconds is not None:
+            buckets = self._seconds[method, route]
+            buckets[bisect_left(_BOUNDS, seconds)] += 1
+            buckets[-1] += seconds
+
+    def refuse(self, layer: str, status: int) -> None:
+        self._refusals[layer, status] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Return what was counted so far; another thread may count at the same time."""
+        requests = CounterMetricFamily(*_REQUESTS, labels=("method", "route", "status"))
+        for (method, route, status), count in self._requests.copy().items():
+            requests.add_metric((method, route, str(status)), count)
+        yield requests
+        durations = HistogramMetricFamily(*_DURATION, labels=("method", "route"))
+        for labels, (*counts, seconds) in self._seconds.copy().items():
+            buckets = [*zip(_NAMES, accumulate(counts), strict=True)]
+            durations.add_metric(labels, buckets, seconds)
+        yield durations
+        in_progress = GaugeMetricFamily(*_IN_PROGRESS, labels=("method",))
+        for method, count in self._in_progress.copy().items():
+            in_progress.add_metric((method,), count)
+        yield in_progress
+        refusals = CounterMetricFamily(*_REFUSALS, labels=("layer", "status"))
+        for (layer, status), count in self._refusals.copy().items():
+            refusals.add_metric((layer, str(status)), count)
+        yield refusals
+
+
+def _no_seconds() -> list[float]:
+    return [0] * (len(_BOUNDS) + 1)
+
+
+class SharedCounters:
+    """The counters of one of several processes: instruments that write into a directory."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        # Labelled instruments are kept, since finding them costs most.
+        kept = lru_cache(maxsize=1024)
+        self.requests = kept(
+            Counter(*_REQUESTS, ("method", "route", "status"), registry=registry).labels
+        )
+        self._durations = kept(Histogram(*_DURATION, ("method", "route"), registry=registry).labels)
+        self._refusals = kept(Counter(*_REFUSALS, ("layer", "status"), registry=registry).labels)
+        gauge = Gauge(*_IN_PROGRESS, ("method",), registry=registry, multiprocess_mode="livesum")
+        self._in_progress = kept(gauge.labels)
+
+    def begin(self, method: str) -> None:
+        self._in_progress(method).inc()
+
+    def end(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        self._in_progress(method).dec()
+        self.requests(method, route, status).inc()
+        if seconds is not None:
+            self._durations(method, route).observe(seconds)
+
+    def refuse(self, layer: str, status: int) -> None:
+        self._refusals(layer, status).inc()
+
+
+def workers_share() -> bool:
+    """Say whether several processes add up their counts in a directory."""
+    return DIRECTORY in os.environ
