@@ -6,12 +6,11 @@ from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Final
+from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,7 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
-from .core.setting_types import absolute_path
 from .problem import refuse
 
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own switch
@@ -219,6 +217,3 @@ def _has_ended(pid: int) -> bool:
     except OSError as exc:
         return isinstance(exc, ProcessLookupError)
     return False
-
-
-MetricsPath = Annotated[str, AfterValidator(absolute_path)]
