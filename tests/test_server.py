@@ -301,7 +301,7 @@ WRONG: Final = {
     ),
     "an address that is none": (
         {"CROSS_ORIGIN_TRUSTED": "https://[:]"},
-        ["CROSS_ORIGIN_TRUSTED must be origins such as"],
+        ["CROSS_ORIGIN_TRUSTED must not hold 'https://[:]'"],
     ),
     "text that is not UTF-8": (
         {"BLOCKED_CLIENTS_DETAIL": os.fsdecode(b"caf\xe9")},
@@ -316,7 +316,20 @@ WRONG: Final = {
         {"REQUEST_ID_HEADER": "Content-Length"},
         ["REQUEST_ID_HEADER"],
     ),
-    "a path of two lines": ({"METRICS_PATH": "/m\n"}, ["METRICS_PATH"]),
+    "a path of two lines": ({"METRICS_PATH": "/m\nx"}, ["METRICS_PATH"]),
+    "a pattern where paths are exact": (
+        {"AUTHENTICATION_EXEMPT": "/hook/*"},
+        ["AUTHENTICATION_EXEMPT must be exact paths such as /healthz"],
+    ),
+    "a wildcard for an audience": ({"JWT_AUDIENCE": "*"}, ["JWT_AUDIENCE must hold values as"]),
+    "quotes that a tool kept": (
+        {"MAINTENANCE_FILE": '"down"'},
+        ["MAINTENANCE_FILE must not stand in quotes"],
+    ),
+    "lists that admit nobody": (
+        {"IP_ALLOW": "10.0.0.5", "IP_DENY": "10.0.0.0/8"},
+        ["IP_DENY must not hold all that IP_ALLOW admits"],
+    ),
     "three at once": (
         {"ALLOWED_HOSTS": "a/b", "LOG_FORMAT": "xml", "MAX_BODY_BYTES": "-1"},
         ["LOG_FORMAT", "ALLOWED_HOSTS", "MAX_BODY_BYTES"],
@@ -356,10 +369,23 @@ stack_options(Settings.from_environment(), own=own)
 """
 
 
+OF_A_TEAM: Final = """
+
+class Mine(Settings):
+    sizes: tuple[int, ...] = ()
+
+Mine.from_environment()
+"""
+
+
 @pytest.mark.parametrize(
     ("added", "settings", "sentence"),
-    [(ADDED, {"SESSION_SECRET": ""}, "SESSION_SECRET"), (NEIGHBOURLESS, {}, "can't stand")],
-    ids=["a setting", "a layer of one's own"],
+    [
+        (ADDED, {"SESSION_SECRET": ""}, "SESSION_SECRET"),
+        (OF_A_TEAM, {"SIZES": "1,south"}, "SIZES must be a whole number, not 'south'."),
+        (NEIGHBOURLESS, {}, "can't stand"),
+    ],
+    ids=["a setting", "a setting of a team", "a layer of one's own"],
 )
 def test_workers_that_can_not_start_are_not_started_for_ever(
     added: str, settings: dict[str, str], sentence: str, service: Path

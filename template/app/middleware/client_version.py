@@ -11,7 +11,7 @@ from .problem import Refusal
 
 class ClientVersionMiddleware(Layer):
     """
-    Refuse a client whose User-Agent starts with one of `blocked_clients`.
+    Refuse a client whose User-Agent starts with one of `blocked_clients`, in any case.
 
     The answer says `detail`, which should tell people how to upgrade. A client without a
     User-Agent passes, as do `probe_paths`. Websocket handshakes are checked alike. This is a
@@ -27,7 +27,7 @@ class ClientVersionMiddleware(Layer):
         probe_paths: Collection[str],
     ) -> None:
         super().__init__(app, exempt_paths=probe_paths)
-        self.prefixes = tuple(prefix.encode("latin-1") for prefix in blocked_clients)
+        self.prefixes = tuple(prefix.lower().encode("latin-1") for prefix in blocked_clients)
         self.refusal = Refusal(status=410, detail=detail)
 
     def enter(self, exchange: Exchange) -> Refusal | None:
@@ -37,4 +37,4 @@ class ClientVersionMiddleware(Layer):
         if b"user-agent" not in exchange.headers:
             return False
         agents = (value for name, value in exchange.scope["headers"] if name == b"user-agent")
-        return any(agent.startswith(self.prefixes) for agent in agents)
+        return any(agent.lower().startswith(self.prefixes) for agent in agents)

@@ -4,8 +4,7 @@ import re
 from collections.abc import Awaitable, Sequence
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -15,7 +14,8 @@ from .core.headers import Clash, HeaderRule
 from .core.headers import Headers as RawHeaders
 from .core.layer import HTTP, Layer
 from .core.memo import remembered
-from .core.setting_types import ORIGIN, browser_origin, split_commas
+from .core.reading import Plain
+from .core.setting_types import check_origin, header_name_or_all
 
 _REMEMBERED: Final = 128
 _PREFLIGHT: Final = b"access-control-request-method"
@@ -86,33 +86,53 @@ class CorsMiddleware(Layer):
 
 
 def _origin(value: str) -> str:
-    """Return an origin as browsers send it; refuse what they never send, so never matches."""
     if value == "*":
         return value
-    if origin := browser_origin(value):
-        return origin
-    if value == "null":
-        hint = "sandboxed pages and local files of anybody send it; serve the page from an origin"
-    elif "*" in value:
-        hint = "a wildcard never matches; use CORS_ALLOW_ORIGIN_REGEX"
-    elif ORIGIN.fullmatch(value.lower()):
-        hint = "its port is above 65535, or its address is none"
-    elif match := ORIGIN.match(value.lower()):
-        hint = f"an origin ends after host and port; write {match[0]!r}"
-    else:
-        hint = "write it like 'https://app.example'"
-    msg = f"must not hold {value!r}: {hint}"
-    raise ValueError(msg)
+    return check_origin(value, instead="use CORS_ALLOW_ORIGIN_REGEX")
 
 
 def _regex(value: str) -> str:
-    """Refuse what is no regular expression."""
+    """Refuse what is no regular expression, and one that matches no origin."""
     try:
         re.compile(value)
     except re.error as error:
         msg = f"must be a regular expression, not {value!r}: {error}"
         raise ValueError(msg) from None
+    hint = next((hint for sign, hint in _NEVER if sign.search(value)), None)
+    if _CAPITAL.search(_NO_CAPITAL.sub("", value)) and not _IGNORES_CASE.search(value):
+        hint = "browsers send origins in lower case"
+    if hint:
+        msg = f"must match origins as browsers send them, not {value!r}: {hint}"
+        raise ValueError(msg)
     return value
+
+
+def _method(value: str) -> str:
+    method = value.upper()
+    if method in {"ALL", "ANY"}:
+        msg = f"must hold methods such as GET, or * for all, not {value!r}"
+        raise ValueError(msg)
+    return method
+
+
+def _exposed(value: str) -> str:
+    if value.lower() in {"set-cookie", "set-cookie2"}:
+        msg = f"must not hold {value!r}: browsers never show it to a page"
+        raise ValueError(msg)
+    return value
+
+
+def check_exposed(*, headers: tuple[str, ...], credentials: bool) -> None:
+    """
+    Refuse the wildcard where browsers take it for the name of a header.
+
+    Raises:
+        ValueError: a sentence with the way out.
+
+    """
+    if credentials and "*" in headers:
+        msg = "CORS_EXPOSE_HEADERS must not be * with CORS_ALLOW_CREDENTIALS; list the headers"
+        raise ValueError(msg)
 
 
 def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool) -> None:
@@ -147,7 +167,21 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
 
 
 _STRANGERS: Final = ("https://any.invalid", "http://any.invalid")
-Origins = Annotated[
-    tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(split_commas)
-]
-OriginRegex = Annotated[str, AfterValidator(_regex)]
+# What no origin holds, or what keeps an expression from matching a whole one.
+_NEVER: Final = (
+    (re.compile(r"""[\s"'@#]|,(?![^{]*})"""), "write one expression; (a|b) matches two"),
+    (re.compile(r"^\^?[*/]|/\*"), "write [a-z0-9-]+ for a wildcard"),
+    (re.compile(r"[a-z0-9)\]+*]\\?/\$?$"), "an origin ends without a slash"),
+    (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave the usual port out"),
+    (re.compile(r"^(?!.*(:|(?<!\\)\.[*+{]|\[\^|\\[SDW]))."), "begin it with https://"),
+)
+_CAPITAL: Final = re.compile(r"[A-Z]")
+# Where a capital is none of an origin: an escape, a class, the name of a group.
+_NO_CAPITAL: Final = re.compile(r"\\.|\[[^\]]*\]|\(\?P?[<=]\w*")
+_IGNORES_CASE: Final = re.compile(r"\(\?[a-z]*i")
+_Name = Annotated[str, AfterValidator(header_name_or_all), Plain]
+Origins = tuple[Annotated[str, AfterValidator(_origin)], ...]
+OriginRegex = Annotated[str, AfterValidator(_regex), Plain]
+Methods = tuple[Annotated[_Name, AfterValidator(_method)], ...]
+AllowedHeaders = tuple[_Name, ...]
+ExposedHeaders = tuple[Annotated[_Name, AfterValidator(_exposed)], ...]

@@ -5,13 +5,12 @@ from typing import Annotated, Any, Final
 
 from asgi_cross_origin_protection import CrossOriginProtection
 from asgi_cross_origin_protection.origins import parse_trusted_origin
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import Layer
-from .core.setting_types import browser_origin, split_commas
+from .core.setting_types import check_origin
 from .problem import Refusal
 
 _ADMITTED: Final = "cross_origin.admitted"
@@ -82,7 +81,7 @@ def _own_origins(exchange: Exchange) -> tuple[str, ...]:
 
 
 def _origin(value: str) -> str:
-    origin = browser_origin(value) or ""
+    origin = check_origin(value, instead="list the origins")
     try:
         # What the library refuses it would refuse later, when a server goes on without the app.
         parse_trusted_origin(origin)
@@ -92,6 +91,4 @@ def _origin(value: str) -> str:
     return origin
 
 
-TrustedOrigins = Annotated[
-    tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(split_commas)
-]
+TrustedOrigins = tuple[Annotated[str, AfterValidator(_origin)], ...]

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.memo import remembered
-from .core.networks import parse_address, parse_network
+from .core.networks import covers, parse_address, parse_network
 from .problem import Refusal
 
 _REMEMBERED: Final = 4096
@@ -42,3 +42,20 @@ class IpFilterMiddleware(Layer):
         if any(address in network for network in self.deny):
             return False
         return not self.allow or any(address in network for network in self.allow)
+
+
+def check_lists(*, allow: Collection[str], deny: Collection[str]) -> None:
+    """
+    Refuse lists that together admit nobody.
+
+    Raises:
+        ValueError: a sentence with the way out.
+
+    """
+    blocked = [parse_network(item) for item in deny]
+    if allow and all(covers(blocked, parse_network(item)) for item in allow):
+        msg = (
+            "IP_DENY must not hold all that IP_ALLOW admits, since IP_DENY wins; without IP_DENY"
+            " all but IP_ALLOW is refused"
+        )
+        raise ValueError(msg)

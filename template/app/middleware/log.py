@@ -9,15 +9,19 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import structlog
 from pydantic_core import to_json
 from structlog.processors import format_exc_info
 from structlog.typing import EventDict
 
-LogFormat = Literal["json", "console"]
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+from .core.reading import in_any_case
+
+_Format = Literal["json", "console"]
+_Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LogFormat = Annotated[_Format, in_any_case(*get_args(_Format))]
+LogLevel = Annotated[_Level, in_any_case(*get_args(_Level))]
 
 _fields: ContextVar[Mapping[str, object]] = ContextVar(
     "fields of the log line", default=MappingProxyType({})

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import Layer
+from .core.reading import Text
 from .problem import Refusal
 
 _TRY_AGAIN_LATER: Final = 1013
@@ -46,10 +47,15 @@ class MaintenanceMiddleware(Layer):
 
 
 def _file(value: str) -> str:
-    if not value:
-        msg = "must be the path of a file, not ''"
-        raise ValueError(msg)
-    return value
+    if value.lower() in _SWITCHES or value.startswith(("~", "file:")) or set("*?$") & set(value):
+        hint = "it is the path of a file, and requests are refused while that file exists"
+    elif Path(value).is_dir():
+        hint = f"that is a folder; name a file in it, such as {Path(value) / 'on'}"
+    else:
+        return value
+    msg = f"must be the path of a file such as maintenance, not {value!r}: {hint}"
+    raise ValueError(msg)
 
 
-FilePath = Annotated[str, AfterValidator(_file)]
+_SWITCHES: Final = frozenset({"0", "1", "false", "no", "off", "on", "true", "yes"})
+FilePath = Annotated[Text, AfterValidator(_file)]

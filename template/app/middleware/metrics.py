@@ -6,12 +6,11 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Final
+from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
@@ -21,7 +20,6 @@ from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters,
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
-from .core.setting_types import absolute_path
 from .core.threads import run_apart
 from .problem import refuse
 
@@ -154,6 +152,3 @@ def _has_ended(pid: int) -> bool:
     except OSError as exc:
         return isinstance(exc, ProcessLookupError)
     return False
-
-
-MetricsPath = Annotated[str, AfterValidator(absolute_path)]

@@ -5,16 +5,17 @@ from collections.abc import Awaitable, Collection, Iterator
 from ipaddress import IPv4Network
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator
 from starlette.types import ASGIApp, Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
 
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.networks import MAPPED_BITS, network, parse_network
-from .core.setting_types import split_commas
+from .core.reading import in_any_case
 
+# Of a client that came by a unix socket nobody knows an address.
+_UNIX: Final = "unix"
 _SCHEMES: Final = {
     "http": {"http": "http", "https": "https", "ws": "http", "wss": "https"},
     "websocket": {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"},
@@ -26,13 +27,13 @@ class ProxyHeadersMiddleware(Layer):
     Believe X-Forwarded-For and X-Forwarded-Proto of `trusted_proxies`, and of nobody else.
 
     The client is the rightmost entry of X-Forwarded-For that is no trusted proxy: what stands
-    left of it is hearsay. A peer that is not trusted, or has no address because it came by a
-    unix socket, is taken for the client itself. That is uvicorn's class; this one adds the
-    lists that several proxies write, `X-Forwarded-Proto: https, http`, reads a scheme whatever
-    its case (RFC 3986, 3.1), and trusts an IPv4 proxy that the server tells of as
-    `::ffff:10.0.0.1`. The scope is changed in place, so that what stands further out sees the
-    client too once the request went through. Websockets alike; their schemes are ws and wss,
-    those of requests http and https, whichever pair a proxy names.
+    left of it is hearsay. A peer that is not trusted is taken for the client itself; one that
+    came by a unix socket has no address, and is trusted by the word `unix`. That is uvicorn's
+    class; this one adds the lists that several proxies write, `X-Forwarded-Proto: https, http`,
+    reads a scheme whatever its case (RFC 3986, 3.1), and trusts an IPv4 proxy that the server
+    tells of as `::ffff:10.0.0.1`. The scope is changed in place, so that what stands further
+    out sees the client too once the request went through. Websockets alike; their schemes are
+    ws and wss, those of requests http and https, whichever pair a proxy names.
     """
 
     def __init__(self, app: ASGIApp, *, trusted_proxies: Collection[str]) -> None:
@@ -40,6 +41,9 @@ class ProxyHeadersMiddleware(Layer):
         self.uvicorn: Any = UvicornProxyHeaders(_nothing, list(_spellings(trusted_proxies)))
 
     def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+        if exchange.client is None and _UNIX in self.uvicorn.trusted_hosts:
+            # The name by which uvicorn's class knows it.
+            exchange.client = exchange.scope["client"] = (_UNIX, 0)
         client = exchange.client
         trusted = client is not None and client[0] in self.uvicorn.trusted_hosts
         return self._correct(exchange) if trusted else None
@@ -112,13 +116,22 @@ def _entries(scope: Scope, name: bytes) -> list[str]:
 
 
 def _spellings(networks: Collection[str]) -> Iterator[str]:
-    for trusted in map(parse_network, networks):
+    for item in networks:
+        if item == _UNIX:
+            yield item
+            continue
+        trusted = parse_network(item)
         yield str(trusted)
         if isinstance(trusted, IPv4Network):
             yield f"::ffff:{trusted.network_address}/{trusted.prefixlen + MAPPED_BITS}"
 
 
 def _proxy(value: str) -> str:
+    if value == _UNIX:
+        return value
+    if value.startswith(_UNIX):
+        msg = f"must name the peers of a unix socket by the word unix alone, not {value!r}"
+        raise ValueError(msg)
     if value == "*" or parse_network(network(value)).prefixlen == 0:
         msg = (
             f"must not hold {value!r}: whoever is trusted may claim any address, and everybody"
@@ -128,6 +141,4 @@ def _proxy(value: str) -> str:
     return value
 
 
-TrustedProxies = Annotated[
-    tuple[Annotated[str, AfterValidator(_proxy)], ...], NoDecode, BeforeValidator(split_commas)
-]
+TrustedProxies = tuple[Annotated[str, AfterValidator(_proxy), in_any_case(_UNIX)], ...]

@@ -1,15 +1,14 @@
 """Required headers: answers 400 to requests that lack a header, or have another value there."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import NoDecode
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import HTTP, Layer
-from .core.setting_types import header_name, header_value, split_commas
+from .core.setting_types import header_name, header_value
 from .problem import Refusal
 
 
@@ -39,10 +38,20 @@ class RequiredHeadersMiddleware(Layer):
         return None
 
 
+def _pairs(value: object) -> object:
+    """Read `{"X-Environment": "production"}` too."""
+    if not isinstance(value, Mapping):
+        return value
+    return [f"{name}: {content}" for name, content in value.items()]
+
+
 def _header(item: str) -> str:
     name, _, value = (part.strip() for part in item.partition(":"))
-    if not value:
-        msg = f"must be headers such as X-Environment: production, not {item!r}"
+    if not value or value == "*":
+        msg = (
+            "must be headers such as X-Environment: production, each with its exact value"
+            f' (or JSON such as {{"X-Environment": "production"}}), not {item!r}'
+        )
         raise ValueError(msg)
     return f"{header_name(name)}: {header_value(value)}"
 
@@ -58,7 +67,6 @@ def _each_once(items: tuple[str, ...]) -> tuple[str, ...]:
 
 RequiredHeaders = Annotated[
     tuple[Annotated[str, AfterValidator(_header)], ...],
-    NoDecode,
-    BeforeValidator(split_commas),
+    BeforeValidator(_pairs),
     AfterValidator(_each_once),
 ]

@@ -5,17 +5,21 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from fastapi import FastAPI
+from pydantic import AfterValidator
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Send
 
 from .core.exchange import Exchange, Filter
 from .core.headers import Clash, HeaderRule, Headers
 from .core.layer import HTTP, Layer
+from .core.reading import in_any_case
+from .core.setting_types import HeaderValue
 
-ResourcePolicy = Literal["same-origin", "same-site", "cross-origin"]
+_Resource = Literal["same-origin", "same-site", "cross-origin"]
+ResourcePolicy = Annotated[_Resource, in_any_case(*get_args(_Resource))]
 
 _RULE: Final = HeaderRule(
     dict.fromkeys(
@@ -142,3 +146,62 @@ def _pages(app: FastAPI, prefix: str) -> Iterator[str]:
     for route in app.routes:
         if isinstance(route, Mount) and isinstance(route.app, FastAPI):
             yield from _pages(route.app, prefix + route.path)
+
+
+def _content_security(value: str) -> str:
+    """Refuse what browsers skip without a word."""
+    for directive in filter(str.strip, value.split(";")):
+        name, *sources = directive.split()
+        if not re.fullmatch(r"[A-Za-z-]+", name):
+            msg = (
+                "must be directives such as default-src 'none', with ; between them and without"
+                f" the name of the header, not {directive.strip()!r}"
+            )
+            raise ValueError(msg)
+        bare = next((source for source in sources if source.lower() in _KEYWORDS), None)
+        if bare and (name.endswith("-src") or name in {"base-uri", "form-action"}):
+            msg = f"must have keywords in quotes; write '{bare.lower()}', not {directive.strip()!r}"
+            raise ValueError(msg)
+    return value
+
+
+def _referrer(value: str) -> str:
+    names = [name.strip().lower() for name in value.split(",") if name.strip()]
+    if wrong := next((name for name in names if name not in _REFERRER_POLICIES), None):
+        msg = f"must be one of {', '.join(_REFERRER_POLICIES)}, not {wrong!r}"
+        raise ValueError(msg)
+    return ", ".join(names)
+
+
+def _permissions(value: str) -> str:
+    """Refuse what is no dictionary of RFC 9651: browsers ignore all of it."""
+    for item in filter(str.strip, value.split(",")):
+        if not _PERMISSION.fullmatch(item.strip()):
+            msg = (
+                "must be features with whom they are for, such as camera=(), fullscreen=(self),"
+                f" with commas between them, not {item.strip()!r}"
+            )
+            raise ValueError(msg)
+    return value.strip().rstrip(",")
+
+
+_KEYWORDS: Final = frozenset(
+    {"none", "self", "strict-dynamic", "unsafe-eval", "unsafe-hashes", "unsafe-inline"}
+)
+_REFERRER_POLICIES: Final = (
+    "no-referrer",
+    "no-referrer-when-downgrade",
+    "origin",
+    "origin-when-cross-origin",
+    "same-origin",
+    "strict-origin",
+    "strict-origin-when-cross-origin",
+    "unsafe-url",
+)
+_PERMISSION: Final = re.compile(
+    r"""[a-z][a-z0-9-]*=(\*|self|src|\(\s*((\*|self|src|"https?://[^\s"]+")\s*)*\))"""
+    r"""(\s*;\s*report-to=[A-Za-z"][\w."-]*)?"""
+)
+ContentSecurityPolicy = Annotated[HeaderValue, AfterValidator(_content_security)]
+ReferrerPolicy = Annotated[HeaderValue, AfterValidator(_referrer)]
+PermissionsPolicy = Annotated[HeaderValue, AfterValidator(_permissions)]

@@ -4,20 +4,18 @@ import re
 from collections.abc import Collection
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.memo import remembered
-from .core.setting_types import split_commas
+from .core.setting_types import host_name
 from .problem import Refusal
 
 _REMEMBERED: Final = 1024
 _REFUSAL: Final = Refusal(status=400, detail="The Host header must name this service, once.")
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
-_PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
 
 
 class TrustedHostMiddleware(Layer):
@@ -52,13 +50,13 @@ class TrustedHostMiddleware(Layer):
 
 
 def _pattern(value: str) -> str:
-    if not _PATTERN.fullmatch(value):
-        msg = (
-            "must be host names such as api.example, *.api.example or [::1], without scheme,"
-            f" port or path, not {value!r}"
-        )
-        raise ValueError(msg)
-    return value
+    wild = "*." if value.startswith("*.") else ""
+    try:
+        return wild + host_name(value.removeprefix(wild))
+    except ValueError as error:
+        hint = "name the hosts, or *.api.example for all below one" if value == "*" else error
+        msg = f"must be host names such as api.example or *.api.example, not {value!r}: {hint}"
+        raise ValueError(msg) from None
 
 
 def _some(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -69,8 +67,5 @@ def _some(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 HostPatterns = Annotated[
-    tuple[Annotated[str, AfterValidator(_pattern)], ...],
-    NoDecode,
-    BeforeValidator(split_commas),
-    AfterValidator(_some),
+    tuple[Annotated[str, AfterValidator(_pattern)], ...], AfterValidator(_some)
 ]

@@ -15,6 +15,14 @@ class User:
     claims: Mapping[str, object] = field(default_factory=dict, repr=False)
 
 
+def read_scopes(value: object) -> frozenset[str]:
+    """Read a text with spaces between the scopes, or a list of them; anything else is none."""
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return frozenset()
+    return frozenset(names)
+
+
 class BadCredentialError(Exception):
     """
     A credential was sent and is wrong; the message is for its sender: ASCII, no quotes.

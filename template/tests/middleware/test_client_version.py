@@ -22,6 +22,15 @@ def test_other_clients_pass(agent: str, probe_client: ProbeClient) -> None:
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize("blocked", ["legacyapp/1.", "LEGACYAPP"])
+def test_a_client_is_known_in_any_case(blocked: str, probe_client: ProbeClient) -> None:
+    client = probe_client(blocked_clients=[blocked])
+
+    response = client.get("/probe/ok", headers={"User-Agent": "LegacyApp/1.4"})
+
+    assert response.status_code == 410
+
+
 def test_the_answer_tells_how_to_go_on(probe_client: ProbeClient) -> None:
     client = probe_client(blocked_clients=["Old/"], blocked_clients_detail="Get 2.0 at the shop.")
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.middleware import innermost
+from app.middleware import innermost, outermost
 from app.middleware.order import LAYERS
 
 from .conftest import WS, LogLines, ProbeClient, stack_settings
@@ -210,6 +210,50 @@ def test_to_trust_everybody_is_refused_at_start(proxies: str) -> None:
 def test_nonsense_is_refused_at_start(proxies: str) -> None:
     with pytest.raises(ValidationError, match="must hold addresses and networks such as"):
         stack_settings(trusted_proxies=proxies)
+
+
+class WithoutAddress:
+    """Takes the address away, as a server on a unix socket does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            scope["client"] = None
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "client", "scheme"),
+    [
+        ("unix", "198.51.100.7", "https"),
+        ("10.0.0.1,UNIX", "198.51.100.7", "https"),
+        ("127.0.0.1", None, "http"),
+        ("", None, "http"),
+    ],
+)
+def test_who_comes_by_the_unix_socket_is_trusted_by_a_word(
+    trusted: str, client: str | None, scheme: str, probe_client: ProbeClient
+) -> None:
+    settings = {"trusted_proxies": trusted, "own": [outermost(Middleware(WithoutAddress))]}
+    headers = {"X-Forwarded-For": "6.6.6.6, 198.51.100.7", "X-Forwarded-Proto": "https"}
+
+    response = probe_client(**settings).get("/probe/state", headers=headers)
+
+    assert client_of(response) == client
+    assert scheme_of(response) == scheme
+
+
+def test_nobody_claims_the_word_unix(probe_client: ProbeClient) -> None:
+    settings = {"trusted_proxies": "unix"}
+    headers = {"X-Forwarded-For": "unix, 6.6.6.6"}
+
+    response = probe_client(client_host="198.51.100.66", **settings).get(
+        "/probe/state", headers=headers
+    )
+
+    assert client_of(response) == "198.51.100.66"
 
 
 @pytest.mark.parametrize("stated", ["*", "127.0.0.1", "10.0.0.0/8,::1", "unix:"])

@@ -60,7 +60,7 @@ def test_a_probe_passes(probe_client: ProbeClient) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["healthz", "/m\n", "/m\x7f", "/m\N{NO-BREAK SPACE}", "/a b", "/a?b", "/{a}"],
+    ["healthz", "/m\nx", "/m\x7f", "/m\N{NO-BREAK SPACE}x", "/a b", "/a?b", "/{a}", "/hook/*"],
 )
 def test_a_probe_path_that_can_not_be_asked_for_is_refused_at_start(path: str) -> None:
     with pytest.raises(ValidationError, match="must be exact paths such as /healthz"):

@@ -76,6 +76,26 @@ def test_the_cookie_is_a_setting(probe_app: ProbeApp, probe_client: ProbeClient)
     assert "secure" not in cookie
 
 
+def test_services_on_one_host_have_a_cookie_each(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    orders, shop = (
+        probe_app(session_cookie=name, session_secret=secret)
+        for name, secret in (("orders_session", SECRET), ("shop_session", SECRET[::-1]))
+    )
+    add_routes(orders)
+    add_routes(shop)
+    first = probe_client(app=orders, base_url="https://localhost")
+    second = probe_client(app=shop, base_url="https://localhost")
+
+    first.post("/basket/onion")
+    second.cookies = first.cookies
+    second.post("/basket/leek")
+
+    assert first.get("/basket").json() == "onion"
+    assert second.get("/basket").json() == "leek"
+
+
 def test_who_stores_nothing_gets_no_cookie(app: FastAPI, probe_client: ProbeClient) -> None:
     response = probe_client(app=app).get("/probe/ok")
 

@@ -1,18 +1,57 @@
-"""Settings that are read from the environment and refused in sentences."""
+"""Settings that are read from the environment; a wrong one ends the start with a sentence."""
 
 import sys
-from typing import Any, Final, Never, Self, get_args, get_origin
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from string import Template
+from typing import Annotated, Any, Final, Never, Self, get_args, get_origin
 
-from pydantic import Secret, SecretBytes, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from .reading import read_json, split_commas
 
 _STARTUP_FAILURE: Final = 3
 _SECRETS: Final = (Secret, SecretBytes, SecretStr)
+_LISTS: Final = (tuple, list, set, frozenset)
+_LIST: Final = "must be a list: items separated by commas, or a JSON list"
+_NUMBER: Final = "must be a number"
+_WHOLE: Final = "must be a whole number"
+# What pydantic finds wrong, in sentences that say what to write.
+_RULES: Final[Mapping[str, str]] = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "finite_number": _NUMBER,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "frozen_set_type": _LIST,
+    "greater_than": "must be above $gt",
+    "greater_than_equal": "must be $ge or more",
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
+    "int_type": _WHOLE,
+    "less_than": "must be below $lt",
+    "less_than_equal": "must be $le or less",
+    "list_type": _LIST,
+    "literal_error": "must be $expected",
+    "set_type": _LIST,
+    "string_type": "must be text",
+    "tuple_type": _LIST,
+}
 
 
 def refuse_to_start(*sentences: str) -> Never:
     """
-    Say why, without a traceback, and end the process.
+    Print the sentences, without a traceback, and end the process.
 
     Raises:
         SystemExit: with the one status for which uvicorn's supervisor starts no new worker.
@@ -27,11 +66,12 @@ class EnvironmentSettings(BaseSettings):
     """
     Fields that are read from variables of the upper-case name, and from `.env`.
 
-    Variables of other programs in `.env` are ignored. No message shows the value of a secret.
-    All text is UTF-8.
+    Lists such as `tuple[str, ...]` are comma-separated or JSON. Variables of other programs in
+    `.env` are ignored. No message shows the value of a secret. All text is UTF-8.
     """
 
     model_config = SettingsConfigDict(
+        enable_decoding=False,
         env_file=".env",
         env_file_encoding="utf-8",
         extra="ignore",
@@ -42,12 +82,20 @@ class EnvironmentSettings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_utf8(cls, value: object) -> object:
-        """Refuse bytes that Python smuggled into text: they break where they are written."""
-        if isinstance(value, str) and not _is_encodable(value):
+    def _read(cls, value: object, info: ValidationInfo) -> object:
+        """Read text as the type of its field needs it."""
+        if not isinstance(value, str):
+            return value
+        # Python smuggles such bytes into text: they break where they are written.
+        if not _is_encodable(value):
             msg = "must be UTF-8"
             raise ValueError(msg)
-        return value
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if str in kinds:
+            return value
+        if any(issubclass(kind, _LISTS) for kind in kinds):
+            return split_commas(value)
+        return read_json(value) if any(map(_is_object, kinds)) else value
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -62,22 +110,57 @@ class EnvironmentSettings(BaseSettings):
             return cls()
         except ValidationError as error:
             sentences = [cls._sentence(details) for details in error.errors(include_url=False)]
+        except SettingsError as error:
+            sentences = [f"{error}: {error.__cause__}."]
         except UnicodeDecodeError:
             sentences = [f"{cls.model_config['env_file']} must be UTF-8."]
-        refuse_to_start(*sentences)
+        refuse_to_start(*dict.fromkeys(sentences))
 
     @classmethod
     def _sentence(cls, error: Any) -> str:
         name = str(error["loc"][0]).upper() if error["loc"] else ""
+        context = error.get("ctx", {})
         if error["type"] == "value_error":
-            return f"{name} {error['ctx']['error']}.".lstrip()
+            return f"{name} {context['error']}.".lstrip()
         field = cls.model_fields.get(name.lower())
         if error["type"] == "missing":
             hint = field.description if field else None
             return f"{name} must be set: {hint}." if hint else f"{name} must be set."
         secret = field is not None and _holds_secret(field.annotation)
         shown = "" if secret else f", not {error['input']!r}"
-        return f"{name}: {error['msg']}{shown}."
+        if error["type"] not in _RULES:
+            return f"{name}: {error['msg']}{shown}."
+        rule = Template(_RULES[error["type"]]).substitute(context)
+        default = field.default if field else None
+        example = f", such as {default}" if type(default) in {int, float} else ""
+        return f"{name} {rule}{example}{shown}."
+
+
+def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettings]) -> None:
+    """Let the fields of `base` keep their rules where `settings` gives another default."""
+    changed = False
+    for name, field in base.model_fields.items():
+        own = settings.model_fields[name]
+        if own.annotation != field.annotation or own.metadata != field.metadata:
+            own.annotation, own.metadata = field.annotation, field.metadata
+            changed = True
+    if changed:
+        settings.model_rebuild(force=True)
+
+
+def _kinds(annotation: object) -> set[type]:
+    """Return the class of a field, those of each part of a union, and `list` for any list."""
+    origin = get_origin(annotation)
+    if isinstance(annotation, type) and origin is None:
+        return {annotation}
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return {origin if issubclass(origin, Mapping) else list}
+    parts = get_args(annotation)[: 1 if origin is Annotated else None]
+    return set().union(*map(_kinds, parts))
+
+
+def _is_object(kind: type) -> bool:
+    return issubclass(kind, Mapping | dict | BaseModel) or is_dataclass(kind)
 
 
 def _holds_secret(annotation: object) -> bool:

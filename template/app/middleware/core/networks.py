@@ -1,12 +1,11 @@
 """Networks: the addresses that a setting names, and those that a server tells of a client."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import NoDecode
-
-from .setting_types import split_commas
+from pydantic import AfterValidator
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -37,16 +36,41 @@ def parse_network(value: str) -> Network:
     return IPv4Network((mapped, spelled.prefixlen - MAPPED_BITS))
 
 
+def covers(networks: Iterable[Network], inner: Network) -> bool:
+    """Say whether one of `networks` holds all of `inner`."""
+    return any(inner[0] in outer and inner[-1] in outer for outer in networks)
+
+
 def network(value: str) -> str:
-    """Refuse what is neither an address nor a network."""
+    """Refuse what is neither an address nor a network, and the address that nobody has."""
     try:
-        ip_network(value)
+        spelled = ip_network(value)
     except ValueError:
         msg = f"must hold addresses and networks such as 10.0.0.5 or 10.0.0.0/8, not {value!r}"
-        raise ValueError(msg) from None
+        raise ValueError(msg + _network_hint(value)) from None
+    if spelled.num_addresses == 1 and spelled.network_address.is_unspecified:
+        msg = f"must not hold {value!r}, the address of nobody; write {value}/0 for everybody"
+        raise ValueError(msg)
     return value
 
 
-Networks = Annotated[
-    tuple[Annotated[str, AfterValidator(network)], ...], NoDecode, BeforeValidator(split_commas)
-]
+def _network_hint(value: str) -> str:
+    bare = value.strip("[]")
+    if value == "*":
+        return ": write 0.0.0.0/0 and ::/0 if you mean everybody"
+    if value.lower() == "localhost":
+        return ": write 127.0.0.1 and ::1"
+    with suppress(ValueError):
+        meant = ip_network(bare, strict=False) if "/" in bare else _without_port(bare)
+        return f": write {meant}"
+    return ""
+
+
+def _without_port(value: str) -> Address:
+    """Return the address of `10.0.0.5:8080` and `[::1]:8080`."""
+    with suppress(ValueError):
+        return ip_address(value)
+    return ip_address(value.rpartition(":")[0].strip("[]"))
+
+
+Networks = tuple[Annotated[str, AfterValidator(network)], ...]

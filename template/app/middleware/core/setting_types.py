@@ -1,37 +1,34 @@
 """Types of settings that several layers share. Each refuses nonsense in one sentence."""
 
-import json
 import re
 from contextlib import suppress
+from ipaddress import IPv6Address
 from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator, Field, PositiveInt
+
+from .reading import Plain
 
 # An origin in lower case, or what begins like one.
 ORIGIN: Final = re.compile(r"(?P<name>https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+))(:[0-9]+)?")
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-
-def split_commas(value: object) -> object:
-    """Read `a,b` and `["a", "b"]` alike; other values pass to the next check."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        # An IPv6 host such as [::1] starts alike, and is no JSON.
-        with suppress(ValueError):
-            return json.loads(value)
-    return [item.strip() for item in value.split(",") if item.strip()]
+_ABOUT_HOST: Final = re.compile(r"([a-z]+://)?\.?(?P<host>[^:/]*?)\.?(:[0-9]+)?(/.*)?")
+_LABELS: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 def header_name(value: str) -> str:
-    """Refuse what no header can be named (RFC 9110, 5.1)."""
-    if not _TOKEN.fullmatch(value):
+    """Refuse what no header can be named (RFC 9110, 5.1), and what reads as a pattern."""
+    if not _TOKEN.fullmatch(value) or set("*'") & set(value):
         msg = f"must be a header name: letters, digits and hyphens, not {value!r}"
         raise ValueError(msg)
     return value
+
+
+def header_name_or_all(value: str) -> str:
+    """Let the wildcard of CORS pass too."""
+    return value if value == "*" else header_name(value)
 
 
 def header_value(value: str) -> str:
@@ -42,21 +39,48 @@ def header_value(value: str) -> str:
     return value
 
 
-def _item(value: str) -> str:
-    """Refuse an empty item: every value begins with it."""
-    if not value.strip():
-        msg = "must not hold an empty item"
-        raise ValueError(msg)
-    return header_value(value)
-
-
 def absolute_path(value: str) -> str:
     """Refuse what is no path of a route, or can't stand in the path of a request."""
-    exact = value.startswith("/") and value.isprintable()
-    if not exact or any(mark in value for mark in "?#{} "):
-        msg = f"must be exact paths such as /healthz, not {value!r}"
+    exact = value.startswith("/") and value.isprintable() and "//" not in value
+    if not exact or any(mark in value for mark in "?#{}<>*%,; \\") or "/:" in value:
+        msg = (
+            "must be exact paths such as /healthz, without a pattern, a query or a host,"
+            f" not {value!r}; write each path that is meant"
+        )
         raise ValueError(msg)
     return value
+
+
+def host_name(value: str) -> str:
+    """
+    Return a host as clients send it: in lower case, an IPv6 address in its short form.
+
+    Raises:
+        ValueError: it is none; the message says what to write.
+
+    """
+    name = value.lower()
+    if name.startswith("[") and name.endswith("]"):
+        with suppress(ValueError):
+            return f"[{IPv6Address(name[1:-1])}]"
+    elif _LABELS.fullmatch(name):
+        return name
+    raise ValueError(_host_hint(name))
+
+
+def _host_hint(name: str) -> str:
+    """Say what to write instead of `name`, which is no host."""
+    with suppress(ValueError):
+        return f"an IPv6 address stands in brackets; write [{IPv6Address(name)}]"
+    parts = _ABOUT_HOST.fullmatch(name)
+    if parts and _LABELS.fullmatch(parts["host"]):
+        hint = "without scheme, port, path and dots around it"
+        below = " or *." + parts["host"] if name.startswith(".") else ""
+        return f"a host name stands {hint}; write {parts['host']}{below}"
+    if not name.isascii():
+        with suppress(UnicodeError):
+            return f"clients send it in ASCII; write {name.encode('idna').decode()}"
+    return "write a host name such as api.example, or an IPv6 address such as [::1]"
 
 
 def browser_origin(value: str) -> str | None:
@@ -66,18 +90,67 @@ def browser_origin(value: str) -> str | None:
         return None
     try:
         port = urlsplit(match[0]).port
+        scheme, _, host = match["name"].partition("://")
+        name = f"{scheme}://{host_name(host)}"
     except ValueError:
         return None
-    origin = match["name"] if port is None else f"{match['name']}:{port}"
-    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
+    origin = name if port is None else f"{name}:{port}"
+    return origin.removesuffix(":443" if scheme == "https" else ":80")
+
+
+def check_origin(value: str, *, instead: str) -> str:
+    """
+    Return an origin as browsers send it; refuse what they never send, so never matches.
+
+    Raises:
+        ValueError: a sentence that says what to write; `instead` is the way out for a pattern.
+
+    """
+    if origin := browser_origin(value):
+        return origin
+    lower = value.lower()
+    match = ORIGIN.match(lower)
+    if value == "null":
+        hint = "sandboxed pages and local files of anybody send it; serve the page from an origin"
+    elif "*" in value:
+        hint = f"a wildcard never matches; {instead}"
+    elif "://" in value and not value.isascii():
+        hint = "browsers send the host in ASCII, such as https://xn--bcher-kva.example"
+    elif match and match[0] != lower:
+        hint = f"an origin ends after host and port; write {match[0]!r}"
+    elif match and match[0].endswith("."):
+        hint = f"leave the last dot out; write {match[0].rstrip('.')!r}"
+    elif lower.startswith(("http://", "https://")):
+        hint = "its port is above 65535, or its address is none"
+    elif "://" in value:
+        hint = f"the scheme is http or https; {instead}"
+    else:
+        hint = "write it like 'https://app.example'"
+    msg = f"must not hold {value!r}: {hint}"
+    raise ValueError(msg)
+
+
+def _item(value: str) -> str:
+    """Refuse an empty item, with which every value begins, and what reads as a pattern."""
+    if not value.strip():
+        msg = "must not hold an empty item"
+        raise ValueError(msg)
+    if "*" in value or value.startswith("^") or "\\" in value:
+        msg = f"must hold beginnings as they are sent, not a pattern such as {value!r}"
+        raise ValueError(msg)
+    return header_value(value)
 
 
 T = TypeVar("T")
 
-CommaList = Annotated[tuple[T, ...], NoDecode, BeforeValidator(split_commas)]
+# A list of a service, as readable as those of the stack.
+CommaList = tuple[T, ...]
 
-HeaderName = Annotated[str, AfterValidator(header_name)]
-HeaderNames = CommaList[HeaderName]
-HeaderValue = Annotated[str, AfterValidator(header_value)]
-HeaderValues = CommaList[Annotated[str, AfterValidator(_item)]]
-Paths = CommaList[Annotated[str, AfterValidator(absolute_path)]]
+# More milliseconds than this no storage counts.
+Duration = Annotated[PositiveInt, Field(le=10**15)]
+HeaderName = Annotated[str, AfterValidator(header_name), Plain]
+HeaderNames = tuple[HeaderName, ...]
+HeaderValue = Annotated[str, AfterValidator(header_value), Plain]
+Prefixes = tuple[Annotated[str, AfterValidator(_item)], ...]
+ExactPath = Annotated[str, AfterValidator(absolute_path), Plain]
+Paths = tuple[ExactPath, ...]

@@ -9,26 +9,29 @@ from typing import Annotated, Final, NamedTuple
 
 from fastapi.security import APIKeyHeader
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import NoDecode
 from starlette.types import Scope
 
-from app.middleware.core.setting_types import split_commas
 from app.middleware.user import BadCredentialError, User
 
 # RFC 9110 wants a challenge on every 401; no scheme is registered for keys.
 CHALLENGE: Final = "ApiKey"
 SECURITY: Final = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
 
-_ENTRY: Final = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9a-f]{64})")
+# A scope is what RFC 6749, 3.3, calls one.
+_ENTRY: Final = re.compile(
+    r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<digest>[0-9A-Fa-f]{64})"
+    r"(?P<scopes>:[!#-\[\]-~]+( +[!#-\[\]-~]+)*)?"
+)
 _HOW_TO_MAKE_ONE: Final = "`python -m app.middleware api-key NAME` makes one"
 _MAXIMUM_LENGTH: Final = 512
 
 
 class ApiKey(NamedTuple):
-    """The name of a caller, and the SHA-256 of its key as hexadecimal digits."""
+    """The name of a caller, the SHA-256 of its key as hexadecimal digits, and its scopes."""
 
     name: str
     digest: str
+    scopes: frozenset[str] = frozenset()
 
 
 class ApiKeyVerifier:
@@ -41,7 +44,9 @@ class ApiKeyVerifier:
 
     def __init__(self, *, header: str, api_keys: Iterable[ApiKey]) -> None:
         self.header = header.lower().encode("ascii")
-        self.callers = [(key.digest.encode("ascii"), User(key.name)) for key in api_keys]
+        self.callers = [
+            (key.digest.encode("ascii"), User(key.name, key.scopes)) for key in api_keys
+        ]
 
     def __call__(self, scope: Scope) -> User | None:
         values = [value for name, value in scope["headers"] if name == self.header]
@@ -72,11 +77,15 @@ def name_header(header: str) -> None:
 
 
 def new_api_key(name: str) -> str:
-    """Make a key for the caller NAME, and its entry for API_KEYS."""
+    """Make a key for the caller NAME, or "NAME:SCOPE SCOPE", and its entry for API_KEYS."""
     key = token_urlsafe(32)
-    entry = f"{name}:{sha256(key.encode('ascii')).hexdigest()}"
-    if not _ENTRY.fullmatch(entry):
-        msg = f"NAME must be 1 to 64 letters, digits, dots, hyphens or underscores, not {name!r}."
+    name, colon, scopes = name.partition(":")
+    entry = f"{name}:{sha256(key.encode('ascii')).hexdigest()}{colon}{scopes}"
+    if not _ENTRY.fullmatch(entry) or "," in entry:
+        msg = (
+            "NAME must be 1 to 64 letters, digits, dots, hyphens or underscores, and scopes may"
+            f" follow as in NAME:orders:read orders:write, not {name + colon + scopes!r}."
+        )
         raise SystemExit(msg)
     return f"The key, shown only now: {key}\nIts entry for API_KEYS:\n{entry}"
 
@@ -86,9 +95,13 @@ def _api_key(value: object) -> object:
         return value
     match = _ENTRY.fullmatch(value)
     if match is None:
-        msg = f"must be entries of the form name:sha256-hex; {_HOW_TO_MAKE_ONE}"
+        msg = (
+            "must be entries of the form name:sha256-hex or name:sha256-hex:scope scope;"
+            f" {_HOW_TO_MAKE_ONE}"
+        )
         raise ValueError(msg)
-    return ApiKey(**match.groupdict())
+    scopes = (match["scopes"] or "")[1:].split()
+    return ApiKey(match["name"], match["digest"].lower(), frozenset(scopes))
 
 
 def _distinct(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
@@ -103,8 +116,6 @@ def _distinct(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
 
 ApiKeys = Annotated[
     tuple[Annotated[ApiKey, BeforeValidator(_api_key)], ...],
-    NoDecode,
-    BeforeValidator(split_commas),
     AfterValidator(_distinct),
     Field(description=_HOW_TO_MAKE_ONE),
 ]

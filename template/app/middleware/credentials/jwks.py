@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -21,16 +21,19 @@ _FRESH_SECONDS: Final = 300
 _SOCKET_SECONDS: Final = 3
 _FETCH_SECONDS: Final = 5
 _MAXIMUM_BYTES: Final = 1_000_000
+# Of a token that names none: each try costs the time of a signature.
+_MOST_TRIED: Final = 16
 
 
 class PublishedKeys:
     """
     The keys that an identity provider publishes at `url` (RFC 7517).
 
-    They are fetched in a thread: at the first token, every five minutes, and when a token
-    names an unknown key, since providers change theirs. However many tokens ask, one fetch
-    runs at a time, and none within ten seconds of another. While the provider is down its old
-    keys stay; where no key is known, no token can be checked.
+    They are fetched in a thread: at the first token, every five minutes, and when no key
+    verifies a token, since providers change theirs, at times under the old name. A token that
+    names no key (RFC 7515, 4.1.4) is tried with those that fit its algorithm. However many
+    tokens ask, one fetch runs at a time, and none within ten seconds of another. While the
+    provider is down its old keys stay; where no key is known, no token can be checked.
     """
 
     def __init__(self, url: str, algorithms: Collection[str]) -> None:
@@ -44,26 +47,28 @@ class PublishedKeys:
         self._stale_at = float("inf")
         self._fetching: asyncio.Task[None] | None = None
 
-    async def find(self, header: Mapping[str, Any]) -> Key | None:
-        key = self._named(header)
-        if key is None and (fetching := self._refresh()) is not None:
+    def fitting(self, header: Mapping[str, Any]) -> Sequence[Key]:
+        kid, alg = header.get("kid"), header.get("alg")
+        keys = [key for key in self._keys if alg in key.algorithms]
+        # A key that was published without a name may be the named one.
+        named = [key for key in keys if key.kid == kid] + [key for key in keys if key.kid is None]
+        return (keys if kid is None else named)[:_MOST_TRIED]
+
+    async def renew(self) -> bool:
+        version = self.version
+        if (fetching := self._refresh()) is not None:
             # Shielded: others wait for it too when this request is cancelled.
             await asyncio.shield(fetching)
-            key = self._named(header)
-        if key is None and self._down:
+        return self.version != version
+
+    def check_known(self) -> None:
+        if self._down:
             msg = "The keys of the identity provider can't be had at the moment."
             raise CannotCheckError(msg, retry_after=_SECONDS_BETWEEN_FETCHES)
-        return key
 
     def keep_fresh(self) -> None:
         if monotonic() >= self._stale_at:
             self._refresh()
-
-    def _named(self, header: Mapping[str, Any]) -> Key | None:
-        kid = header.get("kid")
-        named = [key for key in self._keys if kid is None or key.kid == kid]
-        fitting = [key for key in named if header.get("alg") in key.algorithms]
-        return fitting[0] if len(fitting) == 1 else None
 
     def _refresh(self) -> asyncio.Task[None] | None:
         running = self._fetching
@@ -98,7 +103,10 @@ def _usable(published: Any, allowed: Collection[str]) -> Key | None:
     """Return the published key, None where it is for something else or of an unknown kind."""
     try:
         key = jwt.PyJWK(published).key
-        if published.get("use", "sig") != "sig" or not isinstance(key, PublicKey):
+        wanted = published.get("use", "sig") == "sig" and "verify" in published.get(
+            "key_ops", ["verify"]
+        )
+        if not wanted or not isinstance(key, PublicKey):
             return None
     except Exception:  # noqa: BLE001 - a key that this service can't read must not hide the others
         return None

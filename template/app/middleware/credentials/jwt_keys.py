@@ -1,6 +1,6 @@
 """JWT keys: which algorithms a key is made for, and the one that is configured."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -28,8 +28,14 @@ class Keys(Protocol):
 
     version: int
 
-    async def find(self, header: Mapping[str, Any]) -> Key | None:
-        """Return the key that a token's header names."""
+    def fitting(self, header: Mapping[str, Any]) -> Sequence[Key]:
+        """Return the keys that may have signed a token with this header, a few at most."""
+
+    async def renew(self) -> bool:
+        """Look the keys up anew; say whether they are others now."""
+
+    def check_known(self) -> None:
+        """Raise `CannotCheckError` where the keys are not known at the moment."""
 
     def keep_fresh(self) -> None:
         """Look after the keys, without making the request wait."""
@@ -43,8 +49,14 @@ class FixedKey:
         loaded = load_public_key(key) if is_pem(key) else key
         self._key = Key(loaded, common(algorithms, algorithms_for(loaded)))
 
-    async def find(self, header: Mapping[str, Any]) -> Key | None:
-        return self._key if header.get("alg") in self._key.algorithms else None
+    def fitting(self, header: Mapping[str, Any]) -> Sequence[Key]:
+        return [self._key] if header.get("alg") in self._key.algorithms else []
+
+    async def renew(self) -> bool:
+        return False
+
+    def check_known(self) -> None:
+        pass
 
     def keep_fresh(self) -> None:
         pass

@@ -1,16 +1,17 @@
 """JWT settings: their types, and how they fit together."""
 
+import re
 from collections.abc import Collection
-from ipaddress import ip_address
-from typing import Annotated, Final, Literal
+from ipaddress import ip_network
+from typing import Annotated, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from pydantic import AfterValidator, BeforeValidator, SecretStr
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator, SecretStr, ValidationInfo
 
+from app.middleware.core.networks import covers, parse_network
+from app.middleware.core.reading import Plain, in_any_case
 from app.middleware.core.secret import check_secret
-from app.middleware.core.setting_types import split_commas
 
 from .jwt_keys import algorithms_for, is_pem, load_public_key
 
@@ -20,27 +21,56 @@ _RULE: Final = (
 
 
 def _url(value: str) -> str:
-    """Refuse an address whose answer others could forge on its way."""
-    parts = urlsplit(value)
-    inside = parts.scheme == "http" and _is_inside(parts.hostname or "")
-    if value and not (parts.hostname and (parts.scheme == "https" or inside)):
-        msg = (
-            "must be an https address (http only for a loopback address or a name without dots,"
-            f" which are not reached over the internet), not {value!r}"
-        )
+    """Refuse what is no address of a key set."""
+    if not value:
+        return value
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname or ""
+        wrong = not host or parts.scheme not in {"http", "https"} or parts.port == 0
+    except ValueError:
+        wrong, host, parts = True, "", urlsplit("")
+    if wrong or re.search(r"\s|,\w+:", value):
+        hint = "write one such as https://id.example/keys"
+    elif "openid-configuration" in parts.path or "oauth-authorization-server" in parts.path:
+        hint = "that document names the keys; write its jwks_uri"
+    elif parts.username is not None:
+        hint = "no user or password is sent to it"
+    elif host.endswith("."):
+        hint = "leave the last dot of the host out"
+    else:
+        return value
+    msg = f"must be the https address of a key set, not {_without_password(value)!r}: {hint}"
+    raise ValueError(msg)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/]*@", "//***@", url)
+
+
+def _is_inside(host: str) -> bool:
+    """Say whether `host` can't be public: nobody out there could answer in its place."""
+    try:
+        address = parse_network(host)
+    except ValueError:
+        labels = host.lower().split(".")
+        return len(labels) == 1 or host.lower().endswith(_INSIDE)
+    return covers(_PRIVATE, address)
+
+
+def _named(value: str) -> str:
+    """Refuse a pattern, and the address of a document instead of the name in it."""
+    if "*" in value:
+        msg = f"must hold values as tokens have them, not the pattern {value!r}"
+        raise ValueError(msg)
+    if (at := value.find("/.well-known/")) >= 0:
+        msg = f"must hold values as tokens have them; write {value[:at]}, not {value!r}"
         raise ValueError(msg)
     return value
 
 
-def _is_inside(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return bool(host) and "." not in host
-
-
-def _key(value: SecretStr | None) -> SecretStr | None:
-    """Refuse what is no public key and what could be guessed."""
+def _key(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    """Refuse what is no public key, what could be guessed, no key and two sources of keys."""
     key = value.get_secret_value().strip() if value else ""
     if is_pem(key):
         # One line of a `.env` file holds no line breaks.
@@ -51,21 +81,24 @@ def _key(value: SecretStr | None) -> SecretStr | None:
             raise ValueError(_RULE) from None
     elif key:
         check_secret(key)
+    if bool(key) == bool(info.data.get("jwt_jwks_url", not key)):
+        msg = "or JWT_JWKS_URL must be set, and not both"
+        raise ValueError(msg)
     return SecretStr(key) if key else None
 
 
-def check_jwt_key(*, key: SecretStr | None, jwks_url: str, algorithms: Collection[str]) -> None:
+def check_jwt_key(
+    *, key: SecretStr | None, jwks_url: str, insecure_http: bool, algorithms: Collection[str]
+) -> None:
     """
-    Refuse no key, two sources of keys, and algorithms that the key is not made for.
+    Refuse keys that others could exchange on their way, and algorithms that no key is made for.
 
     Raises:
         ValueError: a sentence with the way out.
 
     """
-    if (key is None) == (not jwks_url):
-        msg = "JWT_JWKS_URL or JWT_KEY must be set, and not both"
-        raise ValueError(msg)
     if key is None:
+        _check_way(jwks_url, insecure_http=insecure_http)
         if any(name.startswith("HS") for name in algorithms):
             msg = "JWT_ALGORITHMS must not hold HS256 with JWT_JWKS_URL, whose keys are public"
             raise ValueError(msg)
@@ -77,7 +110,27 @@ def check_jwt_key(*, key: SecretStr | None, jwks_url: str, algorithms: Collectio
         raise ValueError(msg)
 
 
-Algorithm = Literal[
+def _check_way(url: str, *, insecure_http: bool) -> None:
+    host = urlsplit(url).hostname or ""
+    if url.lower().startswith("https:") or insecure_http or _is_inside(host):
+        return
+    msg = (
+        "JWT_JWKS_URL must be an https address, since on its way over http others could exchange"
+        f" the keys, not {url!r}; http is for loopback and private addresses and for names that"
+        " can't be public: without a dot, or below .svc, .svc.cluster.local, .internal or"
+        " .localhost; JWT_JWKS_INSECURE_HTTP=true allows it for every name"
+    )
+    raise ValueError(msg)
+
+
+_INSIDE: Final = (".svc", ".svc.cluster.local", ".internal", ".localhost")
+_PRIVATE: Final = tuple(
+    map(
+        ip_network,
+        ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7"),
+    )
+)
+_Algorithm = Literal[
     "RS256",
     "RS384",
     "RS512",
@@ -92,6 +145,7 @@ Algorithm = Literal[
     "HS384",
     "HS512",
 ]
-Algorithms = Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(split_commas)]
-JwksUrl = Annotated[str, AfterValidator(_url)]
+Algorithms = tuple[Annotated[_Algorithm, in_any_case(*get_args(_Algorithm))], ...]
+JwksUrl = Annotated[str, AfterValidator(_url), Plain]
 JwtKey = Annotated[SecretStr | None, AfterValidator(_key)]
+Names = tuple[Annotated[str, AfterValidator(_named)], ...]

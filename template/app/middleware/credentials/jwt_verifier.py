@@ -10,10 +10,10 @@ from fastapi.security import HTTPBearer
 from pydantic import SecretStr
 from starlette.types import Scope
 
-from app.middleware.user import BadCredentialError, User
+from app.middleware.user import BadCredentialError, User, read_scopes
 
 from .jwks import PublishedKeys
-from .jwt_keys import FixedKey, Keys
+from .jwt_keys import FixedKey, Key, Keys
 
 CHALLENGE: Final = "Bearer"
 SECURITY: Final = HTTPBearer(bearerFormat="JWT", scheme_name="jwt", auto_error=False)
@@ -23,11 +23,18 @@ _LEEWAY: Final = 30
 _MAXIMUM_LENGTH: Final = 16_384
 _MAXIMUM_REMEMBERED: Final = 1024
 _FOREVER: Final = float("inf")
+
+
+class _UnknownKeyError(Exception):
+    """No key of the service has the name and the algorithm of the token."""
+
+
 _REASONS: Final[Mapping[type[Exception], str]] = {
     jwt.ExpiredSignatureError: "The token has expired.",
     jwt.ImmatureSignatureError: "The token is not valid yet.",
     jwt.InvalidAudienceError: "The token is meant for another audience.",
     jwt.InvalidIssuerError: "The token comes from another issuer.",
+    _UnknownKeyError: "The token is signed with an unknown key.",
 }
 
 
@@ -41,7 +48,7 @@ class JwtVerifier:
     """
     Return the user of the bearer token of a request, None where there is none (RFC 6750).
 
-    A token needs `sub` and `exp`, and what `issuer` and `audience` say (RFC 7519); clocks may
+    A token needs `sub` and `exp`, one of `issuers` and one of `audiences` (RFC 7519); clocks may
     differ by 30 seconds. Its algorithm must be one of `algorithms` and fit the key, so `none`
     and a public key used as a secret get nowhere (RFC 8725). A websocket, for which a browser
     can't set headers, may offer the subprotocols `bearer` and the token.
@@ -56,8 +63,8 @@ class JwtVerifier:
         key: SecretStr | None,
         jwks_url: str,
         algorithms: Collection[str],
-        issuer: str,
-        audience: str,
+        issuers: Sequence[str],
+        audiences: Sequence[str],
     ) -> None:
         self.keys: Keys = (
             FixedKey(key.get_secret_value(), algorithms)
@@ -65,8 +72,8 @@ class JwtVerifier:
             else PublishedKeys(jwks_url, algorithms)
         )
         self.algorithms = tuple(algorithms)
-        self.issuer = issuer or None
-        self.audience = audience or None
+        self.issuers = list(issuers) or None
+        self.audiences = list(audiences) or None
         self._verified: dict[bytes, _Verified] = {}  # by the credential as it was sent
         self._version = self.keys.version
 
@@ -97,23 +104,39 @@ class JwtVerifier:
             header = jwt.get_unverified_header(token)
         except Exception:  # noqa: BLE001
             raise _bad(None) from None
-        key = await self.keys.find(header) if header.get("alg") in self.algorithms else None
-        if key is None:
-            msg = "The token is signed with an unknown key."
-            raise BadCredentialError(msg)
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                key.key,
-                algorithms=key.algorithms,
-                issuer=self.issuer,
-                audience=self.audience,
-                leeway=_LEEWAY,
-                options={"require": ["exp", "sub"]},
-            )
-            return _user(claims)
-        except Exception as error:  # noqa: BLE001
-            raise _bad(error) from None
+        if header.get("alg") not in self.algorithms:
+            raise _bad(_UnknownKeyError())
+        keys = self.keys.fitting(header)
+        user = self._user_by(keys, token)
+        if user is None and await self.keys.renew():
+            keys = self.keys.fitting(header)
+            user = self._user_by(keys, token)
+        if user is None:
+            if not keys:
+                self.keys.check_known()
+                raise _bad(_UnknownKeyError())
+            raise _bad(None)
+        return user
+
+    def _user_by(self, keys: Collection[Key], token: str) -> User | None:
+        """Return the user of a token that one of `keys` verifies, None where none does."""
+        for key in keys:
+            try:
+                claims: dict[str, Any] = jwt.decode(
+                    token,
+                    key.key,
+                    algorithms=key.algorithms,
+                    issuer=self.issuers,
+                    audience=self.audiences,
+                    leeway=_LEEWAY,
+                    options={"require": ["exp", "sub"]},
+                )
+                return _user(claims)
+            except jwt.InvalidSignatureError:
+                continue
+            except Exception as error:  # noqa: BLE001
+                raise _bad(error) from None
+        return None
 
     def _remember(self, credential: bytes, user: User) -> None:
         claims: Mapping[str, Any] = user.claims
@@ -163,11 +186,6 @@ def _user(claims: Mapping[str, Any]) -> User:
     if not claims["sub"]:
         msg = "sub"
         raise jwt.MissingRequiredClaimError(msg)
-    return User(claims["sub"], _scopes(claims), MappingProxyType(claims))
-
-
-def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
-    """Read `scope` (RFC 8693, 4.2) or `scp`: a text with spaces, or a list."""
-    value = claims.get("scope", claims.get("scp", ""))
-    names = value.split() if isinstance(value, str) else value
-    return frozenset(names) if isinstance(names, list) else frozenset()
+    # RFC 8693, 4.2, or what Microsoft and Okta call it.
+    scopes = read_scopes(claims.get("scope", claims.get("scp")))
+    return User(claims["sub"], scopes, MappingProxyType(claims))

@@ -5,15 +5,16 @@ from collections.abc import Awaitable
 from math import ceil
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from app.middleware.core.exchange import Exchange
 from app.middleware.core.headers import Clash, HeaderRule
+from app.middleware.core.reading import in_any_case, plain
 from app.middleware.problem import Refusal
 
 from .base import CountsAtOnce, Storage, StorageLostError, namespace
 
-OnError = Literal["allow", "refuse"]
+OnError = Annotated[Literal["allow", "refuse"], in_any_case("allow", "refuse")]
 
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
@@ -88,6 +89,12 @@ class Limit:
         )
 
 
+def _spelled(value: object) -> object:
+    """Read `100 / Minute` too."""
+    text = plain(value)
+    return re.sub(r"\s*/\s*", "/", text.lower()) if isinstance(text, str) else text
+
+
 def _rate(value: str) -> str:
     if not _RATE.fullmatch(value):
         msg = (
@@ -98,4 +105,4 @@ def _rate(value: str) -> str:
     return value
 
 
-Rate = Annotated[str, AfterValidator(_rate)]
+Rate = Annotated[str, BeforeValidator(_spelled), AfterValidator(_rate)]

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
 
+from app.middleware.core.reading import Plain
+
 Counts = OrderedDict[str, tuple[int, float]]
 
 _MOST_COUNTS: Final = 100_000
@@ -94,13 +96,13 @@ def _first_end(entries: OrderedDict[str, tuple[Any, float]]) -> float:
 
 
 def _memory(value: str) -> str:
-    if value != "memory://":
+    if value.lower() != "memory://":
         msg = (
             "must be memory://, since this service was made with the answer storage=memory"
             " (`copier update --data storage=redis` changes that)"
         )
         raise ValueError(msg)
-    return value
+    return value.lower()
 
 
-StorageUrl = Annotated[str, AfterValidator(_memory)]
+StorageUrl = Annotated[str, AfterValidator(_memory), Plain]

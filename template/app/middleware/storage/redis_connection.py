@@ -188,6 +188,7 @@ def _client(url: SecretStr) -> Redis:
 
 
 def _redis(value: SecretStr) -> SecretStr:
+    value = SecretStr(value.get_secret_value().strip())
     if not _is_address(value):
         msg = (
             "must be the address of a Redis, such as redis://user:password@host:6379/0,"
@@ -209,7 +210,7 @@ def _is_address(value: SecretStr) -> bool:
     # redis-py takes database 0 for a path that is no number, and localhost for no host.
     return (
         url.scheme in _SCHEMES
-        and bool(url.hostname)
+        and re.fullmatch(r"[^\s,]+", url.hostname or "") is not None
         and re.fullmatch(r"(/[0-9]*)?", url.path) is not None
     )
 

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from hashlib import sha256
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pytest
+from fastapi import Security
 from pydantic import ValidationError
 
-from app.middleware.authentication import CurrentUser
+from app.middleware.authentication import CurrentUser, User, current_user
 from app.middleware.credentials.api_keys import new_api_key
 from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
 
@@ -82,6 +83,40 @@ def test_a_caller_may_have_two_keys(probe_app: ProbeApp, probe_client: ProbeClie
     client = probe_client(app=app)
     assert client.get("/me", headers={"X-API-Key": "old"}).json() == "alice"
     assert client.get("/me", headers={"X-API-Key": "new"}).json() == "alice"
+
+
+def test_an_entry_may_end_with_scopes(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    entries = [f"{entry('alice', 'one')}:orders:read orders:write", entry("bob", "two")]
+    app = probe_app(api_keys=",".join(entries))
+
+    @app.get("/orders")
+    async def orders(user: Annotated[User, Security(current_user, scopes=["orders:read"])]) -> str:
+        return user.id
+
+    client = probe_client(app=app)
+    assert client.get("/orders", headers={"X-API-Key": "one"}).json() == "alice"
+    assert client.get("/orders", headers={"X-API-Key": "two"}).status_code == 403
+
+
+def test_a_hash_may_be_in_upper_case(probe_client: ProbeClient) -> None:
+    name, _, digest = entry("alice", "one").partition(":")
+    client = probe_client(api_keys=f"{name}:{digest.upper()}")
+
+    assert client.get("/probe/ok", headers={"X-API-Key": "one"}).status_code == 200
+
+
+def test_the_command_takes_scopes() -> None:
+    written = new_api_key("alice:orders:read orders:write").splitlines()[-1]
+
+    (key,) = stack_settings(api_keys=written).api_keys
+    assert key.name == "alice"
+    assert key.scopes == {"orders:read", "orders:write"}
+
+
+@pytest.mark.parametrize("scopes", ["", "a,b", "a  ", '"a"', "a\tb", "ä"])
+def test_the_command_refuses_what_is_no_scope(scopes: str) -> None:
+    with pytest.raises(SystemExit, match="scopes may follow"):
+        new_api_key(f"alice:{scopes}")
 
 
 def test_the_command_makes_a_key_that_works(probe_client: ProbeClient) -> None:

@@ -143,6 +143,26 @@ def test_a_token_with_a_wrong_claim_is_refused(
     )
 
 
+@pytest.mark.parametrize(
+    ("claims", "status"),
+    [
+        ({"iss": "a", "aud": "x"}, 200),
+        ({"iss": "b", "aud": ["y", "other"]}, 200),
+        ({"iss": "c", "aud": "x"}, 401),
+        ({"iss": "a", "aud": "z"}, 401),
+        ({"iss": "a,b", "aud": "x,y"}, 401),
+        ({"iss": ["a"], "aud": "x"}, 401),
+    ],
+)
+def test_issuers_and_audiences_are_lists(
+    claims: dict[str, Any], status: int, start: Callable[..., TestClient]
+) -> None:
+    client = start(**SETTINGS, jwt_issuer="a, b", jwt_audience="x,y")
+    sent = bearer(signed(HS256, {**payload(), **claims}))
+
+    assert client.get("/me", headers=sent).status_code == status
+
+
 @pytest.mark.parametrize(("claim", "seconds"), [("exp", -15), ("nbf", 15), ("iat", 15)])
 def test_clocks_may_differ_a_little(
     claim: str, seconds: int, start: Callable[..., TestClient]
@@ -352,8 +372,8 @@ def verifier(**options: Any) -> JwtVerifier:
         key=settings.jwt_key,
         jwks_url=settings.jwt_jwks_url,
         algorithms=settings.jwt_algorithms,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
+        issuers=settings.jwt_issuer,
+        audiences=settings.jwt_audience,
     )
 
 
@@ -462,12 +482,12 @@ def test_a_public_key_is_no_secret(start: Callable[..., TestClient]) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"jwt_key": ""}, "JWT_JWKS_URL or JWT_KEY must be set, and not both"),
+        ({"jwt_key": ""}, "or JWT_JWKS_URL must be set, and not both"),
         ({"jwt_jwks_url": "https://id.example/keys"}, "must be set, and not both"),
-        ({"jwt_key": "", "jwt_jwks_url": "id.example/keys"}, "must be an https address"),
+        ({"jwt_key": "", "jwt_jwks_url": "id.example/keys"}, "must be the https address"),
         ({"jwt_key": "", "jwt_jwks_url": "http://id.example/keys"}, "must be an https address"),
         ({"jwt_key": "", "jwt_jwks_url": "http://203.0.113.7/keys"}, "must be an https address"),
-        ({"jwt_key": "", "jwt_jwks_url": "file:///etc/keys"}, "must be an https address"),
+        ({"jwt_key": "", "jwt_jwks_url": "file:///etc/keys"}, "must be the https address"),
         (
             {"jwt_key": "", "jwt_jwks_url": "https://id.example/keys"},
             "must not hold HS256 with JWT_JWKS_URL",
@@ -508,12 +528,25 @@ def test_nonsense_is_refused_at_start(settings: dict[str, Any], sentence: str) -
         "http://127.0.0.1/keys",
         "http://[::1]/keys",
         "http://keycloak:8080/keys",
+        "http://keycloak.auth.svc:8080/keys",
+        "http://id.internal/keys",
+        "http://192.168.1.5/keys",
     ],
 )
 def test_a_provider_in_reach_may_be_asked(url: str) -> None:
     settings = stack_settings(jwt_key="", jwt_jwks_url=url, jwt_algorithms=["RS256"])
 
     assert settings.jwt_jwks_url == url
+
+
+def test_plain_http_to_any_name_is_said_out_loud() -> None:
+    url = "http://keycloak.auth:8080/keys"
+    published = {"jwt_key": "", "jwt_jwks_url": url, "jwt_algorithms": ["RS256"]}
+
+    with pytest.raises(ValidationError, match="JWT_JWKS_INSECURE_HTTP=true allows it"):
+        stack_settings(**published)
+
+    assert stack_settings(**published, jwt_jwks_insecure_http=True).jwt_jwks_url == url
 
 
 def test_the_key_is_never_shown() -> None:

@@ -2,13 +2,13 @@
 
 import json
 from base64 import b64encode
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from itsdangerous import TimestampSigner
 
-from app.middleware.authentication import CurrentUser
+from app.middleware.authentication import CurrentUser, User, current_user
 from tests.middleware.conftest import ProbeApp, ProbeClient
 
 SECRET: Final = "Jx7rWq2mTz9bLc4vHn6kPd8sFg3yRa5e"
@@ -84,7 +84,47 @@ def test_a_session_with_anything_else_is_refused(
     response = probe_client(app=app).get("/probe/ok", headers=cookie({"user": user}))
 
     assert response.status_code == 401
-    assert response.headers["www-authenticate"].startswith('Cookie cookie-name="session", error=')
+    assert response.headers["www-authenticate"].startswith("Cookie error=")
+
+
+@pytest.mark.parametrize(
+    ("scopes", "status"),
+    [
+        (["orders:read", "orders:write"], 200),
+        ("orders:write orders:read", 200),
+        (["orders:write"], 403),
+        ([], 403),
+        (None, 403),
+        ({"orders:read": True}, 403),
+        ([["orders:read"]], 403),
+        (7, 403),
+    ],
+)
+def test_the_session_holds_the_scopes(
+    scopes: object, status: int, app: FastAPI, probe_client: ProbeClient
+) -> None:
+    @app.get("/orders")
+    async def orders(user: Annotated[User, Security(current_user, scopes=["orders:read"])]) -> str:
+        return user.id
+
+    sent = cookie({"user": "alice", "scopes": scopes})
+
+    assert probe_client(app=app).get("/orders", headers=sent).status_code == status
+
+
+def test_the_cookie_can_be_renamed(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(**SETTINGS, session_cookie="orders_session")
+
+    @app.get("/me")
+    async def me(user: CurrentUser) -> str:
+        return user.id
+
+    client = probe_client(app=app)
+    renamed = {"Cookie": f"orders_{cookie({'user': 'alice'})['Cookie']}"}
+    assert client.get("/me", headers=renamed).json() == "alice"
+    assert client.get("/me", headers=cookie({"user": "alice"})).status_code == 401
+    schemes = app.openapi()["components"]["securitySchemes"]
+    assert schemes == {"session": {"type": "apiKey", "in": "cookie", "name": "orders_session"}}
 
 
 def test_a_forged_session_is_anonymous(app: FastAPI, probe_client: ProbeClient) -> None:

@@ -1,0 +1,64 @@
+"""Reading: how the text of a variable becomes a value."""
+
+import json
+from contextlib import suppress
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator
+
+_QUOTES: Final = "\"'"
+_QUOTED: Final = (
+    "must not stand in quotes, which some tools such as `docker run --env-file` keep; write {}"
+)
+
+
+def plain(value: object) -> object:
+    """Take white space away; refuse quotes around the value."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES:
+        raise ValueError(_QUOTED.format(text[1:-1]))
+    return text
+
+
+def split_commas(value: str) -> Any:
+    """Read `a,b` and `["a", "b"]` in the same way; other JSON passes to the next check."""
+    if value.lstrip().startswith(("[", "{")):
+        # An IPv6 host such as [::1] starts in the same way, and is no JSON.
+        with suppress(ValueError):
+            return json.loads(value)
+    plain(value)
+    return [item for part in value.split(",") if (item := plain(part))]
+
+
+def read_json(value: str) -> Any:
+    """Read what is more than a text or a list."""
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        msg = f"must be JSON: {error}"
+        raise ValueError(msg) from None
+
+
+def in_any_case(*choices: str) -> BeforeValidator:
+    """Read one of `choices` in upper and in lower case."""
+    spellings = {choice.lower(): choice for choice in choices}
+
+    def read(value: object) -> object:
+        text = plain(value)
+        return spellings.get(text.lower(), text) if isinstance(text, str) else text
+
+    return BeforeValidator(read)
+
+
+def _some(value: str) -> str:
+    if not value:
+        msg = "must not be empty"
+        raise ValueError(msg)
+    return value
+
+
+Plain: Final = BeforeValidator(plain)
+Switch = Annotated[bool, Plain]
+Text = Annotated[str, AfterValidator(_some), Plain]

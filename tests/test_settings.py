@@ -1,0 +1,194 @@
+"""
+Settings: each value takes effect, or ends the start with a sentence that says what to write.
+
+`settings.yml` has rows for each setting of the catalogue: values that look right.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from copier import run_copy
+
+from .support import ENTRIES, FAILED_START, TESTS, read_yaml, run, with_variants
+
+ROWS: Final[dict[str, Any]] = read_yaml(TESTS / "settings.yml")
+WORKS: Final[dict[str, dict[str, Any]]] = ROWS["works"]
+REFUSED: Final[dict[str, dict[str, str]]] = ROWS["refused"]
+TOGETHER: Final[dict[str, dict[str, Any]]] = ROWS["together"]
+
+KNOBS: Final[dict[str, dict[str, Any]]] = {
+    knob["name"]: knob
+    for entry in ENTRIES.values()
+    for part in with_variants(entry)
+    for knob in part.get("settings", ())
+}
+SECRETS: Final = {"API_KEYS", "JWT_KEY", "SESSION_SECRET", "STORAGE_URL"}
+# Which answers have the settings that only one variant has.
+SERVICES: Final = {
+    "jwt": {"authentication_scheme": "jwt", "storage": "memory"},
+    "api_key": {"authentication_scheme": "api_key", "storage": "redis"},
+}
+OF_API_KEY: Final = {"API_KEYS", "API_KEY_HEADER", "STORAGE_ON_ERROR", "STORAGE_URL of redis"}
+NEEDED: Final = {
+    "API_KEYS": KNOBS["API_KEYS"]["test"][0],
+    "JWT_ALGORITHMS": "HS256",
+    "JWT_KEY": KNOBS["JWT_KEY"]["test"],
+    "SESSION_SECRET": KNOBS["SESSION_SECRET"]["test"],
+}
+# With published keys there is no other.
+OF_JWKS: Final = {"JWT_KEY": "", "JWT_ALGORITHMS": "RS256"}
+
+# Reads each set of variables as a start does, and prints what came of it.
+READ: Final = """
+import contextlib, io, json, os, sys
+from pydantic_core import to_jsonable_python
+from app.middleware import StackSettings
+
+def read(variables):
+    said = io.StringIO()
+    os.environ.update(variables)
+    try:
+        with contextlib.redirect_stderr(said):
+            settings = StackSettings.from_environment()
+        return {name: to_jsonable_python(value) for name, value in settings}
+    except SystemExit as exit:
+        return [exit.code, *said.getvalue().splitlines()]
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+with open(sys.argv[1]) as file:
+    print(json.dumps([read(variables) for variables in json.load(file)]))
+"""
+
+
+class Reader:
+    """The settings of rendered services, as they read them at start."""
+
+    def __init__(self, services: dict[str, Path]) -> None:
+        self._services = services
+
+    def read(self, scheme: str, cases: list[dict[str, str]]) -> list[Any]:
+        service = self._services[scheme]
+        redis = {} if scheme == "jwt" else {"STORAGE_URL": "redis://localhost"}
+        file = service / "cases.json"
+        complete = [
+            {**NEEDED, **redis, **(OF_JWKS if "JWT_JWKS_URL" in case else {}), **case}
+            for case in cases
+        ]
+        file.write_text(json.dumps(complete), "utf-8")
+        done = run(sys.executable, "-c", READ, file, cwd=service)
+        assert done.returncode == 0, done.stdout
+        results: list[Any] = json.loads(done.stdout)
+        return results
+
+
+@pytest.fixture(scope="module")
+def reader(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    services = {}
+    for scheme, answers in SERVICES.items():
+        services[scheme] = tmp_path_factory.mktemp("settings") / scheme
+        data = {"preset": "everything", **answers}
+        options: dict[str, Any] = {"defaults": True, "quiet": True, "vcs_ref": "HEAD"}
+        run_copy(str(template), services[scheme], data=data, **options)
+    return Reader(services)
+
+
+def _cases(rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str, Any]]:
+    for name, values in rows.items():
+        for value, expected in values.items():
+            yield _scheme(name), name.partition(" ")[0], value, expected
+
+
+def _scheme(name: str) -> str:
+    return "api_key" if name in OF_API_KEY else "jwt"
+
+
+def test_each_setting_has_rows() -> None:
+    """Add yours to `settings.yml`: what looks right, and what comes of it."""
+    assert {name.partition(" ")[0] for name in REFUSED} == {*KNOBS}
+    assert {*WORKS} <= {*KNOBS}
+
+
+@pytest.mark.parametrize("scheme", SERVICES)
+def test_what_works_is_read(scheme: str, reader: Reader) -> None:
+    cases = [case for case in _cases(WORKS) if case[0] == scheme]
+
+    results = reader.read(scheme, [{name: value} for _, name, value, _ in cases])
+
+    for (_, name, value, expected), result in zip(cases, results, strict=True):
+        assert isinstance(result, dict), (name, value, result)
+        assert result[name.lower()] == expected, (name, value)
+
+
+@pytest.mark.parametrize("scheme", SERVICES)
+def test_what_can_not_take_effect_ends_the_start(scheme: str, reader: Reader) -> None:
+    cases = [case for case in _cases(REFUSED) if case[0] == scheme]
+
+    results = reader.read(scheme, [{name: value} for _, name, value, _ in cases])
+
+    wrong = [
+        (name, value, way_out, result)
+        for (_, name, value, way_out), result in zip(cases, results, strict=True)
+        if not _is_refusal(result, name, value, way_out)
+    ]
+    assert wrong == [], "\n".join(map(str, wrong))
+
+
+def _is_refusal(result: Any, name: str, value: str, way_out: str) -> bool:
+    """One sentence names the setting, the value unless it is a secret, and the way out."""
+    if not isinstance(result, list) or len(result) != 2:
+        return False
+    status, sentence = result
+    named = sentence.startswith(f"{name} ") and sentence.endswith(".") and way_out in sentence
+    shown = name not in SECRETS and value != ""
+    leaked = name in SECRETS and len(value) > 20 and value in sentence
+    return status == FAILED_START and named and (not shown or "not " in sentence) and not leaked
+
+
+@pytest.mark.parametrize("scheme", SERVICES)
+def test_quotes_and_white_space_are_no_part_of_a_value(scheme: str, reader: Reader) -> None:
+    """`docker run --env-file` keeps both."""
+    names = sorted(name for name in {*KNOBS} - SECRETS if _scheme(name) == scheme)
+    usual = {name: _usual(name) for name in names}
+
+    plain = reader.read(scheme, [{name: usual[name]} for name in names])
+    spaced = reader.read(scheme, [{name: f" {usual[name]}\t"} for name in names])
+    quoted = reader.read(scheme, [{name: f'"{usual[name]}"'} for name in names])
+    single = reader.read(scheme, [{name: f"'{usual[name]}'"} for name in names])
+
+    assert [result for result in plain if not isinstance(result, dict)] == []
+    assert spaced == plain
+    for name, *results in zip(names, quoted, single, strict=True):
+        for result in results:
+            assert _is_refusal(result, name, usual[name], usual[name].partition(",")[0]), result
+
+
+def _usual(name: str) -> str:
+    """Return the default as it stands in `.env.example`, or the first value that works."""
+    default = KNOBS[name].get("test", KNOBS[name].get("default"))
+    if default in ("", [], None):
+        return next(iter(WORKS[name])).strip()
+    return ",".join(default) if isinstance(default, list) else str(default)
+
+
+def test_all_that_is_missing_is_told_at_once(reader: Reader) -> None:
+    (result,) = reader.read("jwt", [{"JWT_KEY": "", "SESSION_SECRET": "", "LOG_LEVEL": "loud"}])
+
+    assert result[0] == FAILED_START
+    assert [sentence.partition(" ")[0] for sentence in result[1:]] == [
+        *("LOG_LEVEL", "JWT_KEY", "SESSION_SECRET"),
+    ]
+
+
+def test_what_does_not_fit_together_ends_the_start(reader: Reader) -> None:
+    results = reader.read("jwt", [case["set"] for case in TOGETHER.values()])
+
+    for case, result in zip(TOGETHER.values(), results, strict=True):
+        assert result[0] == FAILED_START
+        assert len(result) == 2
+        assert result[1].startswith(case["says"])
