@@ -153,9 +153,9 @@ def _modules(folder: str) -> set[str]:
 
 def test_each_file_belongs_to_something() -> None:
     packages = {name.rpartition("/")[0] for name in SHARED if "/" in name}
-    general = {"__main__", "order", "settings", "stack"}
-    general |= {f"core/{name}" for name in ("check", "command_line", "environment", "places")}
-    general |= {"core/reading"}
+    general = {"__main__", "order", "problem", "settings", "stack"}
+    core = "check command_line environment exchange headers layer places reading scope upload"
+    general |= {f"core/{name}" for name in core.split()}
     inits = {"__init__", *(f"{package}/__init__" for package in packages)}
     tests = {path for path in _modules("tests/middleware") if "test_" in path}
     hooks = ROOT / "hooks/shared"
@@ -164,9 +164,12 @@ def test_each_file_belongs_to_something() -> None:
     assert {str(path.relative_to(hooks).with_suffix("")) for path in hooks.rglob("*.yml")} == {
         *SHARED
     }
+    # An entry without a module brings settings alone.
+    assert {*ENTRIES} - _modules("app/middleware") == {"core/probes"}
     assert _modules("app/middleware") - {*ENTRIES} == general | inits
     assert tests - {re.sub(r"([^/]+)$", r"test_\1", name) for name in ENTRIES} == {
-        *("core/test_environment", "test_public", "test_refusals", "test_stack")
+        *("core/test_environment", "core/test_exchange"),
+        *("test_public", "test_refusals", "test_stack"),
     }
 
 
@@ -310,7 +313,7 @@ def _parameters(modules: Path, path: str) -> tuple[set[str], set[str]]:
             accepted = {argument.arg for argument, _ in pairs}
             return accepted, {argument.arg for argument, default in pairs if default is None}
     imported = {
-        alias.name: f"{node.module}:{alias.name}"
+        alias.name: f"{'.' * node.level}{node.module}:{alias.name}"
         for node in nodes
         if isinstance(node, ast.ImportFrom)
         for alias in node.names

@@ -1,42 +1,39 @@
 """Demo: a layer that uses whatever the catalogue offers."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from fastapi.telemetry import TelemetryConfig
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from .core.scope import only_header
-from .problem import refuse
+from .core.exchange import Exchange
+from .core.headers import Clash, HeaderRule
+from .core.layer import HTTP, Layer
+from .problem import Refusal
+
+_FIXED: Final = b"x-demo-fixed"
 
 
-class OnionDemoMiddleware:
+class OnionDemoMiddleware(Layer):
     """Send `header` back, and refuse who sends `refuse` in it."""
 
+    scopes = HTTP
+
     def __init__(self, app: ASGIApp, *, header: str, demo_path: str, suffix: str = "") -> None:
-        self.app = app
+        super().__init__(app)
         self.header = header.lower().encode("ascii")
+        self.rule = HeaderRule({self.header: Clash.BOTH, _FIXED: Clash.BOTH})
         self.value = (demo_path + suffix).encode("ascii")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if only_header(scope, self.header) == "refuse":
-            await refuse(scope, receive, send, layer="onion_demo", status=418, detail="As asked.")
-            return
-
-        async def send_with_header(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(self.header, self.value), (b"x-demo-fixed", b"yes")]
-                message = {**message, "headers": [*message.get("headers", ()), *extra]}
-            await send(message)
-
-        await self.app(scope, receive, send_with_header)
+    def enter(self, exchange: Exchange) -> Refusal | None:
+        if exchange.header(self.header) == "refuse":
+            return Refusal(status=418, detail="As asked.")
+        exchange.add(self.rule, [(self.header, self.value), (_FIXED, b"yes")])
+        return None
 
 
 class DemoError(Exception):
