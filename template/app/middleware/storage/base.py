@@ -40,6 +40,7 @@ class CountsAtOnce(Protocol):
 
     def count(self, key: str, seconds: int) -> tuple[int, float]:
         """Do as `Storage.increment`."""
+        ...
 
 
 async def attend_lifespan(
