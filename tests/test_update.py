@@ -394,7 +394,12 @@ def test_no_file_of_a_released_service_vanishes_but_those_that_moved(
 
 def _questions(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = read_yaml(folder / "copier.yml")
-    return {name: value for name, value in found.items() if name[0] != "_"}
+    # What is computed is no question: it is neither asked nor stored.
+    return {
+        name: value
+        for name, value in found.items()
+        if name[0] != "_" and value.get("when") is not False
+    }
 
 
 def _values(question: dict[str, Any]) -> set[str]:
