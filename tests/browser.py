@@ -10,8 +10,8 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,7 +97,7 @@ class Servers:
 
 
 @contextmanager
-def servers_of(folder: Path) -> Iterator[Servers]:
+def servers_of(folder: Path) -> Generator[Servers]:
     # Of the environment only what finds programs: a setting of the developer's must not get in.
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     with subprocess.Popen(
@@ -129,12 +129,12 @@ class _Page(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: Any, **__: Any) -> None:
         """Say nothing."""
 
 
 @contextmanager
-def pages(host: str) -> Iterator[str]:
+def pages(host: str) -> Generator[str]:
     """Serve an empty page on an origin of its own and yield the origin."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         server.daemon_threads = True
@@ -144,13 +144,14 @@ def pages(host: str) -> Iterator[str]:
 
 
 @contextmanager
-def chromium() -> "Iterator[Browser]":
+def chromium() -> "Generator[Browser]":
     found = next((path for name in _CHROMIUM_NAMES if (path := shutil.which(name))), None)
     needed("Chromium", found)
-    try:
+    playwright = None
+    with suppress(ModuleNotFoundError):
         playwright = importlib.import_module("playwright.sync_api")
-    except ModuleNotFoundError:
-        needed("playwright", found=None)
+    needed("playwright", playwright)
+    assert playwright
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=list(CHROMIUM_FLAGS))
         yield browser

@@ -42,6 +42,8 @@ LAYERS: Final = _entries("layers", ORDER["layers"])
 SHARED: Final = _entries("shared", ORDER["shared"])
 ENTRIES: Final = {**LAYERS, **SHARED}
 
+SERVE: Final = "uvicorn app.main:app --reload --lifespan on --no-server-header --no-proxy-headers"
+
 FAILED_START: Final = 3  # the status for which uvicorn's supervisor starts no new worker
 
 SCHEMES: Final = ("jwt", "session", "api_key")

@@ -145,6 +145,7 @@ def test_an_odd_text_survives_in_every_file(text: str, render: Render) -> None:
     {
         "gh:OWNER/fastapi-onion": "https://github.com/OWNER/fastapi-onion.git",
         "gh:OWNER/fastapi-onion.git": "https://github.com/OWNER/fastapi-onion.git",
+        "gl:OWNER/fastapi-onion": "https://gitlab.com/OWNER/fastapi-onion.git",
         "https://github.com/OWNER/fastapi-onion": "https://github.com/OWNER/fastapi-onion",
         "git@github.com:OWNER/fastapi-onion.git": "git@github.com:OWNER/fastapi-onion.git",
     }.items(),

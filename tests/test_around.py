@@ -18,7 +18,7 @@ import pytest
 from copier import run_copy
 
 from .conftest import Render
-from .support import LAYERS, ORDER, ROOT, UV, blocks, commit, git, read_yaml, run, tokens
+from .support import LAYERS, ORDER, ROOT, SERVE, UV, blocks, commit, git, read_yaml, run, tokens
 
 NAME: Final = r"""_On_ *and* [more](x) `co` #1 \ | <b> "é🧅" {{ 1 }}"""
 
@@ -84,7 +84,7 @@ def links(markdown: str) -> Iterator[str]:
 def first_run(service: Path) -> dict[str, Any]:
     """Return the values that the README's first command sets."""
     command = blocks((service / "README.md").read_text("utf-8"), "sh")[0]
-    words = command.rpartition("uv run fastapi")[0].replace("uv run python", sys.executable)
+    words = command.rpartition("uv run uvicorn")[0].replace("uv run python", sys.executable)
     done = run("bash", "-c", f"{words} env", cwd=service)
     names = re.findall(r"^([A-Z_]+)=", words, re.MULTILINE)
     return {
@@ -272,7 +272,7 @@ def test_symptoms_name_layers_that_exist() -> None:
 
 def test_the_first_command_of_the_readme_starts_the_service(service: Path) -> None:
     command = blocks((service / "README.md").read_text("utf-8"), "sh")[0].strip()
-    assert command.endswith("uv run fastapi dev --no-proxy-headers")
+    assert command.endswith(f"uv run {SERVE}")
 
     program = "from app.main import app; print(len(app.user_middleware))"
 
@@ -319,10 +319,11 @@ def test_the_files_around_the_code_pass_their_linters(
 ) -> None:
     service = render(**answers)
     workflow = service / ".github/workflows/ci.yml"
+    workflows = [*workflow.parent.iterdir()]
 
     lint("hadolint", service / "Dockerfile")
-    lint("actionlint", workflow)
-    lint("check-jsonschema", "--builtin-schema", "vendor.github-workflows", workflow)
+    lint("actionlint", *workflows)
+    lint("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     lint("check-jsonschema", "--builtin-schema", "vendor.renovate", service / "renovate.json")
     assert ("redis-server" in workflow.read_text("utf-8")) == (answers.get("storage") == "redis")
 
@@ -395,7 +396,7 @@ def test_the_workflow_finds_what_an_update_left_over(
     name: str, content: str, status: int, render: Render
 ) -> None:
     service = render(layers=["request_id"])
-    steps = read_yaml(service / ".github/workflows/ci.yml")["jobs"]["check"]["steps"]
+    steps = read_yaml(service / ".github/workflows/conflicts.yml")["jobs"]["check"]["steps"]
     (script,) = [step["run"] for step in steps if "conflict" in step.get("name", "")]
     (service / name).write_text(content)
     git("init", "--quiet", cwd=service)

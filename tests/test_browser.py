@@ -384,7 +384,8 @@ def test_the_session_comes_back_but_no_script_reads_it(
     assert json.loads(who["text"]) == {"name": "jo"}
     assert json.loads(anonymous["text"]) == {"name": None}
     assert talked["answer"]["name"] == "jo"
-    (cookie,) = (cookie for cookie in page.context.cookies() if cookie["name"] == "session")
+    cookies: list[Any] = page.context.cookies()
+    (cookie,) = (cookie for cookie in cookies if cookie["name"] == "session")
     assert cookie["httpOnly"]
     assert cookie["secure"]
     assert cookie["sameSite"] == "Lax"

@@ -61,11 +61,11 @@ REQUIREMENTS: Final = {
 QUESTIONS: Final = {
     *("project_name", "description", "preset", "layers", "authentication_scheme", "storage"),
 }
-HIDDEN: Final = {"distribution_name", "onion", "onion_catalogue"}
+HIDDEN: Final = {"onion", "onion_catalogue"}
 
 SETTINGS_OF_COPIER: Final = {
     *("_envops", "_exclude", "_message_after_copy", "_message_after_update"),
-    *("_min_copier_version", "_skip_if_exists", "_subdirectory", "_templates_suffix"),
+    *("_min_copier_version", "_subdirectory", "_templates_suffix"),
 }
 KEYS_OF_A_QUESTION: Final = {
     *("choices", "default", "help", "multiselect", "placeholder", "secret", "type", "validator"),

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -184,7 +184,7 @@ def order(server: Server, key: str, path: str = "/orders") -> httpx2.Response:
 
 
 @contextmanager
-def redis_of(service: Path) -> Iterator[Any]:
+def redis_of(service: Path) -> Generator[Any]:
     """Start the Redis that the tests of a rendered service start."""
     assert shutil.which("redis-server"), "install redis-server: nothing is skipped here"
     path = service / "tests/middleware/storage/redis_server.py"

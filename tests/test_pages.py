@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from markdown_it import MarkdownIt
 
-from .support import LAYERS, ROOT, run
+from .support import LAYERS, ROOT, SERVE, run
 
 ADDRESS: Final = "https://github.com/OWNER/fastapi-onion"
 
@@ -35,7 +35,7 @@ def test_the_commands_need_only_python_pip_and_git() -> None:
     for command in (start, test):
         assert command.startswith("python3 -m venv .tools && .tools/bin/pip install --quiet ")
     assert 'copier copy --defaults --data project_name=Orders "$PWD"' in start
-    assert start.endswith("run fastapi dev --no-proxy-headers")
+    assert start.endswith(f"run {SERVE}")
     assert test.endswith("run pytest")
 
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -28,7 +28,7 @@ LOWEST: Final = "lowest-direct"
 NEWEST: Final = "highest"
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    **{preset: {} for preset in ORDER["presets"]},
+    **{preset: dict[str, Any]() for preset in ORDER["presets"]},
     # All dependencies; `public` has the limits that count in memory.
     "everything": {"storage": "redis"},
 }
@@ -43,7 +43,7 @@ def _matrix() -> Iterator[Any]:
             between = preset == "everything" and version in here[1:]
             sample = {LOWEST: version in here[:1], NEWEST: version in here[-1:] or between}
             for resolution in (LOWEST, NEWEST):
-                marks = [] if sample[resolution] else [pytest.mark.matrix]
+                marks: list[Any] = [] if sample[resolution] else [pytest.mark.matrix]
                 yield pytest.param(preset, version, resolution, marks=marks)
 
 
@@ -69,7 +69,7 @@ def test_a_preset_lives_in_its_own_environment(
 
 
 @contextmanager
-def _started(service: Path, environment: dict[str, Any]) -> Iterator[int]:
+def _started(service: Path, environment: dict[str, Any]) -> Generator[int]:
     """Run the first command of the README, on a port of its own."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]

@@ -205,5 +205,6 @@ def _run(
         "GITHUB_SHA": "abc",
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
     }
-    done = run("bash", "-e", "-c", script, cwd=cwd, **{**told, **environment})
+    told |= environment
+    done = run("bash", "-e", "-c", script, cwd=cwd, **told)
     return done, calls.read_text("utf-8").splitlines() if calls.exists() else []

@@ -117,7 +117,7 @@ def _covering_array(named: Iterable[Answers]) -> Iterator[Answers]:
         {**{name: name in answers["layers"] for name in LAYERS}, **defaults, **answers}
         for answers in named
     ]
-    rows = make(
+    rows: list[Any] = make(
         factors,
         strength=2,
         sub_models=[{"fields": [*LAYERS], "strength": 3}],

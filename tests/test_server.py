@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -476,7 +476,7 @@ def _with_main(service: Path, added: str) -> Path:
 @contextmanager
 def _started(
     service: Path, *arguments: str, command: tuple[str, ...], **settings: str
-) -> Iterator[Server]:
+) -> Generator[Server]:
     with closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
     output = service / f"output-{port}.txt"
@@ -501,7 +501,7 @@ def _started(
 @contextmanager
 def _serving(
     service: Path, *arguments: str, command: tuple[str, ...] = ("uvicorn", "app.main:app")
-) -> Iterator[Server]:
+) -> Generator[Server]:
     with _started(service, *arguments, command=command) as server:
         for _ in _patiently():
             assert server.process.poll() is None, server.output.read_text("utf-8")
@@ -534,7 +534,7 @@ def _is_open(port: int) -> bool:
 
 
 @contextmanager
-def _stream(server: Server, path: str, request_id: str) -> Iterator[Callable[[str], None]]:
+def _stream(server: Server, path: str, request_id: str) -> Generator[Callable[[str], None]]:
     """Read a response as it comes, up to each text that is asked for."""
     with closing(socket.create_connection(("127.0.0.1", server.port), SECONDS)) as connection:
         head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {request_id}\r\n\r\n"

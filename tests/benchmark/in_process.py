@@ -1,6 +1,7 @@
 """Requests driven in process: instructions and calls, which repeat, and the time of the CPU."""
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -22,7 +23,7 @@ def requests(targets: Targets) -> None:
     """Compare whole stacks, for each kind of request."""
     stacks = targets.stacks()
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        counted = [*executor.map(lambda target: counts(target, *KINDS), stacks)]
+        counted = [*executor.map(partial(counts, names=KINDS), stacks)]
     cpu = {name: times(stacks, name) for name in ("user", "stream")}
     bare = counted[0]
     for position, what in enumerate(("Instructions", "Calls")):
@@ -46,8 +47,8 @@ def layers(targets: Targets) -> None:
     pairs = [(targets.alone(name), targets.required(name)) for name in LAYERS]
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         wanted = [targets.bare(), targets.quiet(), *{target for pair in pairs for target in pair}]
-        found = executor.map(lambda target: counts(target, "user")["user"], wanted)
-        measured = dict(zip(wanted, found, strict=True))
+        found = executor.map(partial(counts, names=("user",)), wanted)
+        measured = {target: count["user"] for target, count in zip(wanted, found, strict=True)}
     bare = measured[targets.bare()]
     rows = []
     for (alone, required), layer in zip(pairs, LAYERS.values(), strict=True):
@@ -57,7 +58,7 @@ def layers(targets: Targets) -> None:
     write("Each layer", table(["layer", "instructions", "calls"], rows))
 
 
-def counts(target: Target, *names: str) -> dict[str, tuple[float, float]]:
+def counts(target: Target, names: Iterable[str]) -> dict[str, tuple[float, float]]:
     """Return the instructions and the calls of each kind of request."""
     found = {}
     with Worker(target, callgrind=True) as worker:

@@ -1,7 +1,7 @@
 """What grows with the number of layers, routes, clients and streams, and with bodies."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from .page import megabytes, ratio, table, write
 from .targets import Target, Targets, Worker
@@ -53,7 +53,8 @@ def _calls(target: Target, routes: int) -> float:
 
 
 def _clients(targets: Targets) -> str:
-    calls, memory = [], []
+    calls: list[Any] = []
+    memory: list[Any] = []
     for number in CLIENTS:
         with Worker(targets.twelve()) as worker:
             alone = worker.measure("memory", "get", 1000)

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
@@ -67,7 +67,7 @@ def _rate(port: int, name: str) -> float:
 
 
 @contextmanager
-def _server(target: Target, log: str = "--no-access-log") -> Iterator[int]:
+def _server(target: Target, log: str = "--no-access-log") -> Generator[int]:
     """Yield the port of a server of one target."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "benchmark.server:app", log, "--port", str(port)]

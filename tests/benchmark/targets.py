@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ class Targets:
 
 
 @contextmanager
-def targets() -> Iterator[Targets]:
+def targets() -> Generator[Targets]:
     """Yield targets whose services are gone at the end."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         yield Targets(Path(folder))

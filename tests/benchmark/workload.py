@@ -43,10 +43,14 @@ class Item(BaseModel):
     quantity: int
 
 
+def _other(item_id: str) -> str:
+    return item_id
+
+
 def add_routes(app: FastAPI | APIRouter, *, others: int) -> None:
     """Add the routes, inside of so many `others` that no request is for."""
     for number in range(others):
-        app.get(f"/others/{number}/{{item_id}}")(lambda item_id: item_id)
+        app.get(f"/others/{number}/{{item_id}}")(_other)
 
     @app.get("/items/{item_id}")
     async def read_item(item_id: int) -> dict[str, int]:

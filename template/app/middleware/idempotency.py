@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -114,7 +114,7 @@ class IdempotencyMiddleware(Layer):
 
 
 @asynccontextmanager
-async def _held(claim: Claim, keeper: Keeper) -> AsyncIterator[None]:
+async def _held(claim: Claim, keeper: Keeper) -> AsyncGenerator[None]:
     """Hold the key as long as the request runs; freed after it, unless a response is kept."""
 
     async def renew() -> None:

@@ -82,7 +82,7 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     def write(line: dict[str, Any]) -> None:
         output.msg(render(output, level, _completed(level, line)))
 
-    wanted = structlog.get_logger().is_enabled_for(logging.getLevelName(level.upper()))
+    wanted = structlog.get_logger().is_enabled_for(logging.getLevelNamesMapping()[level.upper()])
     return write if wanted else lambda _: None
 
 
@@ -164,7 +164,8 @@ def _console_line() -> Callable[[object, str, EventDict], bytes]:
             # Set in, so that a message of several lines can't pass for lines of the log.
             lines = (f"    {_escaped(line)}" for line in str(traceback).splitlines())
             shown["exception"] = "\n".join(lines)
-        return str(renderer(logger, name, shown)).encode("utf-8", "backslashreplace")
+        line: Any = renderer(logger, name, shown)
+        return str(line).encode("utf-8", "backslashreplace")
 
     return render
 

@@ -131,5 +131,5 @@ class WithoutDenial:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            scope["extensions"] = {}
+            scope["extensions"] = dict[str, object]()
         await self.app(scope, receive, send)

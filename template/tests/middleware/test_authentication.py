@@ -87,7 +87,7 @@ def user_client(user_app: UserApp, probe_client: ProbeClient) -> UserClient:
 def checked_by(authenticate: Authenticate, app: FastAPI) -> FastAPI:
     """Have credentials checked in another way."""
     classes: list[Any] = [item.cls for item in app.user_middleware]
-    layer = app.user_middleware[classes.index(AuthenticationMiddleware)]
+    layer: Any = app.user_middleware[classes.index(AuthenticationMiddleware)]
     layer.kwargs["authenticate"] = authenticate
     return app
 
@@ -225,7 +225,7 @@ def test_a_user_can_not_be_changed() -> None:
     user = User("alice")
 
     with pytest.raises(FrozenInstanceError):
-        user.id = "root"  # type: ignore[misc]
+        setattr(user, "id", "root")  # noqa: B010 - a checker would refuse the plain form
     assert "claims" not in repr(User("alice", claims={"email": "a@example.com"}))
 
 

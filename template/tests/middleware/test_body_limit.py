@@ -131,7 +131,7 @@ def test_an_endpoint_can_not_hide_it(
 class Echo(Response):
     """Sends back what arrives, as it arrives."""
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:
             message = await receive()

@@ -261,7 +261,7 @@ def test_a_304_has_the_tag_of_its_200(
 def test_the_route_is_noted_where_the_server_could_send_files_itself(probe_app: ProbeApp) -> None:
     """Layers further out read it from the scope that they passed in."""
     dialogue = Dialogue("GET", "/probe/items/7")
-    dialogue.scope["extensions"] = {"http.response.zerocopysend": {}}
+    dialogue.scope["extensions"] = {"http.response.zerocopysend": dict[str, object]()}
 
     dialogue.run(probe_app())
 

@@ -193,7 +193,7 @@ def test_a_file_that_the_server_sends_passes(probe_app: ProbeApp, tmp_path: Path
     file = tmp_path / "onion.png"
     file.write_bytes(b"onion")
     dialogue = Dialogue("GET", "/it", headers={"If-None-Match": "*"})
-    dialogue.scope["extensions"] = {"http.response.pathsend": {}}
+    dialogue.scope["extensions"] = {"http.response.pathsend": dict[str, object]()}
 
     dialogue.run(with_answer(probe_app(), FileResponse(file)))
 
@@ -216,7 +216,7 @@ def test_a_file_in_several_pieces_passes(probe_app: ProbeApp, tmp_path: Path) ->
 class HeadOnly(Response):
     """Breaks when its body should come."""
 
-    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         raise RuntimeError
 

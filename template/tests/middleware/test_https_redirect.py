@@ -85,7 +85,7 @@ def test_a_target_that_is_no_path_can_not_change_the_host() -> None:
         sent.append(message)
 
     async def nothing(*_: Any) -> Any:
-        return {}
+        return dict[str, Any]()
 
     scope: Scope = {
         "type": "http",

@@ -1,7 +1,7 @@
 """Idempotency: a request that is sent again under its key runs once."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -90,7 +90,7 @@ class Shop:
     async def stream(self, chunks: int = 3, *, breaks: bool = False) -> StreamingResponse:
         self.orders += 1
 
-        async def lines() -> Any:
+        async def lines() -> AsyncIterator[str]:
             for number in range(chunks):
                 yield f"line {number}\n"
             if breaks:
@@ -162,8 +162,8 @@ def post(
     body: str = "onions",
     extra: Mapping[str, str] | None = None,
 ) -> Response:
-    sent: dict[str, Any] = {**(headers(user) if user else {}), **(extra or {})}
-    return client.request(method, url, content=body, headers={**sent, "Idempotency-Key": key})
+    sent: Any = {**(headers(user) if user else {}), **(extra or {}), "Idempotency-Key": key}
+    return client.request(method, url, content=body, headers=sent)
 
 
 def give_up(client: TestClient, *, url: str, after: asyncio.Event) -> None:
@@ -399,7 +399,7 @@ def test_a_file_that_the_server_sends_can_not_be_kept(
     shop.app.add_api_route("/invoice", invoice, methods=["POST"])
     sent = {**headers("alice"), "Idempotency-Key": "first"}
     dialogue = Dialogue("POST", "/invoice", headers=sent)
-    dialogue.scope["extensions"] = {"http.response.pathsend": {}}
+    dialogue.scope["extensions"] = {"http.response.pathsend": dict[str, Any]()}
 
     dialogue.run(shop.app)
 

@@ -15,13 +15,13 @@ from .conftest import LogLines
 @pytest.fixture(autouse=True)
 def server_log() -> Iterator[logging.Logger]:
     logger = logging.getLogger("uvicorn.access")
-    handlers, propagate = logger.handlers, logger.propagate
+    handlers, propagate = [*logger.handlers], logger.propagate
     yield logger
-    logger.handlers, logger.propagate = handlers, propagate
+    logger.handlers[:], logger.propagate = handlers, propagate
 
 
 def test_the_server_s_lines_are_written_in_the_one_format(server_log: logging.Logger) -> None:
-    server_log.handlers, server_log.propagate = [logging.StreamHandler()], False
+    server_log.handlers[:], server_log.propagate = [logging.StreamHandler()], False
 
     configure_logging(level="INFO", log_format="json")
 
@@ -31,7 +31,8 @@ def test_the_server_s_lines_are_written_in_the_one_format(server_log: logging.Lo
 
 def test_a_log_that_was_switched_off_stays_off(server_log: logging.Logger) -> None:
     """With `--no-access-log` uvicorn leaves its logger without a handler."""
-    server_log.handlers, server_log.propagate = [], False
+    server_log.handlers.clear()
+    server_log.propagate = False
 
     configure_logging(level="INFO", log_format="json")
 
@@ -44,7 +45,7 @@ class FullDisk(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, _: object) -> int:
+    def write(self, *_: object) -> int:
         raise OSError(28, "No space left on device")
 
 
@@ -52,7 +53,7 @@ def test_a_line_that_can_not_be_written_harms_nothing(monkeypatch: pytest.Monkey
     """It would undo the request that it tells of."""
     configure_logging(level="INFO", log_format="json")
     with monkeypatch.context() as patch:
-        patch.setattr("sys.stdout", io.TextIOWrapper(FullDisk()))  # type: ignore[type-var]
+        patch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(FullDisk())))
 
         structlog.get_logger().info("one")
         structlog.get_logger().info("another")

@@ -376,10 +376,12 @@ print(client.get("/metrics").text)
 def test_several_workers_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
 
-    for argument in ("dies", "prints"):
-        output = subprocess.run(  # noqa: S603 - the script above
+    _, output = (
+        subprocess.run(  # noqa: S603 - the script above
             [sys.executable, "-c", _WORKER, argument], check=True, capture_output=True, text=True
         ).stdout
+        for argument in ("dies", "prints")
+    )
 
     # The first worker died with a request under way, which is not in progress any more.
     assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 4.0' in output

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -120,4 +121,5 @@ def test_a_websocket_carries_it_on_its_handshake(probe_client: ProbeClient) -> N
         websocket.send_text("hi")
 
         assert websocket.receive_text() == "hi"
-        assert b"x-request-id" in dict(websocket.extra_headers or ())
+        accepted: Any = websocket.extra_headers
+        assert b"x-request-id" in dict(accepted)

@@ -37,7 +37,7 @@ _REFUSALS: Final[dict[str, Refusal]] = {
     if hasattr(module := import_module(f".test_{name}", __package__), "REFUSAL")
 }
 _CONTRIB: Final = "opentelemetry.instrumentation.asgi"
-_TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
+_TRACE: Final = "4bf92f35" * 4
 _TRACEPARENT: Final = {"traceparent": f"00-{_TRACE}-b7ad6b7169203331-01"}
 
 
@@ -58,7 +58,7 @@ class Traced:
     ) -> TestClient:
         provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        options = stack_options(stack_settings(**settings), own)
+        options: Any = stack_options(stack_settings(**settings), own)
         options["telemetry"]["tracing"] = True
         options["telemetry"]["tracer_provider"] = provider
         app = FastAPI(**options)
@@ -257,7 +257,8 @@ def test_a_second_instrumentation_is_refused(layer: Any, probe_app: ProbeApp) ->
 
 
 def test_nothing_is_traced_until_spans_have_a_place_to_go() -> None:
-    telemetry = stack_options(stack_settings())["telemetry"]
+    options: Any = stack_options(stack_settings())
+    telemetry = options["telemetry"]
 
     assert not telemetry["tracing"]
     assert not telemetry["metrics"]
@@ -272,7 +273,9 @@ def test_either_variable_gives_spans_a_place_to_go(
 ) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:4318")
 
-    assert stack_options(stack_settings())["telemetry"]["tracing"]
+    options: Any = stack_options(stack_settings())
+
+    assert options["telemetry"]["tracing"]
 
 
 @pytest.fixture
@@ -287,7 +290,7 @@ def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_: Any, **__: Any) -> None:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:

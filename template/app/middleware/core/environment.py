@@ -1,9 +1,11 @@
 """Settings that are read from the environment; a wrong one ends the start with a sentence."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import is_dataclass
 from string import Template
+from types import SimpleNamespace
 from typing import Annotated, Any, Final, Never, Self, get_args, get_origin
 
 from pydantic import (
@@ -47,6 +49,8 @@ _RULES: Final[Mapping[str, str]] = {
     "string_type": "must be text",
     "tuple_type": _LIST,
 }
+# The settings that are right by themselves, for the start that is under way.
+_RIGHT: Final[ContextVar[dict[str, object] | None]] = ContextVar("right", default=None)
 
 
 def refuse_to_start(*sentences: str) -> Never:
@@ -97,24 +101,50 @@ class EnvironmentSettings(BaseSettings):
             return split_commas(value)
         return read_json(value) if any(map(_is_object, kinds)) else value
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_right(cls, value: object, info: ValidationInfo) -> object:
+        if (right := _RIGHT.get()) is not None and info.field_name:
+            right[info.field_name] = value
+        return value
+
     @classmethod
     def from_environment(cls) -> Self:
         """
         Return the settings of this process.
 
         Raises:
-            SystemExit: after a sentence for each wrong setting.
+            SystemExit: after a sentence for each wrong setting, and for each that fits no other.
 
         """
+        right: dict[str, object] = {}
+        token = _RIGHT.set(right)
         try:
             return cls()
         except ValidationError as error:
-            sentences = [cls._sentence(details) for details in error.errors(include_url=False)]
+            wrong = error.errors(include_url=False)
+            for details in wrong:
+                right.pop(str(details["loc"][0]) if details["loc"] else "", None)
+            sentences = [*map(cls._sentence, wrong), *cls._misfits(right)]
         except SettingsError as error:
             sentences = [f"{error}: {error.__cause__}."]
         except UnicodeDecodeError:
-            sentences = [f"{cls.model_config['env_file']} must be UTF-8."]
+            sentences = [f"{cls.model_config.get('env_file')} must be UTF-8."]
+        finally:
+            _RIGHT.reset(token)
         refuse_to_start(*dict.fromkeys(sentences))
+
+    @classmethod
+    def _misfits(cls, right: Mapping[str, object]) -> Iterator[str]:
+        """Yield what Pydantic checks last, and not at all once a setting is wrong."""
+        for validator in cls.__pydantic_decorators__.model_validators.values():
+            if validator.info.mode == "after":
+                try:
+                    validator.func(SimpleNamespace(**right))
+                except (AssertionError, ValueError) as error:
+                    yield f"{error}."
+                except Exception:  # noqa: BLE001, S112 - it needs a setting that is wrong itself
+                    continue
 
     @classmethod
     def _sentence(cls, error: Any) -> str:

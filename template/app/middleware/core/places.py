@@ -1,7 +1,7 @@
 """Layers of your own: say where each stands, from `app/main.py`."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from starlette.middleware import Middleware
 
@@ -58,7 +58,8 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     outer: list[Middleware] = []
     inner: list[Middleware] = []
     slots: list[list[Middleware]] = [[] for _ in range(len(stack) + 1)]
-    for item in own:
+    given: Sequence[Any] = own  # from code that nobody may have checked
+    for item in given:
         if not isinstance(item, Own) or not isinstance(item.middleware, Middleware):
             refuse_to_start(
                 "own= takes a list of layers with a place, such as outermost(Middleware(X)) or"

@@ -62,7 +62,7 @@ def route_template(scope: Scope) -> str | None:
     """
     context = scope.get("fastapi", {}).get("effective_route_context")
     path = getattr(context, "path", "") or getattr(scope.get("route"), "path", None)
-    mount = scope["root_path"][len(scope.get("app_root_path", scope["root_path"])) :]
+    mount: str = scope["root_path"][len(scope.get("app_root_path", scope["root_path"])) :]
     if path is None or not mount:
         return path
     names = {

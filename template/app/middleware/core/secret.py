@@ -11,7 +11,7 @@ HOW_TO_MAKE_ONE: Final = (
 _MINIMUM_VARIETY: Final = 8
 # Parts of the values that documentation and examples show, in lower case without hyphens.
 _KNOWN: Final = (
-    "09d25e094faa6ca2556c818166b7a956",
+    "09d25e094",  # the key of a tutorial; more of it would look like one to scanners
     "changeit",
     "changeme",
     "changethis",

@@ -119,7 +119,7 @@ def _usable(published: Any, allowed: Collection[str]) -> Key | None:
 class _NoRedirects(HTTPRedirectHandler):
     """Keys are believed because of where they come from."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 

@@ -23,12 +23,15 @@ class Storage(Protocol):
 
     async def increment(self, key: str, seconds: int) -> tuple[int, float]:
         """Count up, from a first call for `seconds`; return the count and the seconds left."""
+        ...
 
     async def claim(self, key: str, value: bytes, seconds: int) -> bytes | None:
         """Put `value` where nothing is and return None, or return what is there."""
+        ...
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
         """Put `new`, or nothing, where `old` is; say whether it was there."""
+        ...
 
 
 @runtime_checkable
@@ -37,6 +40,7 @@ class CountsAtOnce(Protocol):
 
     def count(self, key: str, seconds: int) -> tuple[int, float]:
         """Do as `Storage.increment`."""
+        ...
 
 
 async def attend_lifespan(

@@ -85,7 +85,7 @@ class Keeper:
     def _take(self, message: Message) -> None:
         if self._answer is None:
             return
-        self._answer += message.get("body", b"")
+        self._answer.extend(message.get("body", b""))
         # The body of a file may pass by the server's own hand (`http.response.pathsend`).
         if message["type"] != "http.response.body" or len(self._answer) > LARGEST:
             self._answer = None

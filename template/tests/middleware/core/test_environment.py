@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Optional, Self
 
 import pytest
 from pydantic import AfterValidator, Field, PositiveInt, SecretStr, create_model, model_validator
@@ -78,6 +78,37 @@ def test_settings_that_do_not_fit_together_are_told_as_they_are(
     assert said(Settings) == ["ONION_LAYERS must be 2 or more with ONION_COLOUR=red."]
 
 
+def test_everything_that_is_wrong_is_told_at_once(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever deploys would else learn of one setting a start."""
+
+    class Mine(Settings):
+        onion_key: str
+
+        @model_validator(mode="after")
+        def _too_sweet(self) -> Self:
+            if self.onion_colour == "red":
+                msg = "ONION_COLOUR must not be red"
+                raise ValueError(msg)
+            return self
+
+        @model_validator(mode="after")
+        def _fits_the_key(self) -> Self:
+            if not self.onion_key:
+                msg = "never told, since the key is missing"
+                raise ValueError(msg)
+            return self
+
+    monkeypatch.setenv("ONION_LAYERS", "1")
+
+    assert said(Mine) == [
+        "ONION_KEY must be set.",
+        "ONION_LAYERS must be 2 or more with ONION_COLOUR=red.",
+        "ONION_COLOUR must not be red.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("field", "sentence"),
     [
@@ -93,7 +124,7 @@ def test_a_setting_that_is_missing_is_told(field: Any, sentence: str, said: Said
     "kind",
     [
         Annotated[SecretStr, LONG],
-        Annotated[SecretStr, LONG] | None,
+        Optional[Annotated[SecretStr, LONG]],  # noqa: UP045 - `|` hides the field from checkers
         Annotated[SecretStr | None, LONG],
         tuple[Annotated[SecretStr, LONG], ...],
     ],
@@ -156,6 +187,7 @@ def needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("needed")
 def test_lists_of_a_service_are_read_as_those_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Mine.model_config, "env_file", ".env")  # the root conftest.py names another
     Path(".env").write_text("DEBT=south, north\nSIZES=[1, 2]\nCOLOURS=red\n", "utf-8")
     monkeypatch.setenv("PRICES", '{"onion": 3}')
 

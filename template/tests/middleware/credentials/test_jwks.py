@@ -12,6 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from fastapi.testclient import TestClient
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from app.middleware.credentials import jwks
 from app.middleware.credentials.jwt_verifier import JwtVerifier
@@ -39,9 +40,9 @@ from .test_jwt_verifier import (
 
 def published(key: PrivateKey, kid: str | None, **members: Any) -> dict[str, Any]:
     if isinstance(key, rsa.RSAPrivateKey):
-        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+        jwk = RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
     else:
-        jwk = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+        jwk = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
     return {**jwk, **({"kid": kid} if kid else {}), **members}
 
 
@@ -69,7 +70,7 @@ class Provider:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: Any) -> None:
+            def log_message(self, *_: Any, **__: Any) -> None:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

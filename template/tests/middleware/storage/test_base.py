@@ -35,7 +35,8 @@ class LostStorage:
 
 def with_storage(app: FastAPI, storage: object) -> FastAPI:
     """Give the layers of `app` another storage."""
-    for layer in app.user_middleware:
+    layers: list[Any] = app.user_middleware
+    for layer in layers:
         if "storage" in layer.kwargs:
             layer.kwargs["storage"] = storage
     return app
