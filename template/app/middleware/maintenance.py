@@ -39,7 +39,7 @@ class MaintenanceMiddleware(Layer):
             close_code=_TRY_AGAIN_LATER,
         )
 
-    def enter(self, _: Exchange) -> Refusal | None:
+    def enter(self, exchange: Exchange) -> Refusal | None:  # noqa: ARG002
         return self.refusal if self._in_force() else None
 
     def _in_force(self) -> bool:

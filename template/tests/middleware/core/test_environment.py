@@ -187,7 +187,8 @@ def needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("needed")
 def test_lists_of_a_service_are_read_as_those_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(Mine.model_config, "env_file", ".env")  # the root conftest.py names another
+    # The root conftest.py names another.
+    monkeypatch.setattr(Mine, "model_config", {**Mine.model_config, "env_file": ".env"})
     Path(".env").write_text("DEBT=south, north\nSIZES=[1, 2]\nCOLOURS=red\n", "utf-8")
     monkeypatch.setenv("PRICES", '{"onion": 3}')
 
