@@ -10,6 +10,8 @@ from starlette.applications import Starlette
 from app.middleware.order import LAYERS, dotted_name, layer_of
 
 from .check import faults, live_stack
+from .explain.command import explain_request
+from .explain.options import add_arguments
 
 
 def main(commands: Mapping[str, Callable[[str], str]]) -> int:
@@ -26,19 +28,22 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print it for tools")
     parser.set_defaults(command=None)
-    if commands:
-        subparsers = parser.add_subparsers(dest="command")
-        for name, command in commands.items():
-            subparser = subparsers.add_parser(name, help=command.__doc__)
-            subparser.add_argument("argument", metavar="NAME")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    help_text = "Show what each layer does with a request."
+    add_arguments(subparsers.add_parser("explain", help=help_text))
+    for name, command in commands.items():
+        subparser = subparsers.add_parser(name, help=command.__doc__)
+        subparser.add_argument("argument", metavar="NAME")
     arguments = parser.parse_args()
-    if arguments.command:
+    if arguments.command in commands:
         print(commands[arguments.command](arguments.argument))
         return 0
 
     # Only here, since it needs the settings of the service.
     from app.main import app  # noqa: PLC0415
 
+    if arguments.command:
+        return explain_request(app, arguments)
     print(_as_json(app) if arguments.json else _as_text(app))
     found = faults(app)
     for fault in found:

@@ -1,0 +1,1 @@
+"""`python -m app.middleware explain`: one request, followed through the layers."""
