@@ -195,7 +195,7 @@ def test_the_decorator_of_the_page_is_refused(service: Path, page: str) -> None:
 
     output = output_of(service, "-c", program, **first_run(service))
 
-    assert "BaseHTTPMiddleware stands outside of the checked stack" in output
+    assert "was added outside the middleware stack by @app.middleware" in output
 
 
 def test_a_decorated_function_may_stay_where_the_page_puts_it(service: Path, page: str) -> None:
@@ -217,7 +217,7 @@ print(*faults(FastAPI(max_body_size=1, **stack_options(settings))))
     placed, unplaced = output_of(service, "-c", program, **first_run(service)).splitlines()
 
     assert placed == ""
-    assert "RequestBodyLimitMiddleware stands outside of the checked stack" in unplaced
+    assert "RequestBodyLimitMiddleware does the job of the layer body_limit." in unplaced
 
 
 def test_the_help_of_the_command_tells_what_there_is(service: Path) -> None:

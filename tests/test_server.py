@@ -443,13 +443,16 @@ app.user_middleware.append(Middleware(TrustedHostMiddleware))
 REARRANGED: Final = """
 app.user_middleware[1:] = reversed(app.user_middleware[1:])
 """
-OUTSIDE: Final = "stands outside of the checked stack. Hand it to stack_options with its place"
+DOUBLE: Final = "does the job of the layer"
 LATE: Final = {
-    "add_middleware": (AFTERWARDS, f"GZipMiddleware {OUTSIDE}"),
-    "a decorator": (BY_DECORATOR, f"BaseHTTPMiddleware {OUTSIDE}"),
-    "a stack that was replaced": (BY_HAND, f"GZipMiddleware {OUTSIDE}"),
-    "an instrumentor": (BY_INSTRUMENTOR, OUTSIDE),
-    "a double": (DOUBLED, "TrustedHostMiddleware does the job of trusted_host; one layer a job."),
+    "add_middleware": (AFTERWARDS, f"GZipMiddleware {DOUBLE} compression. Remove it"),
+    "a decorator": (
+        BY_DECORATOR,
+        "The function app.main.late was added outside the middleware stack",
+    ),
+    "a stack that was replaced": (BY_HAND, f"GZipMiddleware {DOUBLE} compression. Remove it"),
+    "an instrumentor": (BY_INSTRUMENTOR, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi"),
+    "a double": (DOUBLED, f"TrustedHostMiddleware {DOUBLE} trusted_host. Remove it"),
     "a rearranged list": (REARRANGED, "access_log must stand outside of error_handler: "),
 }
 

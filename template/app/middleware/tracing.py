@@ -1,5 +1,6 @@
 """Tracing: FastAPI makes one span a request; this layer completes it and joins it to the log."""
 
+import logging
 import os
 from collections.abc import Awaitable, Mapping
 from typing import Final
@@ -13,12 +14,18 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 from opentelemetry.util.types import AttributeValue
-from starlette.types import Message, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .log import bind, unbind
 
+_logger: Final = logging.getLogger(__name__)
+
+_LATE: Final = (
+    "No spans are made: the tracer provider was set after the app was created."
+    " Set the tracer provider before create_app(), at the top of app/main.py."
+)
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
@@ -31,6 +38,12 @@ class TracingMiddleware(Layer):
     `client.address`, `url.scheme` and `request.id`. A websocket gets them when it ends. An
     unsampled request passes at once, as does every request while no exporter is configured.
     """
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        telemetry = getattr(scope["app"], "_telemetry", {})
+        if _is_provided() and not telemetry.get("tracing"):
+            _logger.warning(_LATE)
+        await super().lifespan(scope, receive, send)
 
     def enter(self, exchange: Exchange) -> Awaitable[None] | None:
         # FastAPI's mark on what it traces: it costs less to look for than a current span.
@@ -66,12 +79,20 @@ def telemetry() -> TelemetryConfig:
     is not to be sent elsewhere with its message. Spans of dependencies and serialization would
     multiply what is sent for each request.
     """
-    wanted = any(os.environ.get(name) for name in _ENDPOINTS) or not isinstance(
-        get_tracer_provider(), ProxyTracerProvider
-    )
+    exported = any(os.environ.get(name) for name in _ENDPOINTS)
+    provided = _is_provided()
     return TelemetryConfig(
-        tracing=wanted, metrics=False, logs=False, operation_spans=False, auto_configure=wanted
+        tracing=exported or provided,
+        metrics=False,
+        logs=False,
+        operation_spans=False,
+        # A provider has its exporters: one more would export each span twice.
+        auto_configure=exported and not provided,
     )
+
+
+def _is_provided() -> bool:
+    return not isinstance(get_tracer_provider(), ProxyTracerProvider)
 
 
 def _describe(span: Span, scope: Scope, scheme: str) -> None:

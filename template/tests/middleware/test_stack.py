@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import innermost, inside, outermost, outside
 from app.middleware.core.check import faults, live_stack
 from app.middleware.core.command_line import main
-from app.middleware.order import DOUBLES, LAYERS, RULES, Rule, layer_of
+from app.middleware.order import DOUBLES, LAYERS, RULES, WAIT_FOR_EXCEPTIONS, Rule, layer_of
 from app.middleware.stack import build_stack
 
 from .conftest import ENVIRONMENT, ProbeApp, ProbeClient, stack_settings
@@ -79,7 +80,7 @@ def test_a_late_layer_is_refused(probe_app: ProbeApp) -> None:
 
     (fault,) = faults(app)
 
-    assert "Mine stands outside of the checked stack" in fault
+    assert "Mine was added outside the middleware stack" in fault
 
 
 def test_a_decorator_is_refused(probe_app: ProbeApp) -> None:
@@ -91,13 +92,64 @@ def test_a_decorator_is_refused(probe_app: ProbeApp) -> None:
 
     (fault,) = faults(app)
 
-    assert "BaseHTTPMiddleware stands outside of the checked stack" in fault
+    assert "mine was added outside the middleware stack by @app.middleware" in fault
+    assert "Middleware(BaseHTTPMiddleware, dispatch=mine)" in fault
 
 
-def test_a_stack_without_the_check_is_refused() -> None:
-    (fault,) = faults(FastAPI(middleware=[Middleware(Mine)]))
+def test_an_app_that_lost_its_layers_is_refused(probe_app: ProbeApp) -> None:
+    """An app around the old one serves, or one that was built anew."""
+    outer = FastAPI(middleware=[Middleware(Mine)])
+    outer.mount("/", probe_app())
 
-    assert "Mine stands outside of the checked stack" in fault
+    for app in (outer, Mine(outer), Mine(Router())):
+        (fault,) = faults(app)
+        assert "The app that is served has no checked layers" in fault
+
+
+def test_an_app_is_found_inside_of_a_wrapper(probe_app: ProbeApp) -> None:
+    assert faults(Mine(probe_app())) == []
+
+
+@pytest.mark.parametrize("double", list(DOUBLES)[:1])
+def test_a_double_outside_gets_one_sentence(double: str, probe_app: ProbeApp) -> None:
+    module, _, name = double.rpartition(".")
+    app = probe_app()
+    app.add_middleware(named(name, module))
+
+    (fault,) = faults(app)
+
+    assert f"{double} does the job of the layer {DOUBLES[double]}." in fault
+
+
+def test_a_layer_of_the_stack_outside_gets_one_sentence(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    module, _, name = LAYERS[FIRST].cls.rpartition(".")
+    app.add_middleware(named(name, module))
+
+    (fault,) = faults(app)
+
+    assert f"does the job of the layer {FIRST}." in fault
+
+
+def test_an_agent_that_observes_is_let_be(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.add_middleware(named("TraceMiddleware", "ddtrace.contrib.internal.asgi.middleware"))
+
+    assert faults(app) == []
+
+
+@pytest.mark.parametrize("name", sorted(WAIT_FOR_EXCEPTIONS))
+def test_what_waits_for_exceptions_gets_a_place_that_sees_them(
+    name: str, probe_app: ProbeApp
+) -> None:
+    module, _, short = name.rpartition(".")
+    app = probe_app()
+    app.add_middleware(named(short, module))
+
+    (fault,) = faults(app)
+
+    assert name in fault
+    assert ('inside("error_handler"' if "error_handler" in LAYERS else "innermost(") in fault
 
 
 def test_an_instrumentor_that_replaces_the_stack_is_refused(probe_app: ProbeApp) -> None:
@@ -106,7 +158,7 @@ def test_an_instrumentor_that_replaces_the_stack_is_refused(probe_app: ProbeApp)
 
     (fault,) = faults(app)
 
-    assert "Mine stands outside of the checked stack" in fault
+    assert "Mine was added outside the middleware stack" in fault
 
 
 def test_a_wrapper_that_hides_the_stack_is_refused(probe_app: ProbeApp) -> None:
@@ -118,7 +170,7 @@ def test_a_wrapper_that_hides_the_stack_is_refused(probe_app: ProbeApp) -> None:
 
     app.middleware_stack = wrapper
 
-    assert "function stands outside of the checked stack" in faults(app)[0]
+    assert "function was added outside the middleware stack" in faults(app)[0]
 
 
 @pytest.mark.parametrize("rule", RULES[:1], ids=lambda rule: f"{rule.outside}-{rule.inside}")
@@ -133,7 +185,7 @@ def test_a_doubled_layer_is_refused(probe_app: ProbeApp) -> None:
     app = probe_app()
     app.user_middleware.append(app.user_middleware[1])
 
-    assert f"{FIRST} is there 2 times; one layer a job." in faults(app)
+    assert f"{FIRST} is in the stack 2 times. Remove all but one." in faults(app)
 
 
 @pytest.mark.parametrize("double", list(DOUBLES)[:1])
@@ -141,14 +193,14 @@ def test_a_foreign_layer_of_the_same_job_is_refused(double: str, probe_app: Prob
     module, _, name = double.rpartition(".")
     app = probe_app(own=[innermost(Middleware(named(name, module)))])
 
-    assert f"{double} does the job of {DOUBLES[double]}; one layer a job." in faults(app)
+    assert f"{double} does the job of the layer {DOUBLES[double]}." in faults(app)[0]
 
 
 def test_a_fault_stops_the_start(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
     app = probe_app()
     app.add_middleware(Mine)
 
-    with pytest.raises(BaseException, match="stands outside of the checked stack"):
+    with pytest.raises(BaseException, match="was added outside the middleware stack"):
         probe_client(app=app)
 
 
@@ -164,12 +216,12 @@ def test_the_server_is_told_why_it_may_not_start(probe_app: ProbeApp) -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    with pytest.raises(RuntimeError, match="stands outside of the checked stack"):
+    with pytest.raises(RuntimeError, match="was added outside the middleware stack"):
         asyncio.run(app({"type": "lifespan", "state": {}}, receive, send))
 
     (failed,) = sent
     assert failed["type"] == "lifespan.startup.failed"
-    assert "Mine stands outside of the checked stack" in failed["message"]
+    assert "Mine was added outside the middleware stack" in failed["message"]
 
 
 def test_own_layers_stand_where_they_are_put(probe_app: ProbeApp) -> None:
@@ -249,7 +301,7 @@ def test_the_command_prints_for_people_and_tells_faults(
     reasons = [[name, place.because] for name, place in LAYERS.items()]
     assert [row for row in rows if row[0] != "-"] == reasons
     assert ["-", f"{Mine.__module__}.Mine"] in rows
-    assert "Mine stands outside of the checked stack" in printed.err
+    assert "Mine was added outside the middleware stack" in printed.err
     assert status == 1
 
 

@@ -3,26 +3,41 @@
 from collections import Counter
 from collections.abc import Iterator
 from itertools import takewhile
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.middleware.order import DOUBLES, RULES, dotted_name, layer_of
+from app.middleware.order import (
+    DOUBLES,
+    LAYERS,
+    RULES,
+    WAIT_FOR_EXCEPTIONS,
+    dotted_name,
+    layer_of,
+    observer_of,
+)
 
 from .layer import Layer
+
+_LOST: Final = (
+    "The app that is served has no checked layers. Something builds an app around yours or anew,"
+    " such as VersionedFastAPI(app). Pass **stack_options(settings) to the FastAPI that is served."
+)
 
 
 class OrderCheck(Layer):
     """
     Refuse to start a service whose layers stand in a wrong order.
 
-    It stands first in the list, so whatever is further out was put there behind its back:
-    by `add_middleware`, by a decorator or by an instrumentor. At start-up (the lifespan
-    protocol of ASGI) it looks at the stack as built, and a fault ends the server with a
-    sentence. Under `--lifespan off` there is no start-up, and nothing is checked.
+    It is the first of the list: what is outside of it was added by `add_middleware`, a decorator
+    or an instrumentor. At start-up (the lifespan protocol of ASGI) it reads the stack as built,
+    and a fault ends the server with a sentence that names the way out. An agent that only
+    observes is no fault. Under `--lifespan off` there is no start-up, and nothing is checked.
     """
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,16 +52,16 @@ async def _fail(message: str, receive: Receive, send: Send) -> None:
     raise RuntimeError(message)
 
 
-def faults(app: Starlette) -> list[str]:
+def faults(app: ASGIApp) -> list[str]:
     """Return a sentence for each fault in the stack of `app`; none when all is well."""
-    declared: list[Any] = [middleware.cls for middleware in app.user_middleware]
+    service = service_of(app)
+    listed: list[Any] = [item.cls for item in service.user_middleware] if service else []
+    if service is None or OrderCheck not in listed:
+        return [_LOST]
+    declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
-    found = [
-        f"{dotted_name(cls)} stands outside of the checked stack. Hand it to stack_options"
-        " with its place, such as `own=[outermost(Middleware(...))]`; add_middleware, a"
-        " decorator and an instrumentor put a layer outside of all others."
-        for cls in _outsiders(app, declared)
-    ]
+    traces = bool(getattr(service, "_telemetry", {}).get("tracing"))
+    found = [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
     found += [
         f"{rule.outside} must stand outside of {rule.inside}: {rule.because}"
         for rule in RULES
@@ -55,44 +70,95 @@ def faults(app: Starlette) -> list[str]:
         and layers.index(rule.outside) > layers.index(rule.inside)
     ]
     found += [
-        f"{layer} is there {count} times; one layer a job."
+        f"{layer} is in the stack {count} times. Remove all but one."
         for layer, count in Counter(layers).items()
         if layer and count > 1
     ]
     found += [
-        f"{dotted_name(cls)} does the job of {DOUBLES[dotted_name(cls)]}; one layer a job."
+        _double(dotted_name(cls), DOUBLES[dotted_name(cls)])
         for cls in declared
         if DOUBLES.get(dotted_name(cls), layer_of(cls)) != layer_of(cls)
     ]
-    return found
+    return [sentence for sentence in dict.fromkeys(found) if sentence]
 
 
-def live_stack(app: Starlette) -> list[Any]:
+def service_of(app: Any) -> Starlette | None:
+    """Return the application inside of what wraps it; None where nothing is found."""
+    while not isinstance(app, Starlette | NoneType):
+        inner = (value for value in getattr(app, "__dict__", {}).values() if _is_service(value))
+        app = next(inner, getattr(app, "app", None))
+    return app
+
+
+def live_stack(app: ASGIApp) -> list[Any]:
     """Return the classes of the stack as built, the framework's included, outermost first."""
-    built = [type(layer) for layer in _walk(_stack(app))]
-    declared: list[Any] = [middleware.cls for middleware in app.user_middleware]
+    service = service_of(app)
+    if service is None:
+        return [type(app)]
+    built = [type(layer) for layer in _walk(_stack(service))]
+    declared: list[Any] = [middleware.cls for middleware in service.user_middleware]
     outer = list(takewhile(lambda cls: cls not in declared, built))
     inner = list(takewhile(lambda cls: cls not in declared, reversed(built)))
     return [*outer, *declared, *reversed(inner if len(outer) < len(built) else [])]
 
 
-def _outsiders(app: Starlette, declared: list[Any]) -> list[Any]:
+def _sentence(layer: Any, *, traces: bool) -> str:
+    """Return what to do about a layer outside of the check; nothing if it only observes."""
+    cls = type(layer)
+    if isinstance(layer, BaseHTTPMiddleware) and cls is BaseHTTPMiddleware:
+        function = layer.dispatch_func
+        return (
+            f"The function {dotted_name(function)} was added outside the middleware stack by"
+            " @app.middleware. Pass it to stack_options instead:"
+            f" own=[outermost(Middleware(BaseHTTPMiddleware, dispatch={_short(function)}))]."
+        )
+    if observer := observer_of(cls):
+        if traces or dotted_name(cls) in DOUBLES:
+            return (
+                f"{observer.name} makes a span of each request, which the layer tracing makes too."
+                f" {observer.switch}"
+            )
+        return ""
+    if job := DOUBLES.get(dotted_name(cls)) or layer_of(cls):
+        return _double(dotted_name(cls), job)
+    place = "outermost(Middleware({}))"
+    if dotted_name(cls) in WAIT_FOR_EXCEPTIONS:
+        handler = "error_handler"
+        place = f'inside("{handler}", Middleware({{}}, ...))'
+        if handler not in LAYERS:
+            place = "innermost(Middleware({}, ...))"
+    return (
+        f"{dotted_name(cls)} was added outside the middleware stack (by add_middleware or an"
+        f" instrumentor). Pass it to stack_options instead: own=[{place.format(_short(cls))}]."
+    )
+
+
+def _double(name: str, layer: str) -> str:
+    return f"{name} does the job of the layer {layer}. Remove it, and use the settings of {layer}."
+
+
+def _short(cls: Any) -> str:
+    return dotted_name(cls).rpartition(".")[2]
+
+
+def _outsiders(app: Starlette) -> list[Any]:
     """Return what stands outside of the check, the framework's own layers left out."""
-    if OrderCheck not in declared:
-        return declared
-    late = declared[: declared.index(OrderCheck)]
     outer: list[Any] = []
     for layer in _walk(_stack(app)):
         if isinstance(layer, OrderCheck):
-            return [*late, *(cls for cls in outer if cls not in late and not _of_framework(cls))]
-        outer.append(type(layer))
+            return [layer for layer in outer if not _of_framework(type(layer))]
+        outer.append(layer)
     # Something hides the list, for instance a wrapper that is no class with `.app`.
-    return [*late, outer[-1]] if outer else late
+    return outer[-1:]
 
 
 def _of_framework(cls: type) -> bool:
     # Starlette puts one layer around the list; its others are offered to everybody.
     return cls is ServerErrorMiddleware or cls.__module__.partition(".")[0] == "fastapi"
+
+
+def _is_service(value: Any) -> bool:
+    return isinstance(value, Starlette)
 
 
 def _stack(app: Starlette) -> ASGIApp:

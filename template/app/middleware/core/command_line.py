@@ -5,9 +5,9 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
-from app.middleware.order import LAYERS, dotted_name, layer_of
+from app.middleware.order import LAYERS, dotted_name, layer_of, observer_of
 
 from .check import faults, live_stack
 from .explain.command import explain_request
@@ -51,11 +51,11 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     return 1 if found else 0
 
 
-def _as_json(app: Starlette) -> str:
+def _as_json(app: ASGIApp) -> str:
     return json.dumps([_row(cls) for cls in live_stack(app)], indent=2)
 
 
-def _as_text(app: Starlette) -> str:
+def _as_text(app: ASGIApp) -> str:
     rows = [_row(cls) for cls in live_stack(app)]
     width = max(len(row["layer"] or "") for row in rows)
     return "\n".join(
@@ -66,4 +66,6 @@ def _as_text(app: Starlette) -> str:
 def _row(cls: type) -> dict[str, str | None]:
     layer = layer_of(cls)
     reason = LAYERS[layer].because if layer else None
+    if observer := observer_of(cls):
+        reason = f"{dotted_name(cls)} (observes for {observer.name})"
     return {"layer": layer, "class": dotted_name(cls), "reason": reason}

@@ -1,0 +1,260 @@
+"""Agents and trackers: spans arrive once, and an unhandled exception arrives with its stack."""
+
+import json
+from functools import partial
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from .bench import (
+    UVICORN,
+    Bench,
+    Collector,
+    Received,
+    assert_layers_work,
+    case,
+    collecting,
+    patiently,
+)
+
+agent = partial(case, kind="agents and trackers")
+
+
+def _sentry_events(collector: Collector) -> list[dict[str, Any]]:
+    lines = [line for item in collector.at("/envelope/") for line in item.text().splitlines()]
+    parsed = [json.loads(line) for line in lines if line.startswith("{")]
+    return [item for item in parsed if "exception" in item]
+
+
+def _assert_sentry_sees_once(bench: Bench, *, handled: bool, options: str, own: str = "") -> None:
+    with collecting() as collector:
+        dsn = f"http://public@127.0.0.1:{collector.port}/1"
+        before = f"""
+import sentry_sdk
+from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
+from sentry_sdk.integrations.logging import LoggingIntegration
+from starlette.middleware import Middleware
+
+from .middleware import inside, outermost
+
+sentry_sdk.init({dsn!r}, {options})
+"""
+        bench.write_main(before, own)
+        with bench.serving() as server:
+            assert_layers_work(server)
+            patiently(lambda: bool(_sentry_events(collector)))
+        (event,) = _sentry_events(collector)
+        (value,) = event["exception"]["values"]
+        assert value["type"] == "RuntimeError"
+        assert value["stacktrace"]["frames"][-1]["function"] == "boom"
+        assert value["mechanism"].get("handled", True) is handled
+
+
+@agent("Sentry", "sentry-sdk", sample=True)
+def sentry(bench: Bench) -> None:
+    _assert_sentry_sees_once(bench, handled=True, options="")
+
+
+@agent(
+    "Sentry, `LoggingIntegration(event_level=None)`",
+    "sentry-sdk",
+    setup='`own=[inside("error_handler", Middleware(SentryAsgiMiddleware))]`',
+)
+def sentry_without_logs(bench: Bench) -> None:
+    _assert_sentry_sees_once(
+        bench,
+        handled=False,
+        options="integrations=[LoggingIntegration(event_level=None)]",
+        own='inside("error_handler", Middleware(SentryAsgiMiddleware))',
+    )
+
+
+@agent(
+    "Sentry's ASGI class, outermost",
+    "sentry-sdk",
+    setup="`own=[outermost(Middleware(SentryAsgiMiddleware))]`",
+)
+def sentry_outermost(bench: Bench) -> None:
+    _assert_sentry_sees_once(
+        bench,
+        handled=True,
+        options="auto_enabling_integrations=False",
+        own="outermost(Middleware(SentryAsgiMiddleware))",
+    )
+
+
+def _server_spans(collector: Collector) -> list[Any]:
+    return [
+        span
+        for item in collector.at("/v1/traces")
+        for resource in ExportTraceServiceRequest.FromString(item.body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        if span.kind == span.SPAN_KIND_SERVER
+    ]
+
+
+def _otlp(collector: Collector) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "OTEL_SERVICE_NAME": "bench",
+    }
+
+
+def _assert_spans_once(bench: Bench, collector: Collector, *command: str, **more: str) -> None:
+    with bench.serving(*command, **more) as server:
+        assert_layers_work(server)
+        # uvicorn ends by the signal it got, so a provider of the user's isn't flushed at exit.
+        patiently(lambda: len(_server_spans(collector)) >= 3)
+        server.stop()
+    spans = _server_spans(collector)
+    assert len(spans) == 3, [span.name for span in spans]
+    (failed,) = (span for span in spans if span.status.code == span.status.STATUS_CODE_ERROR)
+    events = [event for event in failed.events if event.name == "exception"]
+    attributes = {
+        item.key: item.value.string_value for event in events for item in event.attributes
+    }
+    assert attributes.get("exception.type") == "RuntimeError", failed
+    assert "in boom" in attributes["exception.stacktrace"]
+
+
+_OTEL = (
+    "opentelemetry-distro",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-instrumentation-fastapi",
+)
+
+
+@agent(
+    "`opentelemetry-instrument`",
+    *_OTEL,
+    setup="`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi`",
+    sample=True,
+)
+def opentelemetry_instrument(bench: Bench) -> None:
+    bench.write_main()
+    command = ("opentelemetry-instrument", *UVICORN)
+    with collecting(lambda _: b"") as collector:
+        off = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi"}
+        _assert_spans_once(bench, collector, *command, **_otlp(collector), **off)
+        with bench.starting(*command, **_otlp(collector)) as server:
+            assert server.process.wait(60) == 3
+            assert "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi" in server.log()
+
+
+@agent("OpenTelemetry, a provider in `main.py`", "opentelemetry-sdk")
+def opentelemetry_provider(bench: Bench) -> None:
+    before = """
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+trace.set_tracer_provider(provider)
+"""
+    bench.write_main(before)
+    with collecting(lambda _: b"") as collector:
+        _assert_spans_once(bench, collector, **_otlp(collector))
+
+
+@agent("OpenTelemetry, a provider after `create_app()`", "opentelemetry-sdk")
+def opentelemetry_late_provider(bench: Bench) -> None:
+    after = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+trace.set_tracer_provider(TracerProvider())
+"""
+    bench.write_main(after=after)
+    with bench.serving() as server:
+        assert_layers_work(server)
+        assert "Set the tracer provider before" in server.log()
+
+
+@agent(
+    "Logfire",
+    "logfire",
+    setup="`logfire.configure()` before `create_app()`, no `instrument_fastapi`",
+)
+def logfire(bench: Bench) -> None:
+    with collecting(lambda _: b"") as collector:
+        bench.write_main("\nimport logfire\n\nlogfire.configure(send_to_logfire=False)\n")
+        _assert_spans_once(bench, collector, **_otlp(collector))
+
+
+@agent(
+    "Datadog, `ddtrace-run`",
+    "ddtrace",
+    "msgpack",
+    setup="`DD_ERROR_TRACKING_HANDLED_ERRORS=all`, for the stack of an unhandled exception",
+)
+def ddtrace(bench: Bench) -> None:
+    bench.write_main()
+    with collecting() as collector:
+        environment = {
+            "DD_TRACE_AGENT_URL": collector.url,
+            "DD_TRACE_API_VERSION": "v0.4",
+            "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
+            "DD_REMOTE_CONFIGURATION_ENABLED": "false",
+            "DD_ERROR_TRACKING_HANDLED_ERRORS": "all",
+        }
+        with bench.serving("ddtrace-run", *UVICORN, **environment) as server:
+            assert_layers_work(server)
+            server.stop()
+        spans = [span for item in collector.at("/traces") for span in _unpacked(bench, item)]
+        requests = [span for span in spans if span["meta"].get("span.kind") == "server"]
+        assert len(requests) == 3, spans
+        stacks = [span for span in spans if "in boom" in json.dumps(span)]
+        assert stacks, spans
+
+
+def _unpacked(bench: Bench, item: Received) -> list[dict[str, Any]]:
+    path = bench.service / "trace.msgpack"
+    path.write_bytes(item.body)
+    code = (
+        "import json, msgpack, sys; "
+        "print(json.dumps(msgpack.unpackb(open(sys.argv[1], 'rb').read(), strict_map_key=False),"
+        " default=repr))"
+    )
+    done = bench.run("python", "-c", code, str(path))
+    return [span for trace in json.loads(done.stdout) for span in trace]
+
+
+@agent(
+    "Elastic APM",
+    "elastic-apm",
+    setup='`own=[inside("error_handler", Middleware(ElasticAPM, ...))]`',
+)
+def elastic(bench: Bench) -> None:
+    before = """
+from elasticapm.contrib.starlette import ElasticAPM, make_apm_client
+from starlette.middleware import Middleware
+
+from .middleware import inside
+
+apm = make_apm_client({"SERVICE_NAME": "bench", "API_REQUEST_TIME": "1s"})
+"""
+    bench.write_main(before, 'inside("error_handler", Middleware(ElasticAPM, client=apm))')
+    with (
+        collecting() as collector,
+        bench.serving(
+            ELASTIC_APM_SERVER_URL=collector.url, ELASTIC_APM_CENTRAL_CONFIG="false"
+        ) as server,
+    ):
+        assert_layers_work(server)
+        collector.wait_for("/intake/v2/events", lambda item: '"error"' in item.text())
+        server.stop()
+        lines = [
+            json.loads(line)
+            for item in collector.at("/intake/v2/events")
+            for line in item.text().splitlines()
+        ]
+    assert len([line for line in lines if "transaction" in line]) == 3
+    (error,) = (line["error"] for line in lines if "error" in line)
+    assert error["exception"]["stacktrace"][-1]["function"] == "boom"

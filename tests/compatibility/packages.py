@@ -1,0 +1,287 @@
+"""Packages that bring routes, pages, streams, mounts and dependencies."""
+
+import http.client
+from contextlib import closing
+from functools import partial
+
+from .bench import SECONDS, Bench, Server, assert_layers_work, case
+
+package = partial(case, kind="packages")
+
+
+def _page(server: Server, path: str, status: int = 200, method: str = "GET", **more: str) -> str:
+    """Get a page that passed the layers."""
+    response = server.get(path, method, **more)
+    assert response.status == status, (response, server.log())
+    assert response.headers.get("x-request-id"), response
+    return response.body
+
+
+@package("sqladmin", "sqladmin", "aiosqlite", "greenlet", "itsdangerous")
+def sqladmin(bench: Bench) -> None:
+    after = """
+from sqladmin import Admin
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+admin = Admin(app, create_engine("sqlite://", poolclass=StaticPool))
+"""
+    bench.write_main(after=after)
+    with bench.serving() as server:
+        assert_layers_work(server)
+        assert "<html" in _page(server, "/admin/")
+
+
+@package("fastapi-users", "fastapi-users[sqlalchemy]", "aiosqlite")
+def fastapi_users(bench: Bench) -> None:
+    after = f"""
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from fastapi import Depends
+from fastapi_users import BaseUserManager, FastAPIUsers, UUIDIDMixin, schemas
+from fastapi_users.authentication import AuthenticationBackend, BearerTransport, JWTStrategy
+from fastapi_users.db import SQLAlchemyBaseUserTableUUID, SQLAlchemyUserDatabase
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(SQLAlchemyBaseUserTableUUID, Base):
+    pass
+
+
+engine = create_async_engine("sqlite+aiosqlite:///users.db")
+sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+
+class Manager(UUIDIDMixin, BaseUserManager[User, UUID]):
+    pass
+
+
+async def manager():
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    async with sessions() as session:
+        yield Manager(SQLAlchemyUserDatabase(session, User))
+
+
+backend = AuthenticationBackend(
+    name="jwt",
+    transport=BearerTransport(tokenUrl="login"),
+    get_strategy=lambda: JWTStrategy(secret="{"s" * 32}", lifetime_seconds=60),
+)
+users = FastAPIUsers[User, UUID](manager, [backend])
+app.include_router(users.get_auth_router(backend))
+app.include_router(users.get_register_router(schemas.BaseUser[UUID], schemas.BaseUserCreate))
+"""
+    bench.write_main(after=after)
+    json_type = {"Content_Type": "application/json"}
+    form_type = {"Content_Type": "application/x-www-form-urlencoded"}
+    with bench.serving() as server:
+        body = '{"email": "ann@example.com", "password": "correct horse"}'
+        response = server.get("/register", "POST", body=body, **json_type)
+        assert response.status == 201, (response, server.log())
+        wrong = server.get("/login", "POST", body="username=a@b.co&password=x", **form_type)
+        assert wrong.status == 400
+        assert wrong.json()["detail"] == "LOGIN_BAD_CREDENTIALS", wrong
+        right = "username=ann@example.com&password=correct+horse"
+        assert server.get("/login", "POST", body=right, **form_type).json()["access_token"]
+
+
+@package("Authlib", "authlib", "httpx")
+def authlib(bench: Bench) -> None:
+    after = """
+from authlib.integrations.starlette_client import OAuth
+from fastapi import Request
+from fastapi.responses import Response
+
+oauth = OAuth()
+oauth.register(
+    "provider",
+    client_id="bench",
+    authorize_url="https://provider.example/authorize",
+    access_token_url="https://provider.example/token",
+)
+
+
+@app.get("/login")
+async def login(request: Request) -> Response:
+    return await oauth.provider.authorize_redirect(request, "http://localhost/callback")
+"""
+    bench.write_main(after=after)
+    with bench.serving() as server:
+        response = server.get("/login")
+        assert response.status == 302, (response, server.log())
+        assert response.headers["location"].startswith("https://provider.example/authorize")
+        assert "set-cookie" in response.headers  # the state of the login, kept by the session
+
+
+@package("Strawberry GraphQL", "strawberry-graphql[fastapi]")
+def strawberry(bench: Bench) -> None:
+    after = """
+import strawberry
+from strawberry.fastapi import GraphQLRouter
+
+
+@strawberry.type
+class Query:
+    @strawberry.field
+    def hello(self) -> str:
+        return "world"
+
+
+app.include_router(GraphQLRouter(strawberry.Schema(Query)), prefix="/graphql")
+"""
+    bench.write_main(after=after)
+    with bench.serving() as server:
+        body = '{"query": "{ hello }"}'
+        response = server.get("/graphql", "POST", body=body, Content_Type="application/json")
+        assert response.status == 200, (response, server.log())
+        assert response.json() == {"data": {"hello": "world"}}
+
+
+@package("python-socketio", "python-socketio", setup='`app.mount("/socket.io", ...)`')
+def socketio(bench: Bench) -> None:
+    after = """
+import socketio
+
+sockets = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins=[])
+app.mount("/socket.io", socketio.ASGIApp(sockets, socketio_path=""))
+"""
+    bench.write_main(after=after)
+    with bench.serving() as server:
+        assert '"sid"' in _page(server, "/socket.io/?EIO=4&transport=polling")
+
+
+@package("sse-starlette", "sse-starlette", sample=True)
+def sse(bench: Bench) -> None:
+    after = """
+import asyncio
+from collections.abc import AsyncIterator
+
+from sse_starlette import EventSourceResponse
+
+
+@app.get("/events")
+async def events() -> EventSourceResponse:
+    async def stream() -> AsyncIterator[dict[str, str]]:
+        yield {"data": "first"}
+        await asyncio.sleep(3600)
+
+    return EventSourceResponse(stream())
+"""
+    bench.write_main(after=after)
+    with bench.serving() as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+        with closing(connection):
+            connection.request("GET", "/events", headers={"Accept-Encoding": "gzip"})
+            response = connection.getresponse()
+            # It comes at once, while the stream is open.
+            assert response.readline().strip() == b"data: first"
+            assert response.headers["X-Request-ID"]
+
+
+@package(
+    "dishka",
+    "dishka",
+    setup='`own=[inside("error_handler", Middleware(ContainerMiddleware, container))]`',
+)
+def dishka(bench: Bench) -> None:
+    before = """
+from collections.abc import AsyncIterator
+
+from dishka import Provider, Scope, make_async_container, provide
+from dishka.integrations.fastapi import DishkaRoute, FromDishka
+from dishka.integrations.starlette import ContainerMiddleware
+from fastapi import APIRouter
+from starlette.middleware import Middleware
+
+from .middleware import inside
+
+
+class Unit:
+    pass
+
+
+class Units(Provider):
+    @provide(scope=Scope.REQUEST)
+    async def unit(self) -> AsyncIterator[Unit]:
+        crashed = yield Unit()
+        print("crashed" if crashed else "committed", flush=True)
+
+
+container = make_async_container(Units())
+"""
+    after = """
+units = APIRouter(route_class=DishkaRoute)
+
+
+@units.get("/unit/{fails}")
+async def unit(fails: bool, unit: FromDishka[Unit]) -> None:
+    if fails:
+        raise RuntimeError("no commit")
+
+
+app.include_router(units)
+"""
+    bench.write_main(
+        before, 'inside("error_handler", Middleware(ContainerMiddleware, container))', after
+    )
+    with bench.serving() as server:
+        _page(server, "/unit/false")
+        assert "committed" in server.log().splitlines(), server.log()
+        _page(server, "/unit/true", 500)
+        assert "crashed" in server.log().splitlines(), server.log()
+
+
+@package("FastMCP", "fastmcp", setup="`app.mount`, and its lifespan")
+def fastmcp(bench: Bench) -> None:
+    before = """
+from fastmcp import FastMCP
+
+mcp = FastMCP("bench").http_app(path="/")
+"""
+    after = """
+app.router.lifespan_context = mcp.lifespan
+app.mount("/mcp", mcp)
+"""
+    bench.write_main(before, after=after)
+    body = (
+        '{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion":'
+        ' "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}}'
+    )
+    with bench.serving() as server:
+        response = server.get(
+            "/mcp/",
+            "POST",
+            body=body,
+            Content_Type="application/json",
+            Accept="application/json, text/event-stream",
+        )
+        assert response.status == 200, (response, server.log())
+        assert '"serverInfo"' in response.body
+
+
+@package("`StaticFiles`, a single-page application", "starlette")
+def spa(bench: Bench) -> None:
+    folder = bench.service / "dist"
+    folder.mkdir()
+    (folder / "index.html").write_text("<!doctype html><script src=/main.js></script>")
+    (folder / "main.js").write_text("document.title = 'ready'\n" * 200)
+    bench.write_main(
+        after="""
+from fastapi.staticfiles import StaticFiles
+
+app.mount("/", StaticFiles(directory="dist", html=True))
+"""
+    )
+    with bench.serving() as server:
+        assert "<script" in _page(server, "/")
+        response = server.get("/main.js")
+        cached = server.get("/main.js", If_None_Match=response.headers["etag"])
+        assert (response.status, cached.status) == (200, 304)
+        assert server.get("/missing.js").headers["content-type"] == "application/problem+json"

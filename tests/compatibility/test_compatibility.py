@@ -1,0 +1,112 @@
+"""Each case beside a rendered service, and the page that lists them."""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from copier import run_copy
+
+from tests.support import ROOT
+
+from . import agents, clients, packages, servers
+from .bench import CASES, Bench, Case
+
+PAGE: Final = ROOT / "docs/compatibility.md"
+MODULES: Final = (agents, clients, packages, servers)  # each adds its cases
+
+HEAD: Final = """\
+# Compatibility
+
+Packages, agents and servers that FastAPI teams use, each beside a rendered service (preset
+`everything`). A test of this repository installs each one, starts a service and sends requests;
+`COMPATIBILITY=write uv run pytest -m "matrix or not matrix" tests/compatibility` writes this page.
+
+"What to do" is what the documentation of the package doesn't say already.
+"""
+_ROW: Final = re.compile(r"^\| (?P<name>.+?) \| (?P<setup>.+?) \| (?P<seen>.*?) \|$", re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def rendered(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compatibility") / "service"
+    data = {"preset": "everything"}
+    run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("certificate")
+    files = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        (
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-out", files[0], "-keyout", files[1]),
+        ),
+        check=True,
+        capture_output=True,
+    )
+    return files
+
+
+def _parameters() -> list[Any]:
+    return [
+        pytest.param(case, id=case.name, marks=() if case.sample else pytest.mark.matrix)
+        for case in CASES
+    ]
+
+
+@pytest.mark.parametrize("case", _parameters())
+def test_the_service_runs_with(
+    case: Case, rendered: Path, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    service = shutil.copytree(rendered, tmp_path / "service")
+    bench = Bench(service, tmp_path / "environment", certificate)
+    bench.install(*case.packages)
+
+    case.proof(bench)
+
+    if os.environ.get("COMPATIBILITY") == "write":
+        with PAGE.open("r+", encoding="utf-8") as page:
+            fcntl.flock(page, fcntl.LOCK_EX)
+            seen = {**_seen(page.read()), case.name: bench.version(case.packages[0])}
+            page.seek(0)
+            page.write(_page(seen))
+            page.truncate()
+
+
+def test_the_page_has_a_row_for_each_case() -> None:
+    page = PAGE.read_text("utf-8")
+    seen = _seen(page)
+
+    assert page == _page(seen), "COMPATIBILITY=write in the environment renews the page"
+    assert [name for name in (case.name for case in CASES) if not seen.get(name)] == []
+
+
+def test_names_of_cases_are_unique() -> None:
+    names = [case.name for case in CASES]
+
+    assert len(set(names)) == len(names)
+
+
+def _seen(page: str) -> dict[str, str]:
+    return {row["name"]: row["seen"] for row in _ROW.finditer(page)}
+
+
+def _page(seen: dict[str, str]) -> str:
+    parts = [HEAD]
+    for kind in dict.fromkeys(case.kind for case in CASES):
+        rows = [
+            f"| {case.name} | {case.setup} | {seen.get(case.name, '')} |"
+            for case in CASES
+            if case.kind == kind
+        ]
+        heading = f"\n## {kind.capitalize()}\n\n| | What to do | Seen with |\n| --- | --- | --- |\n"
+        parts.append(heading + "\n".join(rows) + "\n")
+    return "".join(parts)
