@@ -13,6 +13,16 @@ class Order(BaseModel):
     quantity: int = Field(ge=1, le=1000)
 
 
+@router.get("/", include_in_schema=False)
+async def index() -> dict[str, str]:
+    """Greet whoever opens the address of the service."""
+    return {
+        "message": "The service is running.",
+        "routes": "/docs lists them; app/routes.py has their code.",
+        "layers": "docs/middleware.md explains the middleware around them.",
+    }
+
+
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Tell a probe that the process answers."""

@@ -18,7 +18,7 @@ from structlog.typing import EventDict
 
 from .core.reading import in_any_case
 
-_Format = Literal["json", "console"]
+_Format = Literal["auto", "console", "json"]
 _Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Annotated[_Format, in_any_case(*get_args(_Format))]
 LogLevel = Annotated[_Level, in_any_case(*get_args(_Level))]
@@ -48,8 +48,13 @@ def unbind(token: Token[Mapping[str, object]]) -> None:
 
 
 def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
-    """Send structlog's and the standard library's lines to standard output, in one format."""
-    render = _json_line if log_format == "json" else _console_line()
+    """
+    Send structlog's and the standard library's lines to standard output, in one format.
+
+    `auto` is `console` on a terminal and `json` elsewhere.
+    """
+    readable = sys.stdout.isatty() if log_format == "auto" else log_format == "console"
+    render = _console_line() if readable else _json_line
     structlog.configure(
         processors=[_complete, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -3,13 +3,14 @@
 import io
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
 
 from app.middleware.log import configure_logging
 
-from .conftest import LogLines
+from .conftest import LogLines, stack_settings
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +119,35 @@ def test_a_value_can_not_forge_a_readable_line(
     assert "odd" in first
     assert all(line.startswith("    ") for line in others)
     assert "\x1b" not in first + "".join(others)
+
+
+class Terminal(io.TextIOWrapper):
+    """Passes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def written(settings: dict[str, Any], output: io.TextIOWrapper, patch: pytest.MonkeyPatch) -> bytes:
+    found = stack_settings(**settings)
+    with patch.context() as context:
+        context.setattr("sys.stdout", output)
+        configure_logging(level=found.log_level, log_format=found.log_format)
+        structlog.get_logger().info("ready")
+    output.seek(0)
+    return bytes(output.buffer.read())
+
+
+def test_a_line_is_readable_on_a_terminal_and_json_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_terminal = written({}, Terminal(io.BytesIO()), monkeypatch)
+    elsewhere = written({}, io.TextIOWrapper(io.BytesIO()), monkeypatch)
+
+    assert not on_terminal.startswith(b"{")
+    assert b"ready" in on_terminal
+    assert elsewhere.startswith(b"{")
+
+
+def test_log_format_decides_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert written({"log_format": "json"}, Terminal(io.BytesIO()), monkeypatch).startswith(b"{")
