@@ -1,11 +1,16 @@
 """Redis storage: counts and answers that all workers share."""
 
+import asyncio
+from contextlib import suppress
 from secrets import token_hex
-from typing import Final
+from typing import Any, Final
 
 from pydantic import SecretStr
 
+from .base import StorageLostError
 from .redis_connection import RedisConnection
+
+_MOST_ATTEMPTS: Final = 60
 
 # Scripts are atomic, and in them time stands still: no key ends between two commands.
 _INCREMENT: Final = """
@@ -30,31 +35,73 @@ class RedisStorage:
     """
     Keep counts and answers in Redis, under keys that end by themselves.
 
-    Its operations raise `StorageLostError` while Redis doesn't answer. What Redis forgets, by
-    its own `maxmemory` or at a restart, is forgotten here as well.
+    Behind Sentinel and in a Cluster a replica must confirm what is claimed and replaced, so that
+    a failover forgets neither; counts may lose what the last moment before it counted. Each
+    script has one key, so all that it needs is in one slot. The operations raise
+    `StorageLostError` while Redis doesn't answer. What Redis forgets, by its own `maxmemory` or
+    at a restart, is forgotten here as well.
     """
 
     def __init__(self, url: SecretStr) -> None:
         # A key of this process alone: others may share the Redis, and the names in it.
         trial = ("EVAL", _INCREMENT, 1, f"limit:trial:{token_hex(16)}", 1000)
         self._connection = RedisConnection(url, trial=trial)
+        self._late: dict[tuple[str, bytes], tuple[Any, ...]] = {}
+        self._catching_up: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         await self._connection.open()
 
     async def close(self) -> None:
+        if self._catching_up is not None:
+            self._catching_up.cancel()
         await self._connection.close()
+
+    def is_up(self) -> bool:
+        """Return whether Redis responded when it was last asked."""
+        return not self._connection.is_lost
 
     async def increment(self, key: str, seconds: int) -> tuple[int, float]:
         count, milliseconds = await self._connection.ask("EVAL", _INCREMENT, 1, key, seconds * 1000)
         return count, milliseconds / 1000
 
     async def claim(self, key: str, value: bytes, seconds: int) -> bytes | None:
-        found: bytes | None = await self._connection.ask(
-            "EVAL", _CLAIM, 1, key, value, seconds * 1000
-        )
+        command = ("EVAL", _CLAIM, 1, key, value, seconds * 1000)
+        was_lost = self._connection.is_lost
+        try:
+            found: bytes | None = await self._connection.ask(*command, replicated=True)
+        except StorageLostError:
+            if not was_lost:  # it may stand there, and would keep the key from the next attempt
+                self._later("EVAL", _REPLACE, 1, key, value, b"", 0)
+            raise
         return found
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
         command = ("EVAL", _REPLACE, 1, key, old, new or b"", seconds * 1000)
-        return bool(await self._connection.ask(*command))
+        try:
+            return bool(await self._connection.ask(*command, replicated=True))
+        except StorageLostError:
+            self._later(*command)
+            raise
+
+    def _later(self, *command: Any) -> None:
+        _, _, _, key, old, *_ = command
+        self._late[key, old] = command
+        if self._catching_up is None:
+            self._catching_up = asyncio.get_running_loop().create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        """Repeat what a failover kept from being replaced, as long as a claim lasts."""
+        try:
+            for _ in range(_MOST_ATTEMPTS):
+                await asyncio.sleep(1)
+                for place, command in list(self._late.items()):
+                    with suppress(StorageLostError):
+                        await self._connection.ask(*command, replicated=True)
+                        if self._late.get(place) is command:
+                            del self._late[place]
+                if not self._late:
+                    break
+        finally:
+            self._late.clear()
+            self._catching_up = None

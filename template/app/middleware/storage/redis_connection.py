@@ -2,34 +2,28 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context
-from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, SecretStr
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 
 from .base import StorageLostError
+from .redis_clients import AddressError, Command, client
 
 _logger: Final = logging.getLogger(__name__)
 
-_SCHEMES: Final = frozenset({"redis", "rediss"})
 # Seconds: a request waits for one exchange or two; connecting is nobody's wait but at the start.
 _ANSWER_TIMEOUT: Final = 0.1
-_CONNECT_TIMEOUT: Final = 1.0
+_TRIAL_TIMEOUT: Final = 1.5
 _PAUSE: Final = 1.0
 _BETWEEN_LINES: Final = 60.0
 _TURNS: Final = 10
 _MOST_COMMANDS: Final = 500
 
-_Command = tuple[Any, ...]
-_Waiting = list[tuple[_Command, asyncio.Future[Any]]]
+_T = TypeVar("_T")
+_Waiting = list[tuple[Command, asyncio.Future[Any]]]
 
 
 class RedisConnection:
@@ -43,17 +37,21 @@ class RedisConnection:
     succeeds.
     """
 
-    def __init__(self, url: SecretStr, *, trial: _Command) -> None:
-        self._redis = _client(url)
+    def __init__(self, url: SecretStr, *, trial: tuple[Any, ...]) -> None:
+        self._client = client(url.get_secret_value())
         self._waiting: _Waiting = []
         self._sender: asyncio.Task[None] | None = None
-        self._command_of_trial = trial
+        self._command_of_trial = Command(trial)
         self._open = False
         self._trial: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lost_at: float | None = None
         self._next_trial_at = 0.0
         self._next_line_at = 0.0
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lost_at is not None
 
     async def open(self) -> None:
         if not self._open:
@@ -69,16 +67,17 @@ class RedisConnection:
                 task.cancel()
                 await asyncio.wait({task})
         with suppress(Exception):  # what is left then is the end of the process's
-            await self._redis.aclose()
+            await self._client.disconnect()
 
-    async def ask(self, *command: Any) -> Any:
+    async def ask(self, *words: Any, replicated: bool = False) -> Any:
+        """Send a command; one that is `replicated` fails unless a replica has what it wrote."""
         loop = asyncio.get_running_loop()
         if self._lost_at is not None:
             if not self._open and loop.time() >= self._next_trial_at:
                 self._start_trial()
             raise StorageLostError
         future = loop.create_future()
-        self._waiting.append((command, future))
+        self._waiting.append((Command(words, replicated), future))
         if self._sender is None:
             self._sender = _in_background(self._send())
         return await future
@@ -92,7 +91,11 @@ class RedisConnection:
                 commands = [command for command, _ in batch]
                 answers = await _within(_ANSWER_TIMEOUT, self._exchange(commands))
                 for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
+                    if future.done():
+                        continue
+                    if isinstance(answer, StorageLostError):
+                        future.set_exception(answer)
+                    else:
                         future.set_result(answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may go on waiting
             self._lose(error)
@@ -103,26 +106,25 @@ class RedisConnection:
             self._waiting = []
             self._sender = None
 
-    async def _exchange(self, commands: list[_Command]) -> list[Any]:
+    async def _exchange(self, commands: list[Command]) -> list[Any]:
         try:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return await pipeline.execute()
+            return await self._client.exchange(commands)
         finally:
             # Without a lifespan (`--lifespan off`, lone tests) nobody would close it later.
             if not self._open:
-                await self._redis.connection_pool.disconnect()
+                await self._client.disconnect()
 
     async def _try(self) -> None:
         try:
-            await self._redis.connection_pool.disconnect()
-            await _within(_CONNECT_TIMEOUT, self._exchange([self._command_of_trial]))
+            await self._client.disconnect()
+            await _within(_TRIAL_TIMEOUT, self._client.try_out(self._command_of_trial))
         except Exception as error:  # noqa: BLE001 - the next trial may go better
             self._lose(error)
         else:
             self._regain()
         finally:
+            if not self._open:
+                await self._client.disconnect()
             self._trial = None
 
     def _start_trial(self) -> None:
@@ -154,7 +156,7 @@ def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(work, context=Context())
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+async def _within(seconds: float, work: Coroutine[Any, Any, _T]) -> _T:
     """
     Return what `work` returns, or give it up after `seconds`.
 
@@ -174,45 +176,20 @@ async def _within(seconds: float, work: Coroutine[Any, Any, list[Any]]) -> list[
     raise TimeoutError(msg)
 
 
-def _client(url: SecretStr) -> Redis:
-    return Redis.from_url(
-        url.get_secret_value(),
-        protocol=2,
-        encoding_errors="surrogatepass",  # else one odd id would pass for a lost connection
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=_CONNECT_TIMEOUT,
-        socket_connect_timeout=_CONNECT_TIMEOUT,
-        driver_info=None,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
-
-
 def _redis(value: SecretStr) -> SecretStr:
     value = SecretStr(value.get_secret_value().strip())
-    if not _is_address(value):
-        msg = (
-            "must be the address of a Redis, such as redis://user:password@host:6379/0,"
-            " rediss:// for TLS, or unix:///run/redis.sock"
-        )
-        raise ValueError(msg)
-    return value
-
-
-def _is_address(value: SecretStr) -> bool:
-    try:
-        url = urlsplit(value.get_secret_value())
-        pool: Any = _client(value).connection_pool
-        pool.make_connection()  # refuses options that it doesn't know
-    except Exception:  # noqa: BLE001 - its text may show the password
-        return False
-    if url.scheme == "unix":
-        return url.path.startswith("/")
-    # redis-py takes database 0 for a path that is no number, and localhost for no host.
-    return (
-        url.scheme in _SCHEMES
-        and re.fullmatch(r"[^\s,]+", url.hostname or "") is not None
-        and re.fullmatch(r"(/[0-9]*)?", url.path) is not None
+    msg = (
+        "must be the address of a Redis, such as redis://user:password@host:6379/0,"
+        " rediss:// for TLS, or unix:///run/redis.sock; of several,"
+        " redis+sentinel://host:26379,host:26379/mymaster or redis+cluster://host:6379,host:6379"
     )
+    try:
+        client(value.get_secret_value())
+    except AddressError as error:
+        raise ValueError(str(error)) from None
+    except Exception:  # noqa: BLE001 - its text may show the password
+        raise ValueError(msg) from None
+    return value
 
 
 StorageUrl = Annotated[SecretStr, AfterValidator(_redis)]

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from pydantic import SecretStr
 
+from app.middleware.storage.base import StorageLostError
 from app.middleware.storage.redis import RedisStorage
 
-from .redis_server import fresh_url
+from .redis_server import RedisServer, fresh_url
 
 T = TypeVar("T")
 
@@ -85,3 +87,19 @@ def test_one_of_many_claims_wins() -> None:
         return await asyncio.gather(*claims)
 
     assert using(scenario).count(None) == 1
+
+
+def test_it_is_up_until_redis_does_not_respond() -> None:
+    async def scenario(server: RedisServer) -> list[bool]:
+        storage = RedisStorage(SecretStr(server.url))
+        await storage.increment("a", 60)
+        seen = [storage.is_up()]
+        server.kill()
+        with suppress(StorageLostError):
+            await storage.increment("a", 60)
+        seen.append(storage.is_up())
+        await storage.close()
+        return seen
+
+    with RedisServer() as server:
+        assert asyncio.run(scenario(server)) == [True, False]

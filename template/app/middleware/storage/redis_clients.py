@@ -1,0 +1,227 @@
+"""The clients of Redis: of one server, of the master that Sentinel names, or of a Cluster."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis, RedisCluster, Sentinel, SSLConnection
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AskError, MovedError, TryAgainError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from .base import StorageLostError
+
+_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+_ONE: Final = frozenset({"redis", "rediss"})
+_HOST: Final = re.compile(r"[^\s,]+")
+_MANY: Final = re.compile(
+    r"(?P<scheme>rediss?)[+](?P<kind>sentinel|cluster)://"
+    r"(?P<user>[^@/?]*@)?(?P<hosts>[^@/?]+)(?P<path>/[^?]*)?(?P<options>[?].*)?"
+)
+# Milliseconds that a replica may take to confirm a write; less than a request waits.
+_REPLICATION_TIMEOUT: Final = 50
+_CONNECT_TIMEOUT: Final = 1.0
+# One of several hosts that is gone must leave time for the others.
+_CONNECT_TIMEOUT_OF_MANY: Final = 0.3
+
+
+class AddressError(ValueError):
+    """An address that is none, and what is wrong with it."""
+
+
+class Command(NamedTuple):
+    """A command; one that is `replicated` must outlive its server, and is a script of one key."""
+
+    words: tuple[Any, ...]
+    replicated: bool = False
+
+
+class Client(Protocol):
+    """What sends commands to Redis."""
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Return what each command gave, or a `StorageLostError` for one that no replica has."""
+
+    async def try_out(self, command: Command) -> None:
+        """Send `command`, and ask all servers that any command may need."""
+
+    async def disconnect(self) -> None:
+        """Close the connections; the next exchange opens new ones."""
+
+
+class _Server:
+    """One Redis, or the master that Sentinel names."""
+
+    def __init__(self, redis: Redis, sentinel: Any = None) -> None:
+        self.redis = redis
+        self.sentinel = sentinel
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        waits = self.sentinel is not None and any(command.replicated for command in commands)
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command.words)
+            if waits:
+                pipeline.execute_command("WAIT", 1, _REPLICATION_TIMEOUT)
+            answers: list[Any] = await pipeline.execute()
+        if waits and answers.pop() < 1:
+            return [_lost_if(*pair) for pair in zip(commands, answers, strict=True)]
+        return answers
+
+    async def try_out(self, command: Command) -> None:
+        await self.exchange([command])
+
+    async def disconnect(self) -> None:
+        await self.redis.connection_pool.disconnect()
+        for sentinel in self.sentinel.sentinels if self.sentinel else ():
+            await sentinel.connection_pool.disconnect()
+
+
+class _Cluster:
+    """A Cluster. It is lost as a whole while one of its primaries is."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        answers = await self._send(commands)
+        moved = [at for at, answer in enumerate(answers) if isinstance(answer, MovedError)]
+        if moved:  # to another primary, where nothing of it has run yet
+            await self.disconnect()
+            again = await self._send([commands[at] for at in moved])
+            for at, answer in zip(moved, again, strict=True):
+                answers[at] = answer
+        for at, answer in enumerate(answers):
+            if isinstance(answer, (AskError, TryAgainError)):  # its slot is on the way
+                answers[at] = StorageLostError()
+            elif isinstance(answer, Exception) and not isinstance(answer, StorageLostError):
+                raise answer
+        return answers
+
+    async def try_out(self, command: Command) -> None:
+        await self.exchange([command])
+        await self._cluster.ping(target_nodes=RedisCluster.PRIMARIES)
+
+    async def disconnect(self) -> None:
+        await self._cluster.aclose()
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        await self._cluster.initialize()
+        pipeline = self._cluster.pipeline()
+        nodes: dict[Any, list[int]] = {}
+        for at, command in enumerate(commands):
+            pipeline.execute_command(*command.words)
+            if command.replicated:
+                node = self._cluster.get_node_from_key(command.words[3])
+                nodes.setdefault(node, []).append(at)
+        for node in nodes:
+            # On the connection of that node's commands: it waits for what this has written.
+            pipeline.execute_command("WAIT", 1, _REPLICATION_TIMEOUT, target_nodes=node)
+        answers = await pipeline.execute(raise_on_error=False, allow_redirections=False)
+        confirmations = answers[len(commands) :]
+        for replicas, places in zip(confirmations, nodes.values(), strict=True):
+            if not isinstance(replicas, int) or replicas < 1:
+                for at in places:
+                    answers[at] = StorageLostError()
+        return answers[: len(commands)]
+
+
+def client(url: str) -> Client:
+    """Return a client for `url`; raise a `ValueError` that holds no secret where it is none."""
+    many = _MANY.fullmatch(url)
+    if many is None:
+        return _Server(_one(url))
+    hosts = many["hosts"].split(",")
+    found = [_parsed(many, host) for host in hosts]
+    addresses = [(options.pop("host"), options.pop("port", None)) for options in found]
+    options = {**_options(_CONNECT_TIMEOUT_OF_MANY), **found[0]}
+    return (
+        _cluster(many, addresses, options)
+        if many["kind"] == "cluster"
+        else _master(many, addresses, options)
+    )
+
+
+def _lost_if(command: Command, answer: Any) -> Any:
+    return StorageLostError() if command.replicated else answer
+
+
+def _options(timeout: float) -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        "encoding_errors": "surrogatepass",  # else one odd id would pass for a lost connection
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "driver_info": None,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def _one(url: str) -> Redis:
+    redis = Redis.from_url(url, **_options(_CONNECT_TIMEOUT))
+    _refuse_odd_options(redis)
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        right = parts.path.startswith("/")
+    else:
+        # redis-py takes database 0 for a path that is no number, and localhost for no host.
+        database = re.fullmatch(r"(/[0-9]*)?", parts.path)
+        host = _HOST.fullmatch(parts.hostname or "")
+        right = parts.scheme in _ONE and host is not None and database is not None
+    if not right:
+        raise ValueError
+    return redis
+
+
+def _refuse_odd_options(redis: Redis) -> None:
+    pool: Any = redis.connection_pool
+    pool.make_connection()
+
+
+def _parsed(many: re.Match[str], host: str) -> dict[str, Any]:
+    url = f"{many['scheme']}://{many['user'] or ''}{host}{many['options'] or ''}"
+    options: dict[str, Any] = dict(parse_url(url))
+    if not _HOST.fullmatch(options.get("host", "")):
+        raise ValueError
+    if options.pop("connection_class", None) is SSLConnection:
+        options["ssl"] = True
+    return options
+
+
+def _master(
+    many: re.Match[str], addresses: list[tuple[str, int | None]], options: dict[str, Any]
+) -> Client:
+    name, _, database = (many["path"] or "")[1:].partition("/")
+    if not name or not re.fullmatch(r"[0-9]*", database):
+        msg = (
+            "name the master after the Sentinels, such as redis+sentinel://a:26379,b:26379/mymaster"
+        )
+        raise AddressError(msg)
+    login = {key: options.pop(f"sentinel_{key}", None) for key in ("username", "password")}
+    shared = {key: options[key] for key in options if key.startswith(("socket_", "ssl"))}
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        [(host, port or _SENTINEL_PORT) for host, port in addresses],
+        sentinel_kwargs={**_options(_CONNECT_TIMEOUT_OF_MANY), **shared, **login},
+        **options,
+        db=int(database or 0),
+    )
+    redis = sentinel.master_for(name)
+    _refuse_odd_options(redis)
+    return _Server(redis, sentinel)
+
+
+def _cluster(
+    many: re.Match[str], addresses: list[tuple[str, int | None]], options: dict[str, Any]
+) -> Client:
+    if many["path"] not in {None, "/", "/0"}:
+        msg = "a Cluster has only database 0, so leave the path out"
+        raise AddressError(msg)
+    nodes = [ClusterNode(host, port or _PORT) for host, port in addresses]
+    # The hosts of the address stay those to begin with, whatever they said of the others.
+    return _Cluster(RedisCluster(startup_nodes=nodes, dynamic_startup_nodes=False, **options))

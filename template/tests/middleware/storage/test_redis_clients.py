@@ -1,0 +1,77 @@
+"""The addresses of Redis: of one server, of Sentinels, of a Cluster, and what is none."""
+
+from typing import Any, Final
+
+import pytest
+from pydantic import ValidationError
+
+from app.middleware.storage import redis_clients
+from tests.middleware.conftest import stack_settings
+
+GOOD: Final = (
+    "redis://user:p%40ss@redis.test:6379/3",
+    "rediss://redis.test?ssl_ca_certs=/ca.pem",
+    "unix:///run/redis.sock",
+    "redis+sentinel://a:26379,b:26379,c:26379/mymaster",
+    "redis+sentinel://user:password@a,b/mymaster/2?sentinel_password=other",
+    "rediss+sentinel://[2001:db8::1]:26379,b/mymaster?ssl_ca_certs=/ca.pem",
+    "redis+cluster://a:6379,b:6379",
+    "rediss+cluster://:password@a/0",
+)
+BAD: Final = (
+    "http://redis.test",
+    "redis://",
+    "redis://redis.test/first",
+    "redis+sentinel://",
+    "redis+sentinel://a:x/mymaster",
+    "redis+sentinel://a,,b/mymaster",
+    "redis+sentinel://a/mymaster?nonsense=1",
+    "redis+cluster://a?nonsense=1",
+    "redis+cluster+tls://a",
+)
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_an_address_is_taken(url: str) -> None:
+    assert stack_settings(storage_url=url).storage_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_what_is_no_address_is_refused_with_the_forms_that_are(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"redis\+sentinel://host:26379,host:26379/mymaster"):
+        stack_settings(storage_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("redis+sentinel://a,b", "name the master"),
+        ("redis+sentinel://a,b/mymaster/first", "name the master"),
+        ("redis+cluster://a,b/1", "only database 0"),
+    ],
+)
+def test_a_part_that_is_wrong_is_named(url: str, sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        stack_settings(storage_url=url)
+
+
+def test_no_refusal_shows_the_password() -> None:
+    with pytest.raises(ValidationError) as refused:
+        stack_settings(storage_url="redis+sentinel://user:secret-word@a,b")
+
+    assert "secret-word" not in str(refused.value)
+
+
+def test_each_host_and_its_options_are_read() -> None:
+    url = "rediss+sentinel://user:p%40ss@a,b:1/mymaster/2?ssl_ca_certs=/ca.pem&sentinel_password=s"
+
+    server: Any = redis_clients.client(url)
+
+    hosts = [each.connection_pool.connection_kwargs for each in server.sentinel.sentinels]
+    assert [(host["host"], host["port"]) for host in hosts] == [("a", 26379), ("b", 1)]
+    assert {host["password"] for host in hosts} == {"s"}
+    pool = server.redis.connection_pool
+    assert pool.service_name == "mymaster"
+    assert pool.connection_kwargs["db"] == 2
+    assert pool.connection_kwargs["password"] == "p@ss"
+    assert pool.connection_kwargs["ssl_ca_certs"] == "/ca.pem"
