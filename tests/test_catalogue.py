@@ -73,7 +73,7 @@ KEYS_OF_A_QUESTION: Final = {
 }
 KEYS_OF_AN_ENTRY: Final = {
     *("answers", "arguments", "builds", "checks", "class", "client_sees"),
-    *("commands", "dependencies", "doubles", "imports", "inside", "label"),
+    *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
     *("looks_at", "modules", "options", "outside_of_refusals", "place", "probe_paths", "public"),
     *("reads", "refuses", "requires", "sets", "settings", "setup", "summary"),
     *("test_dependencies", "variants", "verifier", "websocket"),
@@ -85,6 +85,7 @@ KEYS_INSIDE: Final = {
     "settings": {
         *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production")
     },
+    "gauges": {"name", "meaning", "read", "of_workers"},
     "checks": {"import", "call"},
     "setup": {"import", "call"},
     "commands": {"import", "name"},

@@ -1,7 +1,7 @@
 """Metrics: every request is counted and timed, on a page that Prometheus reads."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters, workers_share
 from .core.exchange import Exchange
+from .core.gauges import Gauges, Reading
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
 from .core.threads import run_apart
@@ -38,9 +39,15 @@ class MetricsMiddleware(Layer):
     clients send: a path that matches no route and a method that HTTP doesn't know share one.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, readings: Sequence[Reading] = ()) -> None:
         super().__init__(app)
-        self.counters = _of_this_worker() if workers_share() else _of_this_app()
+        one_worker = not workers_share()
+        self.counters = _of_this_app() if one_worker else _of_this_worker()
+        self.gauges = Gauges(readings, self.counters.registry, one_worker=one_worker)
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.gauges.start()
+        await super().lifespan(scope, receive, send)
 
     def enter(self, exchange: Exchange) -> None:
         exchange.state["metrics_registry"] = self.counters.registry

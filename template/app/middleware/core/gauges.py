@@ -1,0 +1,92 @@
+"""Gauges: the numbers that alerts need besides those of requests."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal, NamedTuple
+
+from anyio import CapacityLimiter
+from anyio.to_thread import current_default_thread_limiter
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+_SECONDS_BETWEEN_SAMPLES: Final = 1.0
+
+
+class Reading(NamedTuple):
+    """A number of this process, and what is shown of several workers: the least, most or sum."""
+
+    name: str
+    meaning: str
+    read: Callable[[], float]
+    of_workers: Literal["livemin", "livemax", "livesum"]
+
+
+class Gauges(Collector):
+    """
+    Show `readings` and the state of the thread pool.
+
+    One worker reads them when Prometheus asks. Of several, each writes its own down once a
+    second, since a scrape reaches only one of them.
+    """
+
+    def __init__(
+        self, readings: Sequence[Reading], registry: CollectorRegistry, *, one_worker: bool
+    ) -> None:
+        pool = _ThreadPool()
+        self._pool = pool
+        self._readings = [*readings, *pool.readings()]
+        self._written: list[tuple[Gauge, Callable[[], float]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        if one_worker:
+            registry.register(self)
+            return
+        for name, meaning, read, of_workers in self._readings:
+            # Without a registry: the files of the workers hold its values.
+            gauge = Gauge(name, meaning, registry=None, multiprocess_mode=of_workers)
+            self._written.append((gauge, read))
+
+    def start(self) -> None:
+        """Begin to read, on the event loop that serves."""
+        self._pool.limiter = current_default_thread_limiter()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._written:
+            self._sample(asyncio.get_running_loop())
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, meaning, read, _ in self._readings:
+            yield GaugeMetricFamily(name, meaning, read())
+
+    def _sample(self, loop: asyncio.AbstractEventLoop) -> None:
+        for gauge, read in self._written:
+            gauge.set(read())
+        self._timer = loop.call_later(_SECONDS_BETWEEN_SAMPLES, self._sample, loop)
+
+
+class _ThreadPool:
+    """The threads of AnyIO, in which `def` endpoints and dependencies run."""
+
+    limiter: CapacityLimiter | None = None
+
+    def readings(self) -> tuple[Reading, ...]:
+        return (
+            Reading(
+                "threadpool_busy_threads",
+                "Threads that run a `def` endpoint or dependency.",
+                lambda: self.limiter.borrowed_tokens if self.limiter else 0,
+                "livesum",
+            ),
+            Reading(
+                "threadpool_max_threads",
+                "How many threads the pool may have.",
+                lambda: self.limiter.total_tokens if self.limiter else 0,
+                "livesum",
+            ),
+            Reading(
+                "threadpool_waiting_calls",
+                "Calls that wait for a thread.",
+                lambda: self.limiter.statistics().tasks_waiting if self.limiter else 0,
+                "livesum",
+            ),
+        )
