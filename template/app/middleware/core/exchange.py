@@ -105,8 +105,9 @@ class Exchange:
         self._steps = iter(chain.exempt.get(path, chain.steps))
         self._send = send
         self._additions: list[tuple[HeaderRule, Headers] | Head] = []
-        self._watchers: list[Watcher] = []
-        self._at_exit: list[Callable[[], object]] = []
+        # Each with the client that its layer saw, and with the watchers that stand outside of it.
+        self._watchers: list[tuple[Watcher, tuple[str, int] | None]] = []
+        self._at_exit: list[tuple[int, Callable[[], object]]] = []
 
     # What a layer calls when a request enters.
 
@@ -138,8 +139,8 @@ class Exchange:
         self._additions.append(hook)
 
     def at_exit(self, function: Callable[[], object]) -> None:
-        """Call `function` when the stack has returned, unless it raised."""
-        self._at_exit.append(function)
+        """Call `function` when all that is inside has returned, unless it raised."""
+        self._at_exit.append((len(self._watchers), function))
 
     def drop_headers(self, names: frozenset[bytes]) -> None:
         """Hide headers of the request from what is inside."""
@@ -159,11 +160,11 @@ class Exchange:
     async def proceed(self) -> None:
         """Let the layers inside, and the app, see the request."""
         additions, watchers = self._additions, self._watchers
-        outside = len(watchers)
+        outside = (len(watchers), len(self._at_exit))
         try:
             for head, ended, enter in self._steps:
                 if ended is not None:
-                    watchers.append(ended)
+                    watchers.append((ended, self.client))
                 if head is not None:
                     additions.append(head)
                 if enter is None or (outcome := enter(self)) is None:
@@ -178,10 +179,12 @@ class Exchange:
         except BaseException as exc:
             # A client or a server that waits no longer is no failure of the service.
             cancelled = isinstance(exc, CancelledError)
-            self._end(self._left() if cancelled else self._sent or _SERVER_ERROR, outside)
+            status = self._left() if cancelled else self._sent or _SERVER_ERROR
+            while len(watchers) > outside[0]:
+                self._end(status, len(watchers) - 1)
+            del self._at_exit[outside[1] :]
             raise
-        if len(watchers) > outside:
-            self._end(self._left(), outside)
+        self._unwind(*outside)
 
     # The way out.
 
@@ -258,8 +261,6 @@ class Exchange:
     def leave(self) -> None:
         """Do what is left to do when the stack has returned."""
         self.taken = None  # else what took the response over would hold itself
-        for function in reversed(self._at_exit):
-            function()
 
     def abandon(self) -> None:
         """Let nothing follow that was held back: the stack has raised."""
@@ -269,6 +270,14 @@ class Exchange:
     def _left(self) -> int:
         """Return the status of what nobody ended: an open connection, or a client that left."""
         return (self.scope["type"] == "websocket" and self._sent) or _CLIENT_CLOSED_REQUEST
+
+    def _unwind(self, watchers: int, exits: int) -> None:
+        """Do what is left to do for layers whose inside has returned, the innermost first."""
+        while len(self._at_exit) > exits or len(self._watchers) > watchers:
+            if len(self._at_exit) > exits and self._at_exit[-1][0] >= len(self._watchers):
+                self._at_exit.pop()[1]()
+            else:
+                self._end(self._left(), len(self._watchers) - 1)
 
     def _end(self, status: int, outside: int = 0) -> None:
         """Call the watchers but for those that stand further `outside`, each once."""
@@ -281,7 +290,7 @@ class Exchange:
             self.bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
         self.route = route_template(self.scope)
         self.seconds = perf_counter() - self.started_at
-        for watcher in watchers:
+        for watcher, self.client in watchers:
             watcher(self)
 
 
