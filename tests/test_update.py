@@ -30,7 +30,7 @@ from .support import (
 PLAIN: Final = ["request_id", "access_log", "security_headers", "cors", "error_handler"]
 
 USERS: Final = {
-    *(".gitattributes", "README.md"),
+    *(".gitattributes", "AGENTS.md", "README.md"),
     *("app/__init__.py", "app/main.py", "app/routes.py", "app/settings.py"),
     *("tests/__init__.py", "tests/conftest.py", "tests/test_routes.py"),
 }
