@@ -99,7 +99,7 @@ MOVED: Final = {
             "api_keys": "credentials/api_keys",
             "check": "core/check",
             "cli": "core/command_line",
-            "closing": "core/connection_close",
+            "closing": "core/upload",
             "environment": "core/environment",
             "exchange": "core/exchange",
             "jwks": "credentials/jwks",
@@ -110,7 +110,7 @@ MOVED: Final = {
             "memory_storage": "storage/memory",
             "networks": "core/networks",
             "own": "core/places",
-            "probes": "core/probes",
+            "probes": "core/layer",
             "redis_connection": "storage/redis_connection",
             "redis_storage": "storage/redis",
             "scope": "core/scope",
@@ -410,7 +410,7 @@ def _values(question: dict[str, Any]) -> set[str]:
 
 
 def _settings(folder: Path) -> dict[str, dict[str, Any]]:
-    entries = (read_yaml(path) for path in folder.glob("hooks/*/*.yml"))
+    entries = (read_yaml(path) for path in folder.glob("hooks/*/**/*.yml"))
     return {
         knob["name"]: knob
         for entry in entries
