@@ -1,7 +1,7 @@
 """Compression: smaller bodies for clients that accept them, with zstd, br or gzip."""
 
 import re
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,7 +11,7 @@ from .core.exchange import Exchange, Filter
 from .core.headers import Headers
 from .core.layer import HTTP, Layer
 from .core.memo import remembered
-from .core.threads import run_apart
+from .core.threads import run_apart, run_at_once
 
 _REMEMBERED: Final = 128
 _LARGE: Final = 128 * 1024
@@ -130,7 +130,7 @@ class _Encoder:
         # The library edits what it is sent: hand it copies.
         encoding = self._encode(_prepared(message))
         if len(message.get("body", b"")) > _LARGE:
-            await run_apart(_complete, encoding)
+            await run_apart(run_at_once, encoding)
         else:
             await encoding
         encoded, self._encoded = self._encoded, []
@@ -144,12 +144,6 @@ class _Encoder:
             self._left_alone = not _is_encoded(message)
             message = _finished(message, compressed=not self._left_alone)
         self._encoded.append(message)
-
-
-def _complete(encoding: Awaitable[None]) -> None:
-    """Run a coroutine of the library, which waits for nothing but `_collect`, to its end."""
-    for _ in encoding.__await__():
-        pass
 
 
 async def _nothing() -> Message:

@@ -1,12 +1,80 @@
-"""Session: the settings of Starlette's `SessionMiddleware`, checked before it is built."""
+"""Session: what endpoints store for a client, in a signed cookie."""
 
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import AfterValidator, Field, SecretStr
+from starlette.datastructures import Secret
+from starlette.middleware.sessions import Session
+from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .core.exchange import Exchange
+from .core.layer import Layer
 from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
+from .core.threads import run_at_once
+
+
+_TAKEN: Final = "session.taken"
+
+
+class SessionMiddleware(Layer):
+    """
+    Put the session of a request on `request.session`, and set its cookie where it changed.
+
+    Starlette's class reads and writes the cookie. This one runs it only for a request that has
+    the cookie, and for a response whose endpoint used the session. A websocket can read the
+    session; what it changes is not kept.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        secret_key: Secret,
+        session_cookie: str,
+        max_age: int,
+        same_site: Literal["lax", "strict", "none"],
+        https_only: bool,
+    ) -> None:
+        super().__init__(app)
+        self.cookie = session_cookie.encode("ascii")
+        self.starlette = StarletteSessions(
+            _hand_over,
+            secret_key=secret_key,
+            session_cookie=session_cookie,
+            max_age=max_age,
+            same_site=same_site,
+            https_only=https_only,
+        )
+
+    def enter(self, exchange: Exchange) -> None:
+        cookies = exchange.headers.get(b"cookie", b"")
+        if cookies is None or self.cookie in cookies:
+            run_at_once(self.starlette(exchange.scope, exchange.receive, _nowhere))
+        else:
+            exchange.scope["session"] = Session()
+
+    def head(self, exchange: Exchange, message: Message) -> None:
+        session: Session = exchange.scope["session"]
+        if session.accessed and message["type"] == "http.response.start":
+            # In a scope of its own, since Starlette reads the session from the cookie again.
+            taken: list[Send] = []
+            scope = {**exchange.scope, _TAKEN: taken}
+            run_at_once(self.starlette(scope, exchange.receive, _nowhere))
+            scope["session"] = session
+            run_at_once(taken.pop()(message))
+
+
+async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
+    """Stand where Starlette's class calls an app, and take what it would have the app send to."""
+    if _TAKEN in scope:
+        scope[_TAKEN].append(send)
+
+
+async def _nowhere(_: Message) -> None:
+    """Stand where Starlette's class would send."""
 
 
 def _secret(value: SecretStr) -> SecretStr:

@@ -157,34 +157,41 @@ class Exchange:
         """Return the place from which the layer that enters now can respond later."""
         return Place(self, len(self._additions))
 
-    async def proceed(self) -> None:
+    def proceed(self) -> Awaitable[None]:
         """Let the layers inside, and the app, see the request."""
-        additions, watchers = self._additions, self._watchers
-        outside = (len(watchers), len(self._at_exit))
+        watchers, exits = len(self._watchers), len(self._at_exit)
         try:
-            for head, ended, enter in self._steps:
-                if ended is not None:
-                    watchers.append((ended, self.client))
-                if head is not None:
-                    additions.append(head)
-                if enter is None or (outcome := enter(self)) is None:
-                    continue
-                if isinstance(outcome, Refusal):
-                    layer: Layer = enter.__self__  # type: ignore[attr-defined]
-                    outcome = self.here().refuse(layer.name, outcome)
-                await outcome
-                break
-            else:
-                await self._chain.app(self.scope, self.receive, self.send)
+            rest = self.enter()
         except BaseException as exc:
-            # A client or a server that waits no longer is no failure of the service.
-            cancelled = isinstance(exc, CancelledError)
-            status = self._left() if cancelled else self._sent or _SERVER_ERROR
-            while len(watchers) > outside[0]:
-                self._end(status, len(watchers) - 1)
-            del self._at_exit[outside[1] :]
+            self._fail(exc, watchers, exits)
             raise
-        self._unwind(*outside)
+        if len(self._watchers) == watchers and len(self._at_exit) == exits:
+            return rest  # a coroutine around it would have nothing to do
+        return self._follow(rest, watchers, exits)
+
+    def enter(self) -> Awaitable[None]:
+        """Let the layers inside see the request; return what is awaited for the response."""
+        additions, watchers = self._additions, self._watchers
+        for head, ended, enter in self._steps:
+            if ended is not None:
+                watchers.append((ended, self.client))
+            if head is not None:
+                additions.append(head)
+            if enter is None or (outcome := enter(self)) is None:
+                continue
+            if isinstance(outcome, Refusal):
+                layer: Layer = enter.__self__  # type: ignore[attr-defined]
+                return self.here().refuse(layer.name, outcome)
+            return outcome
+        return self._chain.app(self.scope, self.receive, self.send)
+
+    async def _follow(self, rest: Awaitable[None], watchers: int, exits: int) -> None:
+        try:
+            await rest
+        except BaseException as exc:
+            self._fail(exc, watchers, exits)
+            raise
+        self._unwind(watchers, exits)
 
     # The way out.
 
@@ -260,12 +267,23 @@ class Exchange:
 
     def leave(self) -> None:
         """Do what is left to do when the stack has returned."""
+        self._unwind(0, 0)
         self.taken = None  # else what took the response over would hold itself
 
-    def abandon(self) -> None:
+    def abandon(self, exc: BaseException) -> None:
         """Let nothing follow that was held back: the stack has raised."""
+        self._fail(exc, 0, 0)
         self.taken = None
         self.cut = _WIRE
+
+    def _fail(self, exc: BaseException, watchers: int, exits: int) -> None:
+        """End what stands further inside, the innermost first, since its inside has raised."""
+        # A client or a server that waits no longer is no failure of the service.
+        cancelled = isinstance(exc, CancelledError)
+        status = self._left() if cancelled else self._sent or _SERVER_ERROR
+        while len(self._watchers) > watchers:
+            self._end(status, len(self._watchers) - 1)
+        del self._at_exit[exits:]
 
     def _left(self) -> int:
         """Return the status of what nobody ended: an open connection, or a client that left."""

@@ -84,9 +84,9 @@ class Layer:
         else:
             exchange = Exchange(scope, receive, send, chain)
             try:
-                await exchange.proceed()
-            except BaseException:
-                exchange.abandon()
+                await exchange.enter()
+            except BaseException as exc:
+                exchange.abandon(exc)
                 raise
             exchange.leave()
 

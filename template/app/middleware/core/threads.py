@@ -1,6 +1,6 @@
 """Threads for work that has nothing to do with the endpoints, which may hold all of theirs."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -20,3 +20,9 @@ async def run_apart(function: Callable[..., Result], *arguments: Any) -> Result:
         limiter = CapacityLimiter(_MOST)
         _limiter.set(limiter)
     return await to_thread.run_sync(function, *arguments, limiter=limiter)
+
+
+def run_at_once(work: Awaitable[None]) -> None:
+    """Run a coroutine of a library, which waits for nothing that is not there, to its end."""
+    for _ in work.__await__():
+        pass
