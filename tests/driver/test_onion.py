@@ -299,7 +299,17 @@ LAYERS: dict[str, type[Base]] = {
     "leaver": Leaver,
 }
 # The gates end a request early, so there are few of them.
-OFTEN = ("passing", "around", "decorator", "head", "holder", "catcher", "watcher", "leaver", "foreign") * 3
+OFTEN = (
+    "passing",
+    "around",
+    "decorator",
+    "head",
+    "holder",
+    "catcher",
+    "watcher",
+    "leaver",
+    "foreign",
+) * 3
 
 
 @st.composite

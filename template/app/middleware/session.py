@@ -15,7 +15,6 @@ from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
 from .core.threads import run_at_once
 
-
 _TAKEN: Final = "session.taken"
 
 
