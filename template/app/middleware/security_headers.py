@@ -84,6 +84,8 @@ class SecurityHeadersMiddleware(Layer):
         ]
 
     def enter(self, exchange: Exchange) -> None:
+        over_https = exchange.scope["scheme"] == "https"
+        exchange.add(_RULE, self.over_https if over_https else self.over_http)
         app = exchange.scope.get("app")
         if isinstance(app, FastAPI) and exchange.path in _docs_paths(app):
             # The script is read from the page, which therefore has to come whole and as it is.
@@ -91,11 +93,8 @@ class SecurityHeadersMiddleware(Layer):
             exchange.at_head(self._hold_page)
 
     def head(self, exchange: Exchange, message: Message) -> None:
-        headers: Headers = message["headers"]
-        ours = self.over_https if exchange.scope["scheme"] == "https" else self.over_http
-        if _is_html(headers):
-            ours = ours + self.for_html
-        exchange.merge(message, _RULE, ours)
+        if _is_html(message["headers"]):
+            exchange.merge(message, _RULE, self.for_html)
 
     def _hold_page(self, exchange: Exchange, message: Message) -> Filter | None:
         if exchange.method == "HEAD" or not _is_html(message["headers"]):
