@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import Field
 from starlette.types import ASGIApp
 
-from .core.cancellation import Cancellation
 from .core.exchange import Exchange, Place
 from .core.layer import HTTP, Layer
 from .problem import Refusal
@@ -54,18 +53,18 @@ class _Expiry:
         self.response: asyncio.Task[None] | None = None
         self._layer = layer
         self._place = place
-        self._cancellation: Cancellation | None = None
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task is not None else 0
         self._timer = asyncio.get_running_loop().call_later(self._layer.seconds, self._begin)
 
     def __exit__(self, cls: type[BaseException] | None, *_: object) -> bool:
         """End the cancellation here if it is the one of this expiry."""
         self._timer.cancel()
-        if self._cancellation is None:
+        if self._task is None or self.response is None:
             return False
-        return self._cancellation.withdraw() and cls is asyncio.CancelledError
+        return self._task.uncancel() <= self._cancelling and cls is asyncio.CancelledError
 
     def _begin(self) -> None:
         if self._task is None or self._place.started:
@@ -73,5 +72,4 @@ class _Expiry:
         # A task of its own: the one that runs the endpoint may ignore that it is cancelled.
         refusing = self._place.refuse(self._layer.name, self._layer.refusal)
         self.response = asyncio.create_task(refusing)
-        self._cancellation = Cancellation(self._task)
-        self._cancellation.request()
+        self._task.cancel()

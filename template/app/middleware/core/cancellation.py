@@ -1,48 +1,115 @@
-"""Cancellation: ends a task once, and never under what a thread still uses."""
+"""Cancellation: a task that is cancelled keeps what AnyIO shields, such as a thread at work."""
 
 import asyncio
+from collections.abc import Awaitable, Generator, Iterable
+from functools import partial
 from typing import Any, Final
 
 from anyio._backends._asyncio import _task_states
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-_RETRY_SECONDS: Final = 0.05
+_CLEAN_UP_SECONDS: Final = 5.0
+
+Steps = Generator[asyncio.Future[Any] | None, None, None]
 
 
-class Cancellation:
+def keeping_shields(app: ASGIApp) -> ASGIApp:
     """
-    Cancel a task as soon as it stands in no shielded scope of AnyIO, and only once.
+    Return `app`, in which the shields of AnyIO hold when its task is cancelled.
 
-    `Task.cancel` alone breaks the shield with which AnyIO waits for a worker thread: the thread
-    would lose its place in the pool, and its dependencies would be closed while it uses them.
-    A cancel scope of AnyIO would cancel each `await` of the clean-up too.
+    `Task.cancel`, by which Timeout and a server that stops end a request, breaks the shield with
+    which AnyIO waits for a worker thread: the thread loses its place in the pool, and its
+    dependencies are closed while it uses them. Here the cancellation waits until the shield ends.
+    A cancel scope of AnyIO instead would cancel each `await` of the clean-up too.
     """
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-        self._retry: asyncio.TimerHandle | None = None
-        self._before = task.cancelling()
-        self._requested = False
+    def call(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return _Shielding(app(scope, receive, send))
 
-    def request(self) -> None:
-        """Cancel the task now, or as soon as it can be."""
-        if _is_shielded(self._task):
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(_RETRY_SECONDS, self.request)
-        else:
-            self._requested = True
-            self._task.cancel()
-
-    def withdraw(self) -> bool:
-        """End it, and say whether a `CancelledError` of the task came from here alone."""
-        if self._retry is not None:
-            self._retry.cancel()
-        return self._requested and self._task.uncancel() <= self._before
+    return call
 
 
-def _is_shielded(task: asyncio.Task[Any]) -> bool:
+async def until_cancelled_have_ended() -> None:
+    """Wait until the tasks that were cancelled have cleaned up, but not for long."""
+    current = asyncio.current_task()
+    tasks = [task for task in asyncio.all_tasks() if task.cancelling() and task is not current]
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS)
+
+
+class _Shielding:
+    """Runs an awaitable step by step, as `await` does."""
+
+    __slots__ = ("_held", "_inside")
+
+    def __init__(self, inside: Awaitable[None]) -> None:
+        self._inside = inside
+        self._held: BaseException | None = None
+
+    def __await__(self) -> Steps:
+        steps: Any = self._inside.__await__()
+        thrown: BaseException | None = None
+        try:
+            while True:
+                future = steps.send(None) if thrown is None else steps.throw(thrown)
+                thrown = None
+                try:
+                    if _is_shielded():
+                        yield from self._shielded(future)
+                    elif self._held is None:
+                        yield future
+                    else:
+                        yield from self._cancelled(future)
+                except BaseException as exc:  # noqa: BLE001 - it goes where it was sent to
+                    thrown = exc
+        except StopIteration:
+            return
+
+    def _shielded(self, future: asyncio.Future[Any] | None) -> Steps:
+        """Let the task wait for something that a cancellation of the task does not reach."""
+        if future is None:
+            yield from self._holding()
+            return
+        # As the task itself does with what it waits for.
+        future._asyncio_future_blocking = False  # noqa: SLF001
+        try:
+            while not future.done():
+                waiter = future.get_loop().create_future()
+                future.add_done_callback(partial(_wake, waiter))
+                yield from self._holding(waiter)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _holding(self, waiter: Iterable[asyncio.Future[None] | None] = (None,)) -> Steps:
+        try:
+            yield from waiter
+        except asyncio.CancelledError as exc:
+            if not _is_shielded():
+                raise
+            self._held = exc
+
+    def _cancelled(self, future: asyncio.Future[Any] | None) -> Steps:
+        held, self._held = self._held, None
+        if future is not None and future.cancel():
+            yield future
+        elif held is not None:
+            raise held
+
+
+def _wake(waiter: asyncio.Future[None], _: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _is_shielded() -> bool:
+    """Say whether AnyIO keeps cancellations from outside away from the current task."""
     # AnyIO tells this to nobody, and entering a scope of our own costs each request too much.
-    state = _task_states.get(task)
-    scope = state.cancel_scope if state is not None else None
-    while scope is not None and not scope.shield:
-        scope = scope._parent_scope  # noqa: SLF001 - see above
-    return scope is not None
+    task = asyncio.current_task()
+    state = None if task is None else _task_states.get(task)
+    scope = None if state is None else state.cancel_scope
+    while scope is not None and not scope.cancel_called:
+        if scope.shield:
+            return True
+        scope = scope._parent_scope  # noqa: SLF001
+    return False

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.order import (
     DOUBLES,
@@ -22,6 +22,7 @@ from app.middleware.order import (
     observer_of,
 )
 
+from .cancellation import until_cancelled_have_ended
 from .layer import Layer
 
 _LOST: Final = (
@@ -43,7 +44,15 @@ class OrderCheck(Layer):
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if found := faults(scope["app"]):
             await _fail(" ".join(found), receive, send)
-        await self.app(scope, receive, send)
+
+        async def received() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                # What they use is closed by the shutdown, and the process may end with it.
+                await until_cancelled_have_ended()
+            return message
+
+        await self.app(scope, received, send)
 
 
 async def _fail(message: str, receive: Receive, send: Send) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.problem import Refusal, refusal_response, respond
 
@@ -25,6 +27,9 @@ Watcher = Callable[["Exchange"], None]
 # What a layer overrides of `head`, `ended` and `enter`.
 Step = tuple["Head | None", "Watcher | None", "Enter | None"]
 
+# What is raised where a client went away, and is no failure of the service.
+CLIENT_LEFT: Final = (ClientDisconnect, WebSocketDisconnect)
+
 _CLIENT_CLOSED_REQUEST: Final = 499
 _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
@@ -32,6 +37,8 @@ _FORBIDDEN: Final = 403
 _HEADS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
+_DISCONNECTS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
+_ABNORMAL_CLOSURE: Final = 1006
 _INNERMOST: Final = sys.maxsize
 _WIRE: Final = -1
 
@@ -58,6 +65,8 @@ class Exchange:
         "_chain",
         "_clashes",
         "_count",
+        "_gone",
+        "_receive",
         "_send",
         "_sent",
         "_steps",
@@ -90,7 +99,9 @@ class Exchange:
         self.client: tuple[str, int] | None = scope["client"]
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
-        self.receive = receive
+        self._receive = receive
+        self.receive: Receive = self._received
+        self._gone = False
         self.upload: Upload | None = None
         self.accepted = False
         self.route: str | None = None
@@ -193,6 +204,12 @@ class Exchange:
             raise
         self._unwind(watchers, exits)
 
+    async def _received(self) -> Message:
+        message = await self._receive()
+        if message["type"] in _DISCONNECTS:
+            self._gone = True
+        return message
+
     # The way out.
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -234,12 +251,20 @@ class Exchange:
             if len(message["headers"]) != self._count:
                 clashes = self._clashes = True  # the hook changed them by hand
         self.reached = _WIRE
-        if message["type"] == "websocket.accept":
-            self.accepted = True
-            self._sent = _SWITCHING_PROTOCOLS
-        else:
-            self._sent = message["status"]
+        if self.scope["type"] == "websocket":
+            return self._answer_handshake(message)
+        # Nobody gets it, whatever it says.
+        self._sent = _CLIENT_CLOSED_REQUEST if self._gone else message["status"]
         return self._send(message)
+
+    async def _answer_handshake(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:
+            # So Starlette says it of later messages.
+            raise WebSocketDisconnect(_ABNORMAL_CLOSURE) from None
+        self.accepted = message["type"] == "websocket.accept"
+        self._sent = _SWITCHING_PROTOCOLS if self.accepted else message["status"]
 
     def deliver(self, message: Message) -> Awaitable[None]:
         """Send what is no head to whoever is outside of these layers."""
@@ -279,8 +304,8 @@ class Exchange:
     def _fail(self, exc: BaseException, watchers: int, exits: int) -> None:
         """End what stands further inside, the innermost first, since its inside has raised."""
         # A client or a server that waits no longer is no failure of the service.
-        cancelled = isinstance(exc, CancelledError)
-        status = self._left() if cancelled else self._sent or _SERVER_ERROR
+        given_up = isinstance(exc, (CancelledError, *CLIENT_LEFT))
+        status = self._left() if given_up else self._sent or _SERVER_ERROR
         while len(self._watchers) > watchers:
             self._end(status, len(self._watchers) - 1)
         del self._at_exit[exits:]
@@ -304,7 +329,7 @@ class Exchange:
             return
         del self._watchers[outside:]
         self.status = status
-        if self.method == "HEAD":
+        if self.method == "HEAD" or self._sent == _CLIENT_CLOSED_REQUEST:
             self.bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
         self.route = route_template(self.scope)
         self.seconds = perf_counter() - self.started_at

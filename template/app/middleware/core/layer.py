@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.problem import Refusal
 
-from .exchange import Exchange, Filter, Step
+from .cancellation import keeping_shields
+from .exchange import CLIENT_LEFT, Exchange, Filter, Step
 
 HTTP: Final = frozenset({"http"})
 WEBSOCKET: Final = frozenset({"websocket"})
@@ -85,6 +86,9 @@ class Layer:
             exchange = Exchange(scope, receive, send, chain)
             try:
                 await exchange.enter()
+            except CLIENT_LEFT as exc:
+                exchange.abandon(exc)  # nobody waits for a response, and nothing is wrong
+                return
             except BaseException as exc:
                 exchange.abandon(exc)
                 raise
@@ -101,7 +105,8 @@ class Chain:
     """What neighbouring layers do with the requests of one type, found once."""
 
     def __init__(self, app: ASGIApp, layers: list[Layer], kind: str) -> None:
-        self.app = app
+        # Whoever is inside of all layers; others hand the request on.
+        self.app = app if isinstance(app, Layer) else keeping_shields(app)
         concerned = [layer for layer in layers if kind in layer.scopes]
         self.steps = tuple(map(_step, concerned))
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
