@@ -6,35 +6,20 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
 from copier import run_copy
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
+from .serving import ORIGIN, SECONDS, Server, is_open, patiently, serving, started, with_main
 from .support import FAILED_START, TESTS
-
-SECONDS: Final = 60
-ORIGIN: Final = "https://app.example"
-
-SETTINGS: Final = {
-    "BLOCKED_CLIENTS": "LegacyApp/1.",
-    "CORS_ALLOW_ORIGINS": ORIGIN,
-    "CROSS_ORIGIN_TRUSTED": ORIGIN,
-    "JWT_ALGORITHMS": "HS256",
-    "JWT_KEY": "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu",
-    "RATE_LIMIT": "1000000/minute",
-    "SESSION_SECRET": "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu",
-}
 
 ADDED: Final = """
 
@@ -44,52 +29,6 @@ from .server_routes import add_routes
 app.include_router(probe)
 add_routes(app)
 """
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: str
-
-
-@dataclass(frozen=True)
-class Server:
-    """A process that serves, and what it has written."""
-
-    port: int
-    output: Path
-    process: "subprocess.Popen[bytes]"
-
-    def request(self, path: str, method: str = "GET", *, body: Any = None, **headers: str) -> Reply:
-        """Send one request on a connection of its own; `Host` may be a foreign one."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
-        sent = {"Host": "localhost"} | {key.replace("_", "-"): headers[key] for key in headers}
-        with closing(connection):
-            connection.request(method, path, body, sent)
-            response = connection.getresponse()
-            got = {key.lower(): value for key, value in response.getheaders()}
-            return Reply(response.status, got, response.read().decode())
-
-    def lines(self, request_id: str, count: int = 1) -> list[dict[str, Any]]:
-        """Return the access-log lines of a request; the last may come after its answer."""
-        found: list[dict[str, Any]] = []
-        for _ in _patiently():
-            found = [line for line in self._written(request_id) if line["event"] == "request"]
-            if len(found) >= count:
-                break
-        return found
-
-    def incidents(self, request_id: str) -> list[dict[str, Any]]:
-        """Return the lines of a request that show a traceback."""
-        return [line for line in self._written(request_id) if "exception" in line]
-
-    def _written(self, request_id: str) -> list[dict[str, Any]]:
-        lines = self.output.read_text("utf-8").split("\n")[:-1]
-        found = [json.loads(line) for line in lines if line.startswith("{")]
-        return [line for line in found if line.get("request_id") == request_id]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +42,7 @@ def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(service: Path) -> Iterator[Server]:
-    with _serving(_with_main(service, ADDED)) as server:
+    with serving(with_main(service, ADDED)) as server:
         yield server
 
 
@@ -267,7 +206,7 @@ def test_the_server_s_own_access_log_is_silent(server: Server, request_id: str) 
 
 
 def test_it_works_under_a_root_path(service: Path, request_id: str) -> None:
-    with _serving(_with_main(service, ADDED), "--root-path", "/api") as server:
+    with serving(with_main(service, ADDED), "--root-path", "/api") as server:
         reply = server.request("/probe/items/1", X_Request_ID=request_id)
         probe = server.request("/healthz", Host="10.0.0.1")
         schema = json.loads(server.request("/openapi.json").body)
@@ -279,7 +218,7 @@ def test_it_works_under_a_root_path(service: Path, request_id: str) -> None:
 
 
 def test_fastapi_run_serves_it(service: Path) -> None:
-    with _serving(_with_main(service, ADDED), command=("fastapi", "run")) as server:
+    with serving(with_main(service, ADDED), command=("fastapi", "run")) as server:
         assert server.request("/healthz").status == 200
 
 
@@ -341,7 +280,7 @@ WRONG: Final = {
 def test_a_wrong_setting_is_refused(
     settings: dict[str, str], named: list[str], service: Path
 ) -> None:
-    status, output = _refused(_with_main(service, ADDED), **settings)
+    status, output = _refused(with_main(service, ADDED), **settings)
 
     assert status == FAILED_START
     assert "Traceback" not in output
@@ -352,7 +291,7 @@ def test_a_wrong_setting_is_refused(
 
 
 def test_an_env_file_that_is_not_utf_8_is_refused(service: Path) -> None:
-    copy = _with_main(service, f"{ADDED}# with a file of settings\n")
+    copy = with_main(service, f"{ADDED}# with a file of settings\n")
     (copy / ".env").write_bytes(b"BLOCKED_CLIENTS_DETAIL=caf\xe9\n")
 
     status, output = _refused(copy)
@@ -392,7 +331,7 @@ def test_workers_that_can_not_start_are_not_started_for_ever(
 ) -> None:
     """An orchestrator would take the supervisor for a service."""
     command = ("uvicorn", "app.main:app", "--workers", "2")
-    with _started(_with_main(service, added), command=command, **settings) as server:
+    with started(with_main(service, added), command=command, **settings) as server:
         server.process.wait(SECONDS)
         output = server.output.read_text("utf-8")
 
@@ -404,7 +343,7 @@ def test_a_request_that_outlasts_the_grace_of_a_stop_is_answered(
     service: Path, request_id: str
 ) -> None:
     grace = ("--timeout-graceful-shutdown", "1")
-    with _serving(_with_main(service, ADDED), *grace) as server, ThreadPoolExecutor() as pool:
+    with serving(with_main(service, ADDED), *grace) as server, ThreadPoolExecutor() as pool:
         headers = {"Origin": ORIGIN, "X_Request_ID": request_id}
         reply = pool.submit(server.request, "/probe/slow?seconds=20", **headers)
         time.sleep(1)
@@ -459,81 +398,21 @@ LATE: Final = {
 
 @pytest.mark.parametrize(("code", "sentence"), LATE.values(), ids=LATE)
 def test_a_spoiled_stack_does_not_start(code: str, sentence: str, service: Path) -> None:
-    status, output = _refused(_with_main(service, code))
+    status, output = _refused(with_main(service, code))
 
     assert status == FAILED_START
     assert sentence in output
     assert "Traceback" not in output
 
 
-def _with_main(service: Path, added: str) -> Path:
-    """Return a copy of the service whose `main.py` goes on with `added`."""
-    copy = service.parent / f"service-{abs(hash(added))}"
-    if not copy.exists():
-        shutil.copytree(service, copy)
-        with (copy / "app/main.py").open("a", encoding="utf-8") as main:
-            main.write(added)
-    return copy
-
-
-@contextmanager
-def _started(
-    service: Path, *arguments: str, command: tuple[str, ...], **settings: str
-) -> Generator[Server]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
-    output = service / f"output-{port}.txt"
-    options = ("--host", "127.0.0.1", "--port", str(port), "--no-proxy-headers", *arguments)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command, *options],
-            cwd=service,
-            env={**kept, **SETTINGS, **settings},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield Server(port, output, process)
-        finally:
-            process.terminate()
-            process.wait(SECONDS)
-
-
-@contextmanager
-def _serving(
-    service: Path, *arguments: str, command: tuple[str, ...] = ("uvicorn", "app.main:app")
-) -> Generator[Server]:
-    with _started(service, *arguments, command=command) as server:
-        for _ in _patiently():
-            assert server.process.poll() is None, server.output.read_text("utf-8")
-            if _is_open(server.port):
-                break
-        yield server
-
-
 def _refused(service: Path, **settings: str) -> tuple[int, str]:
     """Start a server that must end by itself; its port may open at no time."""
-    with _started(service, command=("uvicorn", "app.main:app"), **settings) as server:
-        for _ in _patiently():
-            assert not _is_open(server.port)
+    with started(service, command=("uvicorn", "app.main:app"), **settings) as server:
+        for _ in patiently():
+            assert not is_open(server.port)
             if server.process.poll() is not None:
                 break
         return server.process.wait(SECONDS), server.output.read_text("utf-8")
-
-
-def _patiently() -> Iterator[None]:
-    """Go round until the time is up."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.02)
-
-
-def _is_open(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

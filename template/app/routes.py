@@ -23,6 +23,7 @@ async def index() -> dict[str, str]:
     }
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Tell a probe that the process answers."""

@@ -16,6 +16,7 @@ def test_a_probe_is_answered(client: TestClient) -> None:
 
     assert response.status_code == 200
     assert response.json() == {"status": "ok"}
+    assert client.head("/healthz").status_code == 200
 
 
 def test_an_order_is_created(client: TestClient) -> None:

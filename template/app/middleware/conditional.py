@@ -8,6 +8,7 @@ from typing import Final
 from starlette.types import Message, Send
 
 from .core.exchange import Exchange, Filter
+from .core.headers import Headers
 from .core.layer import HTTP, Layer
 
 _OK: Final = 200
@@ -26,19 +27,33 @@ class ConditionalMiddleware(Layer):
     """
     Add an ETag to complete responses, and respond with 304 to a client that names it.
 
-    Complete is a 200 to GET or HEAD whose one body has the length that its head declares; an
-    endpoint's own ETag is respected. Streams pass as they come, untouched. Tags are compared
-    weakly (RFC 9110, 13.1.2), so one that was learnt from a compressed response matches too. The
-    304 keeps the headers of the 200 but for those that describe the body (15.4.5). The endpoint
-    still does its work; what is saved is the way to the client.
+    Complete is a 200 to GET or HEAD whose one body has the length that its head declares. An
+    endpoint's own ETag is respected, whatever its body. Other streams pass as they come. Tags are
+    compared weakly (RFC 9110, 13.1.2), so one that was learnt from a compressed response matches
+    too. The 304 keeps the headers of the 200 but for those that describe the body (15.4.5). The
+    endpoint still does its work; what is saved is the way to the client.
     """
 
     scopes = HTTP
 
     def head(self, exchange: Exchange, message: Message) -> Filter | None:
-        if exchange.method not in {"GET", "HEAD"} or not _declares_length(message):
+        if exchange.method not in {"GET", "HEAD"} or message["status"] != _OK:
             return None
-        return lambda send: _Held(exchange, send).send
+        named = dict(message["headers"])
+        if (tag := named.get(b"etag")) is not None:
+            return _without_body if _names(exchange.scope["headers"], tag) else None
+        return (lambda send: _Held(exchange, send).send) if b"content-length" in named else None
+
+
+def _without_body(send: Send) -> Send:
+    """Send 304 in place of the response that comes, whatever its length."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(_not_modified(message, message["headers"]))
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
 
 
 class _Held:
@@ -83,25 +98,23 @@ class _Held:
         """Return the head and body of the answer: with an ETag, or 304."""
         headers = start["headers"]
         named = dict(headers)
-        tag = named.get(b"etag")
-        if tag is None:
-            body = message.get("body", b"")
-            if named[b"content-length"] != b"%d" % len(body):
-                # The body of HEAD may be left out, and nothing is known of it.
-                return start, message
-            tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
-            headers = [*headers, (b"etag", tag)]
+        body = message.get("body", b"")
+        if named[b"content-length"] != b"%d" % len(body):
+            # The body of HEAD may be left out, and nothing is known of it.
+            return start, message
+        tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
+        headers = [*headers, (b"etag", tag)]
         if not _names(self._scope["headers"], tag):
             return {**start, "headers": headers}, message
-        kept = [item for item in headers if item[0] in _KEPT or item[0][:8] != b"content-"]
-        return {**start, "status": 304, "headers": kept}, {**message, "body": b""}
+        return _not_modified(start, headers), {**message, "body": b""}
 
 
-def _declares_length(start: Message) -> bool:
-    return start["status"] == _OK and b"content-length" in dict(start.get("headers", ()))
+def _not_modified(start: Message, headers: Headers) -> Message:
+    kept = [item for item in headers if item[0] in _KEPT or item[0][:8] != b"content-"]
+    return {**start, "status": 304, "headers": kept}
 
 
-def _names(headers: list[tuple[bytes, bytes]], tag: bytes) -> bool:
+def _names(headers: Headers, tag: bytes) -> bool:
     """Say whether If-None-Match names `tag`, or any by an asterisk."""
     lines = [value for key, value in headers if key == b"if-none-match"]
     opaque = tag.removeprefix(b"W/")

@@ -2,7 +2,6 @@
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi.encoders import jsonable_encoder
@@ -105,12 +104,25 @@ async def _websocket_validation_handler(
 def _http_problem(scope: Scope, exc: HTTPException) -> Response:
     if exc.status_code in _WITHOUT_BODY:
         return Response(status_code=exc.status_code, headers=exc.headers)
-    detail: object = exc.detail
-    members: dict[str, Any] = {}
-    if isinstance(detail, Mapping):
-        # FastAPI allows any value here; the members of RFC 9457 keep their meaning.
-        members = jsonable_encoder(detail)
-        detail = members.pop("detail", None) or phrase(exc.status_code)
-    return problem_response(
-        scope, exc.status_code, str(detail), headers=exc.headers, members=members
-    )
+    detail, members = _described(exc.detail)
+    detail = detail or phrase(exc.status_code)
+    return problem_response(scope, exc.status_code, detail, headers=exc.headers, members=members)
+
+
+def _described(value: object) -> tuple[str, dict[str, Any]]:
+    """
+    Return the text and the further members for what `HTTPException` got as its `detail`.
+
+    FastAPI allows any value there. RFC 9457 has only text: a mapping becomes members, and what
+    is neither becomes the member `details`.
+    """
+    try:
+        encoded = jsonable_encoder(value)
+    except (TypeError, ValueError):
+        encoded = str(value)
+    if isinstance(encoded, dict):
+        detail, members = _described(encoded.pop("detail", None))
+        return detail, {**members, **encoded}
+    if encoded is None or isinstance(encoded, str):
+        return encoded or "", {}
+    return "", {"details": encoded}

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Final, Literal, TextIO, get_args
 
 import structlog
 from pydantic_core import to_json
+from structlog.contextvars import _CONTEXT_VARS, get_contextvars
 from structlog.processors import format_exc_info
 from structlog.typing import EventDict
 
 from .core.reading import in_any_case
 
+Render = Callable[[Any, str, EventDict], bytes]
 _Format = Literal["auto", "console", "json"]
 _Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Annotated[_Format, in_any_case(*get_args(_Format))]
@@ -32,6 +34,8 @@ _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", 
 _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
 # What structlog takes by these names itself; `extra` may hold anything.
 _TAKEN: Final = frozenset({"event", "level", "logger", "self", "timestamp"})
+_LONGEST_TEXT: Final = 2048
+_LONGEST_TRACEBACK: Final = 65_536
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
 # It tells of each file that changes; written into the project, that line is the next change.
 _RELOADER: Final = "watchfiles"
@@ -55,7 +59,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     `auto` is `console` on a terminal and `json` elsewhere.
     """
     readable = sys.stdout.isatty() if log_format == "auto" else log_format == "console"
-    render = _console_line() if readable else _json_line
+    render = _bounded(_console_line() if readable else _json_line)
     structlog.configure(
         processors=[_complete, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -153,7 +157,10 @@ def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
 
 
 def _completed(level: str, event: EventDict) -> EventDict:
-    line = {"timestamp": _timestamp(), "level": level, "event": event["event"], **_fields.get()}
+    line = {"timestamp": _timestamp(), "level": level, "event": event["event"]}
+    if _CONTEXT_VARS:  # of which a look at all costs as much as the rest, in vain if none is bound
+        line.update(get_contextvars())
+    line.update(_fields.get())
     line.update(event)
     return line
 
@@ -169,6 +176,24 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+def _bounded(render: Render) -> Render:
+    """Return `render`, which cuts what is long: a client chooses the path, among others."""
+
+    def render_bounded(logger: Any, name: str, event: EventDict) -> bytes:
+        line = render(logger, name, event)
+        if len(line) <= _LONGEST_TEXT:
+            return line
+        return render(logger, name, {key: _cut(key, value) for key, value in event.items()})
+
+    return render_bounded
+
+
+def _cut(key: str, value: object) -> object:
+    most = _LONGEST_TRACEBACK if key == "exception" else _LONGEST_TEXT
+    text = value if isinstance(value, str) else str(value)
+    return value if len(text) <= most else text[:most] + "…"
+
+
 def _json_line(_: object, __: str, event: EventDict) -> bytes:
     # JSON escapes line breaks and control characters, so no value can forge a line.
     try:
@@ -177,12 +202,12 @@ def _json_line(_: object, __: str, event: EventDict) -> bytes:
         return json.dumps(event, default=str, separators=(",", ":")).encode("ascii")
 
 
-def _console_line() -> Callable[[object, str, EventDict], bytes]:
+def _console_line() -> Render:
     renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
 
     def render(logger: Any, name: str, event: EventDict) -> bytes:
-        traceback = event.pop("exception", None)
-        shown = {key: _escaped(value) for key, value in event.items()}
+        traceback = event.get("exception")
+        shown = {key: _escaped(value) for key, value in event.items() if key != "exception"}
         if traceback is not None:
             # Set in, so that a message of several lines can't pass for lines of the log.
             lines = (f"    {_escaped(line)}" for line in str(traceback).splitlines())

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryFile
 from typing import Final
 
@@ -28,6 +29,7 @@ _METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
 _FORBIDDEN: Final = 403
+_ROOM: Final = 16 * 1024 * 1024
 
 
 class MetricsMiddleware(Layer):
@@ -111,8 +113,14 @@ def metrics_route(path: str, *, allow: Collection[str]) -> Route:
 def check_directory_of_workers() -> None:
     """Refuse a directory in which nothing can be written: each request would fail for it."""
     directory = os.environ.get(DIRECTORY)
-    if directory is not None and not _can_be_written_to(directory):
+    if directory is None:
+        return
+    if not _can_be_written_to(directory):
         msg = f"{DIRECTORY} must name a directory that can be written to, not {directory!r}"
+        raise ValueError(msg)
+    if disk_usage(directory).free < _ROOM:
+        # The files are memory maps: on a full disk a write ends the process, without a line.
+        msg = f"{DIRECTORY} must have 16 MiB of room or more, which {directory!r} has not"
         raise ValueError(msg)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,6 +24,14 @@ _RENAMED: Final[Mapping[int, str]] = {
 }
 
 
+class InputError(BaseModel):
+    """What is wrong with one part of a request."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
 class Problem(BaseModel):
     """What a client reads when a request fails."""
 
@@ -31,7 +41,8 @@ class Problem(BaseModel):
     detail: str
     request_id: str | None = None
     layer: str | None = None
-    errors: list[dict[str, Any]] | None = None
+    errors: list[InputError] | None = None
+    details: Any = None
 
 
 def problem_response(
@@ -136,11 +147,26 @@ async def refuse(
 
 def problem_responses(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of each status in `statuses`."""
-    schema = Problem.model_json_schema()
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
     return {
         status: {"description": phrase(status), "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in statuses
     }
+
+
+def problem_component() -> APIRouter:
+    """
+    Return webhooks that are none, but bring the schema of `Problem` into OpenAPI.
+
+    FastAPI collects the models of routes only, and lets none have a media type of its own.
+    """
+    responses: dict[int | str, dict[str, Any]] = {"default": {"model": Problem}}
+    route = APIRoute("/", _no_webhook, methods=[], operation_id="problem", responses=responses)
+    return APIRouter(routes=[route])
+
+
+async def _no_webhook() -> None:
+    """Never run."""
 
 
 def phrase(status: int) -> str:

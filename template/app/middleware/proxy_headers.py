@@ -67,6 +67,10 @@ class ProxyHeadersMiddleware(Layer):
         those left of the client's are hearsay. Else the first proxy's is the leftmost.
         """
         addresses = _entries(scope, b"x-forwarded-for")
+        if len(addresses) == 1:
+            # One proxy added to what the client sent: its line is the last.
+            lines = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
+            return length - len(lines[-1].split(b","))
         if len(addresses) != length:
             return 0
         parse = self.uvicorn.trusted_hosts.get_trusted_client_address

@@ -15,7 +15,10 @@ from .problem import Refusal
 
 _REMEMBERED: Final = 1024
 _REFUSAL: Final = Refusal(status=400, detail="The Host header must name this service, once.")
-_HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
+_HOST: Final = re.compile(
+    r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[1-9]\d{0,4}))?", re.IGNORECASE
+)
+_HIGHEST_PORT: Final = 65_535
 
 
 class TrustedHostMiddleware(Layer):
@@ -43,7 +46,7 @@ class TrustedHostMiddleware(Layer):
 
     def _trusts(self, host: bytes) -> bool:
         match = _HOST.fullmatch(host.decode("latin-1"))
-        if match is None:
+        if match is None or int(match["port"] or 0) > _HIGHEST_PORT:
             return False
         name = match["name"].lower()
         return name in self.names or name.endswith(self.suffixes)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -188,29 +189,31 @@ def test_a_stream_of_known_length_is_not_held_back(probe_app: ProbeApp) -> None:
     assert "etag" not in dialogue.headers
 
 
-def test_a_file_that_the_server_sends_passes(probe_app: ProbeApp, tmp_path: Path) -> None:
-    """Its body never comes here, so there is nothing to leave out."""
-    file = tmp_path / "onion.png"
-    file.write_bytes(b"onion")
-    dialogue = Dialogue("GET", "/it", headers={"If-None-Match": "*"})
-    dialogue.scope["extensions"] = {"http.response.pathsend": dict[str, object]()}
-
-    dialogue.run(with_answer(probe_app(), FileResponse(file)))
-
-    assert dialogue.status == 200
-    assert dialogue.sent[-1] == {"type": "http.response.pathsend", "path": str(file)}
-
-
-def test_a_file_in_several_pieces_passes(probe_app: ProbeApp, tmp_path: Path) -> None:
-    """It has a tag of its own, but its first piece has gone out when the last one comes."""
+@pytest.mark.parametrize(
+    "extensions", [{}, {"http.response.pathsend": {}}], ids=["by chunks", "by path"]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_file_is_judged_by_its_own_tag(
+    method: str, extensions: dict[str, Any], probe_app: ProbeApp, tmp_path: Path
+) -> None:
+    """It comes in several pieces, or never comes here at all."""
     file = tmp_path / "onion.png"
     file.write_bytes(b"onion " * 50_000)
-    dialogue = Dialogue("GET", "/it", headers={"If-None-Match": "*"})
+    app = with_answer(probe_app(), FileResponse(file))
+    first = Dialogue("HEAD", "/it").run(app)
+    dialogues = [
+        Dialogue(method, "/it", headers={"If-None-Match": tag})
+        for tag in (first.headers["etag"], '"another"')
+    ]
+    for dialogue in dialogues:
+        dialogue.scope["extensions"] = extensions
+        dialogue.run(app)
+    same, another = dialogues
 
-    dialogue.run(with_answer(probe_app(), FileResponse(file)))
-
-    assert dialogue.status == 200
-    assert dialogue.body == b"onion " * 50_000
+    assert (same.status, same.body) == (304, b"")
+    assert "content-length" not in same.headers
+    assert another.status == 200
+    assert another.sent[-1]["type"] != "http.response.start"
 
 
 class HeadOnly(Response):

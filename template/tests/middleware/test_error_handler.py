@@ -2,8 +2,9 @@
 
 import json
 import logging
+from enum import Enum
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from fastapi import HTTPException, WebSocket
@@ -232,6 +233,48 @@ def test_a_websocket_client_that_goes_away_is_no_error(
     assert caplog.records == []
 
 
+class Code(str, Enum):  # noqa: UP042 - as packages have it, whose `str` is not its value
+    BAD = "LOGIN_BAD_CREDENTIALS"
+
+
+ERRORS: Final = [{"loc": ["body"], "msg": "bad"}]
+DETAILS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
+    "a list": (ERRORS, {"detail": "Bad Request", "details": ERRORS}),
+    "a member of an enumeration": (Code.BAD, {"detail": "LOGIN_BAD_CREDENTIALS"}),
+    "one inside of a mapping": (
+        {"detail": Code.BAD, "code": Code.BAD},
+        {"detail": "LOGIN_BAD_CREDENTIALS", "code": "LOGIN_BAD_CREDENTIALS"},
+    ),
+    "a list inside of a mapping": (
+        {"detail": ERRORS},
+        {"detail": "Bad Request", "details": ERRORS},
+    ),
+    "a number": (7, {"detail": "Bad Request", "details": 7}),
+    "nothing": (None, {"detail": "Bad Request"}),
+}
+
+
+@pytest.mark.parametrize(("detail", "members"), DETAILS.values(), ids=DETAILS)
+def test_a_detail_keeps_its_shape(
+    detail: Any, members: dict[str, Any], probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app()
+
+    @app.get("/detail")
+    async def refuse() -> None:
+        raise HTTPException(400, detail)
+
+    problem = probe_client(app=app).get("/detail").json()
+
+    problem.pop("request_id", None)
+    assert problem == {
+        "type": "about:blank",
+        "title": "Bad Request",
+        "status": 400,
+        **members,
+    }
+
+
 @pytest.mark.parametrize(
     "decorator",
     [
@@ -258,5 +301,9 @@ def test_openapi_declares_the_shape(probe_app: ProbeApp) -> None:
 
     assert {"404", "405", "422", "500"} <= responses.keys()
     for status in ("404", "422", "500"):
-        (media_type,) = responses[status]["content"]
-        assert media_type == PROBLEM
+        content = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        assert responses[status]["content"] == content
+    schemas = probe_app().openapi()["components"]["schemas"]
+    errors = schemas["Problem"]["properties"]["errors"]["anyOf"]
+    assert errors[0]["items"] == {"$ref": "#/components/schemas/InputError"}
+    assert "webhooks" not in probe_app().openapi()

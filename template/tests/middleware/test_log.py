@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.contextvars import bound_contextvars
 
-from app.middleware.log import configure_logging
+from app.middleware.log import LogFormat, configure_logging
 
 from .conftest import LogLines, stack_settings
 
@@ -151,3 +152,28 @@ def test_a_line_is_readable_on_a_terminal_and_json_elsewhere(
 
 def test_log_format_decides_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written({"log_format": "json"}, Terminal(io.BytesIO()), monkeypatch).startswith(b"{")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_line_is_longer_than_its_bound(
+    log_format: LogFormat, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A client chooses the path, and would choose how much is kept."""
+    configure_logging(level="INFO", log_format=log_format)
+
+    structlog.get_logger().info("one", path="/leek" * 1_000_000, parts=["leek"] * 1_000_000)
+
+    (line,) = capfd.readouterr().out.splitlines()
+    assert "/leek/leek" in line
+    assert "…" in line or r"\u2026" in line
+    assert len(line) < 8192
+
+
+def test_what_is_bound_by_structlog_is_in_each_line(log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+    with bound_contextvars(order_id=42):
+        structlog.get_logger().info("one")
+        logging.getLogger("library").info("another")
+    structlog.get_logger().info("later")
+
+    assert [line.get("order_id") for line in log_lines()] == [42, 42, None]

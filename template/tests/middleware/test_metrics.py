@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import prometheus_client
@@ -351,6 +352,18 @@ def test_a_directory_that_can_not_be_written_to_is_refused_at_start(
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", directory)
 
     with pytest.raises(ValidationError, match="must name a directory that can be written to"):
+        stack_settings()
+
+
+def test_a_directory_without_room_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A memory map on a full disk ends the process without a line."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    full = SimpleNamespace(free=256 * 1024)
+    monkeypatch.setattr("app.middleware.metrics.disk_usage", lambda _: full)
+
+    with pytest.raises(ValidationError, match="must have 16 MiB of room"):
         stack_settings()
 
 

@@ -276,3 +276,12 @@ def test_a_server_that_trusts_the_same_may_start(
     settings = stack_settings(trusted_proxies=json.dumps(["10.0.0.0/8", "::1"]))
 
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
+
+
+def test_the_scheme_of_the_nearest_proxy_counts(probe_client: ProbeClient) -> None:
+    """A proxy that adds a line leaves the client's own before it."""
+    headers = [("X-Forwarded-Proto", scheme) for scheme in ("https", "http")]
+
+    response = ask(probe_client, ("X-Forwarded-For", "198.51.100.7"), *headers)
+
+    assert scheme_of(response) == "http"

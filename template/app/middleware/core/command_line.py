@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 
@@ -22,6 +23,9 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
         The exit status: 1 when a rule of the order is broken.
 
     """
+    if hasattr(signal, "SIGPIPE"):
+        # `| head` ends the command, as it does any other.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     parser = argparse.ArgumentParser(
         prog="python -m app.middleware",
         description="Print the stack of this service as it runs, outermost first.",

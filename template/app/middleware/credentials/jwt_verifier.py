@@ -22,6 +22,7 @@ _LEEWAY: Final = 30
 # Longer tokens are refused unread: to parse one costs time that grows with its length.
 _MAXIMUM_LENGTH: Final = 16_384
 _MAXIMUM_REMEMBERED: Final = 1024
+_LONGEST_REMEMBERED: Final = 4096
 _FOREVER: Final = float("inf")
 
 
@@ -139,6 +140,8 @@ class JwtVerifier:
         return None
 
     def _remember(self, credential: bytes, user: User) -> None:
+        if len(credential) > _LONGEST_REMEMBERED:
+            return
         claims: Mapping[str, Any] = user.claims
         self._verified.pop(credential, None)
         if len(self._verified) >= _MAXIMUM_REMEMBERED:

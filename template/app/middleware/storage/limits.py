@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable
+from hashlib import sha256
 from math import ceil
 from typing import Annotated, Final, Literal
 
@@ -18,6 +19,7 @@ OnError = Annotated[Literal["allow", "refuse"], in_any_case("allow", "refuse")]
 
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_LONGEST_NAME: Final = 255
 _STATE: Final = b"ratelimit"
 _POLICY: Final = b"ratelimit-policy"
 _RULE: Final = HeaderRule({_STATE: Clash.PREPEND, _POLICY: Clash.PREPEND})
@@ -56,6 +58,9 @@ class Limit:
 
     def spend(self, client: str, exchange: Exchange) -> Refusal | Awaitable[None] | None:
         """Count a request of `client`: None lets it pass, as `Layer.enter` returns it."""
+        if len(client) > _LONGEST_NAME:
+            # An issuer may name users as it likes.
+            client = sha256(client.encode("utf-8", "surrogatepass")).hexdigest()
         if self._count is not None:
             # Nobody else counts there.
             return self._judge(exchange, *self._count(self._name + client, self._seconds))
