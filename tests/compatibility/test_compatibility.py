@@ -96,7 +96,8 @@ def test_every_detector_takes_each_layer_for_asgi_3(
     for example, code in zip(examples, [*taught, older], strict=True):
         example.write_text(code, "utf-8")
 
-    done = bench.run("python", detectors.__file__, *map(str, examples))
+    shutil.copy(detectors.__file__, service)
+    done = bench.run("python", "detectors.py", *map(str, examples))
 
     seen = json.loads(done.stdout.splitlines()[-1])
     assert {_dotted(entry["class"]) for entry in LAYERS.values()} <= {*seen["layers"]}
