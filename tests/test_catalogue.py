@@ -351,6 +351,20 @@ def test_the_development_environment_runs_every_service() -> None:
     assert all(Requirement(line) for line in needed)
 
 
+def test_the_check_can_read_whom_it_knows() -> None:
+    """A package of agents with the switch of its span, and classes by their dotted names."""
+    observers, waiting = BASE["observers"], BASE["wait_for_exceptions"]
+
+    assert all(observer.keys() == {"package", "name", "switch"} for observer in observers)
+    assert all(observer["switch"].endswith(".") for observer in observers)
+    packages = [observer["package"] for observer in observers]
+    assert all(re.fullmatch(r"[a-z_]+([.][a-z_]+)*", package) for package in packages)
+    assert all(re.fullmatch(r"[a-z_]+([.][a-z_]+)*[.][A-Z]\w+", name) for name in waiting)
+    assert [name for name in waiting if name.startswith(tuple(packages))] == []
+    assert waiting == sorted(waiting)
+    assert len(waiting) == len({*waiting})
+
+
 def test_the_readme_lists_the_layers() -> None:
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

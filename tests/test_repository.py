@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -32,6 +33,48 @@ def test_the_readme_says_what_ci_runs() -> None:
 
     assert script.splitlines()[-1] == TEST_COMMAND
     assert TEST_COMMAND in readme
+
+
+@pytest.mark.parametrize(
+    ("ci", "user", "apt", "installs"),
+    [
+        ("true", "0", True, True),
+        ("true", "0", False, False),
+        ("true", "1000", True, False),
+        ("", "0", True, False),
+    ],
+)
+def test_ci_installs_what_tests_start_where_it_may(
+    *, ci: str, user: str, apt: bool, installs: bool, tmp_path: Path
+) -> None:
+    """Only as root in CI, and only where there is apt-get: the tests skip what they don't find."""
+    commands, tools, calls = tmp_path / "bin", tmp_path / ".tools/bin", tmp_path / "calls"
+    for folder in (commands, tools, tmp_path / ".ci"):
+        folder.mkdir(parents=True)
+    for command in ("dirname", "sh"):
+        (commands / command).symlink_to(str(shutil.which(command)))
+    faked = [commands / "python3", commands / "redis-server", tools / "pip", tools / "uv"]
+    faked += [commands / "apt-get"] if apt else []
+    for path in faked:
+        path.write_text(f"#!{commands}/sh\necho \"${{0##*/}} $*\" >>'{calls}'\n", "utf-8")
+    (commands / "id").write_text(f"#!{commands}/sh\necho {user}\n", "utf-8")
+    for path in (*faked, commands / "id"):
+        path.chmod(0o755)
+    script = shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+
+    done = run(str(shutil.which("bash")), script, cwd=tmp_path, CI=ci, PATH=str(commands))
+
+    assert done.returncode == 0, done.stdout
+    install = [
+        "apt-get update --quiet=2",
+        "apt-get install --quiet=2 --no-install-recommends chromium npm nginx-light",
+    ]
+    assert calls.read_text("utf-8").splitlines() == [
+        *(install if installs else ()),
+        "python3 -m venv .tools",
+        "pip install --quiet uv",
+        "uv run pytest",
+    ]
 
 
 def test_the_tests_are_formatted_linted_and_typed() -> None:

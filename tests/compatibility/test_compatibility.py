@@ -1,6 +1,7 @@
 """Each case beside a rendered service, and the page that lists them."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -11,9 +12,9 @@ from typing import Any, Final
 import pytest
 from copier import run_copy
 
-from tests.support import ROOT
+from tests.support import LAYERS, ROOT, blocks
 
-from . import agents, clients, packages, servers
+from . import agents, clients, detectors, packages, servers
 from .bench import CASES, Bench, Case
 
 PAGE: Final = ROOT / "docs/compatibility.md"
@@ -79,6 +80,37 @@ def test_the_service_runs_with(
             page.seek(0)
             page.write(_page(seen))
             page.truncate()
+
+
+def test_every_detector_takes_each_layer_for_asgi_3(
+    rendered: Path, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The layers, the check, and the classes that the page of the service teaches."""
+    service = shutil.copytree(rendered, tmp_path / "service")
+    bench = Bench(service, tmp_path / "environment", certificate)
+    bench.install("asgiref", "ddtrace", "honeybadger", "httpx2", "newrelic", "sentry-sdk")
+    taught = [code for page in service.glob("docs/**/*.md") for code in _layers_in(page)]
+    assert taught
+    older = "class Older:\n    def __call__(self, scope): ...\n"
+    examples = [tmp_path / f"example_{number}.py" for number in range(len(taught) + 1)]
+    for example, code in zip(examples, [*taught, older], strict=True):
+        example.write_text(code, "utf-8")
+
+    shutil.copy(detectors.__file__, service)
+    done = bench.run("python", "detectors.py", *map(str, examples))
+
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert {_dotted(entry["class"]) for entry in LAYERS.values()} <= {*seen["layers"]}
+    assert "app.middleware.core.check.OrderCheck" in seen["layers"]
+    assert seen["wrong"] == [f"{name} takes Older for ASGI 2" for name in seen["detectors"]]
+
+
+def _dotted(name: str) -> str:
+    return (f"app.middleware{name}" if name.startswith(".") else name).replace(":", ".")
+
+
+def _layers_in(page: Path) -> list[str]:
+    return [code for code in blocks(page.read_text("utf-8"), "python") if "__call__" in code]
 
 
 def test_the_page_has_a_row_for_each_case() -> None:

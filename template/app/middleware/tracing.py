@@ -1,5 +1,6 @@
 """Tracing: FastAPI makes one span a request; this layer completes it and joins it to the log."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Mapping
@@ -26,6 +27,7 @@ _LATE: Final = (
     "No spans are made: the tracer provider was set after the app was created."
     " Set the tracer provider before create_app(), at the top of app/main.py."
 )
+_STOPPED: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
@@ -43,7 +45,15 @@ class TracingMiddleware(Layer):
         telemetry = getattr(scope["app"], "_telemetry", {})
         if _is_provided() and not telemetry.get("tracing"):
             _logger.warning(_LATE)
-        await super().lifespan(scope, receive, send)
+        provider = telemetry.get("tracer_provider") or get_tracer_provider()
+
+        async def flush_and_send(message: Message) -> None:
+            # A provider flushes at exit, which uvicorn skips: it ends by the signal that it got.
+            if message["type"] in _STOPPED:
+                await asyncio.to_thread(_flush, provider)
+            await send(message)
+
+        await super().lifespan(scope, receive, flush_and_send)
 
     def enter(self, exchange: Exchange) -> Awaitable[None] | None:
         # FastAPI's mark on what it traces: it costs less to look for than a current span.
@@ -89,6 +99,16 @@ def telemetry() -> TelemetryConfig:
         # A provider has its exporters: one more would export each span twice.
         auto_configure=exported and not provided,
     )
+
+
+def _flush(provider: object) -> None:
+    """Export the spans that wait; only the SDK's provider has any."""
+    if not hasattr(provider, "force_flush"):
+        return
+    try:
+        provider.force_flush()
+    except Exception:
+        _logger.exception("spans were lost at the stop")
 
 
 def _is_provided() -> bool:

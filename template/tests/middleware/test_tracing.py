@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.trace import SpanKind, format_trace_id
@@ -254,6 +254,36 @@ def test_a_second_instrumentation_is_refused(layer: Any, probe_app: ProbeApp) ->
     app = probe_app(own=[innermost(Middleware(layer))])
 
     assert "does the job of the layer tracing." in faults(app)[0]
+
+
+def test_spans_of_a_provider_of_yours_are_exported_before_the_stop() -> None:
+    """A server that ends by a signal never comes to the flush at exit."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    options: Any = stack_options(stack_settings())
+    options["telemetry"] |= {"tracing": True, "tracer_provider": provider}
+    app = FastAPI(**options)
+
+    with TestClient(app, base_url="http://localhost") as client:
+        client.get("/nowhere")
+
+    assert len(exporter.get_finished_spans()) == 1
+
+
+def test_a_provider_that_fails_to_flush_does_not_fail_the_stop(log_lines: LogLines) -> None:
+    class Failing(TracerProvider):
+        def force_flush(self, timeout_millis: int | None = None) -> bool:
+            del timeout_millis
+            raise OSError
+
+    options: Any = stack_options(stack_settings())
+    options["telemetry"] |= {"tracing": True, "tracer_provider": Failing(shutdown_on_exit=False)}
+
+    with TestClient(FastAPI(**options)):
+        pass
+
+    assert "spans were lost at the stop" in [line["event"] for line in log_lines()]
 
 
 def test_nothing_is_traced_until_spans_have_a_place_to_go() -> None:

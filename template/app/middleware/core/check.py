@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -155,14 +156,17 @@ def _outsiders(app: Starlette) -> list[Any]:
     outer: list[Any] = []
     for layer in _walk(_stack(app)):
         if isinstance(layer, OrderCheck):
-            return [layer for layer in outer if not _of_framework(type(layer))]
+            return [layer for layer in outer if not _of_framework(type(layer), app)]
         outer.append(layer)
     # Something hides the list, for instance a wrapper that is no class with `.app`.
     return outer[-1:]
 
 
-def _of_framework(cls: type) -> bool:
-    # Starlette puts one layer around the list; its others are offered to everybody.
+def _of_framework(cls: type, app: Starlette) -> bool:
+    # These two stand around the list; Starlette's others are offered to everybody.
+    if cls is RequestBodyLimitMiddleware:
+        limited = getattr(app, "max_body_size", None) is not None
+        return limited and dotted_name(cls) not in DOUBLES
     return cls is ServerErrorMiddleware or cls.__module__.partition(".")[0] == "fastapi"
 
 
