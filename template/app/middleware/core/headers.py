@@ -30,7 +30,8 @@ class HeaderRule:
     """
     The names of the headers that a layer may add, each with its `Clash`.
 
-    Names are in lower case, as ASGI has them.
+    Names are in lower case, as ASGI has them. Two layers never use one rule: that they may clash is
+    known from their having a rule each.
     """
 
     __slots__ = ("_clashes", "_names", "shared")

@@ -22,7 +22,6 @@ _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _LONGEST_NAME: Final = 255
 _STATE: Final = b"ratelimit"
 _POLICY: Final = b"ratelimit-policy"
-_RULE: Final = HeaderRule({_STATE: Clash.PREPEND, _POLICY: Clash.PREPEND})
 _TRY_AGAIN_LATER: Final = 1013
 _UNCOUNTED: Final = Refusal(
     status=503,
@@ -49,6 +48,7 @@ class Limit:
         self._most = int(most)
         self._seconds = _SECONDS[self._period]
         self._layer = layer
+        self._rule = HeaderRule({_STATE: Clash.PREPEND, _POLICY: Clash.PREPEND})
         self._name = name
         self._storage = storage
         self._on_error = on_error
@@ -82,7 +82,7 @@ class Limit:
         reset = ceil(seconds_left) or 1
         left = self._most - count
         state = self._state % (max(0, left), reset)
-        exchange.add(_RULE, [(_STATE, state), self._policy])
+        exchange.add(self._rule, [(_STATE, state), self._policy])
         if left >= 0:
             return None
         requests = "request" if self._most == 1 else "requests"

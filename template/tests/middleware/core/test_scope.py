@@ -1,6 +1,7 @@
 """Every layer runs with a scope that has only what ASGI demands."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,7 +58,9 @@ def test_a_layer_needs_no_more_than_asgi_demands(name: str, kind: str) -> None:
     layers = {layer_of(item.cls): item for item in build_stack(stack_settings())}
     if name not in layers:
         pytest.skip("it stands around the stack")
-    app: ASGIApp = layers[name].cls(_accepting, **layers[name].kwargs)
+    layer = layers[name]
+    make: Any = layer.cls
+    app: ASGIApp = make(_accepting, *layer.args, **layer.kwargs)
     asyncio.run(drive())
 
     # A layer whose job it is may refuse what lacks a header, but in its own words.
