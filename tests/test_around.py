@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
+from xml.etree import ElementTree as ET
 
 import pytest
 from copier import run_copy
@@ -22,7 +23,7 @@ from .support import LAYERS, ORDER, ROOT, SERVE, UV, blocks, commit, git, read_y
 
 NAME: Final = r"""_On_ *and* [more](x) `co` #1 \ | <b> "é🧅" {{ 1 }}"""
 
-# A service answers as its page says it does; run inside of the service.
+# A service responds as its page says; run inside the service.
 EXAMPLES: Final = """
 from fastapi.testclient import TestClient
 from app.main import app
@@ -33,6 +34,10 @@ with TestClient(app, base_url="http://localhost") as client:
     assert blue.status_code == 404
     assert all(answer.headers["x-build"] == "2026.11" for answer in (red, white, blue))
     assert white.headers["content-type"] == "application/problem+json"
+    old = client.get("/v1/orders")
+    assert (old.status_code, old.json()["layer"]) == (410, "legacy")
+    assert client.get("/secret").status_code == 400
+    assert client.get("/secret", headers={"X-Environment": "production"}).status_code == 200
 """
 
 
@@ -81,6 +86,15 @@ def links(markdown: str) -> Iterator[str]:
                 yield str(part.attrs["href"])
 
 
+def pages(service: Path) -> list[Path]:
+    return sorted((service / "docs").rglob("*.md"))
+
+
+def fragments(page: Path) -> set[str]:
+    text = page.read_text("utf-8")
+    return {*headings(text).values(), *re.findall(r'<a id="([\w-]+)">', text)}
+
+
 def first_run(service: Path) -> dict[str, Any]:
     """Return the values that the README's first command sets."""
     command = blocks((service / "README.md").read_text("utf-8"), "sh")[0]
@@ -98,53 +112,92 @@ def first_run(service: Path) -> dict[str, Any]:
 
 
 def test_the_page_is_about_the_chosen_layers(service: Path, page: str) -> None:
-    sections = headings(page)
+    rows = re.findall(r"^[|] \[[^]]+\]\(layers/(\w+)[.]md\) [|]", page, re.MULTILINE)
 
-    assert [LAYERS[name]["label"] for name in chosen(service)] == [
-        text for text in sections if text in {entry["label"] for entry in LAYERS.values()}
-    ]
+    assert rows == chosen(service)
+    assert {path.stem for path in (service / "docs/layers").iterdir()} == {*rows}
     _, _, left_out = page.partition("## Left out")
-    for name in set(LAYERS) - set(chosen(service)):
-        assert f"| {LAYERS[name]['label']} |" in left_out
+    for name in set(LAYERS) - set(rows):
+        assert f"| `{name}` |" in left_out
 
 
-def test_the_page_holds_each_rule_and_setting(service: Path, page: str) -> None:
+def test_the_pages_hold_each_rule_and_setting(service: Path) -> None:
     program = """
 import json
 from app.middleware import StackSettings
 from app.middleware.order import RULES
-print(json.dumps([[*StackSettings.model_fields], [rule.because for rule in RULES]]))
+print(json.dumps([[*StackSettings.model_fields], [rule._asdict() for rule in RULES]]))
 """
-    fields, reasons = json.loads(output_of(service, "-c", program))
+    fields, rules = json.loads(output_of(service, "-c", program))
+    everything = "\n".join(path.read_text("utf-8") for path in pages(service))
 
-    assert [name for name in fields if f"| `{name.upper()}` |" not in page] == []
-    assert [reason for reason in reasons if reason not in page] == []
+    assert [name for name in fields if f"| `{name.upper()}` |" not in everything] == []
+    for rule in rules:
+        inner, outer = (
+            (service / f"docs/layers/{rule[side]}.md").read_text("utf-8")
+            for side in ("inside", "outside")
+        )
+        assert f"]({rule['outside']}.md)" in inner.partition("## Why here")[2]
+        assert f"]({rule['inside']}.md)" in outer.partition("## Why here")[0]
+        reason = rule["because"]
+        assert reason in outer or f"{reason[0].upper()}{reason[1:]}." in inner
 
 
-def test_every_test_that_the_page_names_is_there(service: Path, page: str) -> None:
+def test_a_layer_responds_with_what_its_page_says(service: Path) -> None:
+    for name in chosen(service):
+        layer = LAYERS[name]
+        parts = [layer, *layer.get("variants", {}).get("storage", {}).values()]
+        parts += layer.get("variants", {}).get("authentication_scheme", {}).values()
+        known = {
+            *chain.from_iterable((*p.get("refuses", ()), *p.get("answers", ())) for p in parts)
+        }
+        text = (service / f"docs/layers/{name}.md").read_text("utf-8")
+        row = re.search(r"^[|] Responds with [|] (.+) [|]$", text, re.MULTILINE)
+        said = {int(status) for status in re.findall(r"\d{3}", row[1])} if row else set()
+
+        assert {*layer.get("refuses", ()), *layer.get("answers", ())} <= said <= known
+
+
+def test_every_test_that_the_pages_name_is_there(service: Path) -> None:
     collected = output_of(service, "-m", "pytest", "--collect-only", "-q", "tests/middleware")
-    named = re.findall(r"`((?:\w+/)?test_\w+[.]py::[^`]+)`", page)
+    text = "".join(path.read_text("utf-8") for path in pages(service))
+    named = set(re.findall(r"`((?:\w+/)?test_\w+[.]py::[^`]+)`", text))
 
+    assert named
     assert [name for name in named if not re.search(rf"/{re.escape(name)}[\n\[]", collected)] == []
 
 
-def test_every_link_of_the_page_leads_somewhere(service: Path, page: str) -> None:
-    fragments = set(headings(page).values())
-    assert len(fragments) == len(headings(page))
-    for link in links(page):
-        if link.startswith("#"):
-            assert link[1:] in fragments
-        else:
-            assert (service / "docs" / link).exists(), link
+def test_every_link_leads_somewhere(service: Path) -> None:
+    for path in pages(service):
+        text = path.read_text("utf-8")
+        assert len({*headings(text).values()}) == len(headings(text)), path
+        for link in links(text):
+            file, _, fragment = link.partition("#")
+            target = path.parent / file if file else path
+            assert target.exists(), (path, link)
+            assert not fragment or fragment in fragments(target), (path, link)
 
 
-def test_the_picture_has_the_order_of_the_live_stack(service: Path, page: str) -> None:
-    (picture,) = blocks(page, "mermaid")
-    way_in = next(line for line in picture.splitlines() if " --> " in line).strip().split(" --> ")
-    way_out = re.findall(r"(\w+) -\.->(?:\|\"[\d, ]+\"\|)? (\w+)", picture)
+def test_old_links_still_lead_somewhere(service: Path) -> None:
+    """The README of a service is its own, and has them."""
+    assert {"several-workers", "left-out", "the-layers"} <= fragments(
+        service / "docs/middleware.md"
+    )
 
-    assert way_in == ["client", "outer", *chosen(service), "exceptions", "routes"]
-    assert way_out == list(zip(way_in[::-1], way_in[::-1][1:], strict=False))
+
+def test_the_picture_has_the_order_of_the_stack(service: Path) -> None:
+    picture = ET.parse(service / "docs/onion.svg")  # noqa: S314 - our own
+    shown = [
+        (item.get("class"), "".join(item.itertext()))
+        for item in picture.iter("{http://www.w3.org/2000/svg}text")
+    ]
+
+    assert [text for kind, text in shown if kind == "layer"] == [
+        LAYERS[name]["label"] for name in chosen(service)
+    ]
+    for name in chosen(service):
+        for status in LAYERS[name].get("refuses", ()):
+            assert any(kind == "status" and str(status) in text.split() for kind, text in shown)
 
 
 def test_the_name_is_shown_as_it_is(service: Path, page: str) -> None:
@@ -171,7 +224,9 @@ def test_the_examples_run(service: Path, page: str, tmp_path: Path, mypy_cache: 
     assert [name for name, _ in files] == [
         "app/stock.py",
         "app/errors.py",
+        "app/production.py",
         "app/build.py",
+        "app/legacy.py",
         "app/main.py",
         "tests/test_build.py",
     ]
@@ -186,6 +241,64 @@ def test_the_examples_run(service: Path, page: str, tmp_path: Path, mypy_cache: 
     output_of(tmp_path, "-m", "ruff", "check", *written)
     output_of(tmp_path, "-m", "mypy", "--cache-dir", str(mypy_cache), *written)
     output_of(tmp_path, "-m", "pytest", "tests/test_build.py", **environment)
+
+
+def test_a_dependency_misses_what_the_page_says(service: Path, page: str) -> None:
+    (source,) = (block for block in blocks(page, "python") if "def production_only" in block)
+    program = f"""{source}
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from app.middleware import stack_options
+from app.settings import Settings
+stack = stack_options(Settings.from_environment())
+app = FastAPI(dependencies=[Depends(production_only)], **stack)
+app.include_router(router)
+app.mount("/mounted", FastAPI())
+with TestClient(app, base_url="http://localhost") as client:
+    paths = ("/secret", "/nothing", "/docs", "/openapi.json", "/mounted/docs")
+    print(*(client.get(path).status_code for path in paths))
+app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **stack)
+with TestClient(app, base_url="http://localhost") as client:
+    print(*(client.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")))
+"""
+
+    lines = output_of(service, "-c", program, **first_run(service)).splitlines()
+
+    assert [line for line in lines if re.fullmatch(r"[\d ]+", line)] == [
+        "400 404 200 200 200",
+        "404 404 404",
+    ]
+
+
+def test_the_recipes_work(render: Render) -> None:
+    service = render(preset="everything")
+    program = """
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from starlette.middleware import Middleware
+from app.middleware import CurrentUser, User, bind, current_user, innermost, stack_options
+from app.settings import Settings
+class Tenant:
+    def __init__(self, app): self.app = app
+    async def __call__(self, scope, receive, send):
+        scope.setdefault("state", {})["tenant"] = "a"
+        await self.app(scope, receive, send)
+app = FastAPI(**stack_options(Settings.from_environment(), [innermost(Middleware(Tenant))]))
+@app.get("/me")
+async def me(user: CurrentUser, request: Request) -> str:
+    bind(order_id=1, password=SecretStr("abc"))
+    return user.id + request.state.tenant
+app.dependency_overrides[current_user] = lambda: User("ada")
+with TestClient(app, base_url="http://localhost", headers={"X-Environment": "production"}) as c:
+    print(c.get("/me?token=abc", headers={"X-Secret": "abc"}).json())
+"""
+
+    *_, line, last = output_of(service, "-c", program, **first_run(service)).splitlines()
+
+    assert last == "adaa"
+    assert '"order_id":1' in line
+    assert "abc" not in line
 
 
 def test_the_decorator_of_the_page_is_refused(service: Path, page: str) -> None:
@@ -261,17 +374,18 @@ def test_a_symptom_is_told_where_its_layers_are(service: Path, page: str) -> Non
         and layers.isdisjoint(row.get("without", ()))
     ]
 
-    _, _, table = page.partition("| What you see |")
-    told = re.findall(r"^[|] (.+?) [|]", table.partition("## Left out")[0], re.MULTILINE)
+    told = headings((service / "docs/troubleshooting.md").read_text("utf-8"))
 
-    assert told[1:] == expected
+    assert [re.sub("`", "", symptom) for symptom in expected] == list(told)[1:]
+    common = [row for row in links(page) if row.startswith("troubleshooting.md#")]
+    assert {link.partition("#")[2] for link in common} <= {*told.values()}
 
 
 def test_symptoms_name_layers_that_exist() -> None:
     rows = read_yaml(ROOT / "hooks/symptoms.yml")
 
     for row in rows:
-        assert set(row) <= {"symptom", "when", "any", "without", "layers", "look"}
+        assert set(row) <= {"symptom", "common", "when", "any", "without", "layers", "look"}
         conditions = (row.get(key, ()) for key in ("when", "any", "without"))
         named = {*row["layers"], *chain.from_iterable(conditions)}
         assert named <= set(ORDER["layers"])
@@ -294,7 +408,7 @@ def test_the_readme_leads_to_files_that_exist(service: Path) -> None:
     for link in links((service / "README.md").read_text("utf-8")):
         path, _, fragment = link.partition("#")
         assert "://" in link or (service / path).exists()
-        assert not fragment or fragment in headings((service / path).read_text("utf-8")).values()
+        assert not fragment or fragment in fragments(service / path)
 
 
 def test_the_example_of_the_settings_holds_the_defaults(service: Path, tmp_path: Path) -> None:

@@ -72,13 +72,13 @@ KEYS_OF_A_QUESTION: Final = {
     "when",
 }
 KEYS_OF_AN_ENTRY: Final = {
-    *("answers", "arguments", "builds", "checks", "class", "client_sees"),
+    *("answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
     *("looks_at", "modules", "options", "outside_of_refusals", "place", "probe_paths", "public"),
     *("reads", "refuses", "requires", "sets", "settings", "setup", "summary"),
     *("test_dependencies", "variants", "verifier", "websocket"),
 }
-KEYS_OF_A_LAYER: Final = {"label", "summary", "class", "place", "websocket", "client_sees"}
+KEYS_OF_A_LAYER: Final = {"label", "summary", "band", "class", "place", "websocket", "client_sees"}
 KEYS_INSIDE: Final = {
     "inside": {"layer", "because", "strength", "shown_by"},
     "outside_of_refusals": {"because", "strength", "shown_by"},
@@ -258,7 +258,7 @@ def test_no_refusal_is_long() -> None:
         for needed, reason in layer.get("requires", {}).items()
     ]
     sentences += [
-        f"{rule['layer']} must stand outside of {name}: {rule['because']}"
+        f"{rule['layer']} must run outside {name}: {rule['because']}"
         for name in LAYERS
         for rule in _rules(name)
     ]

@@ -89,7 +89,7 @@ print(faults(FastAPI(**options))[0])
     outside, inside = wrong.broken
     fault = run(sys.executable, "-c", code, cwd=everything).stdout
 
-    assert fault.startswith(f"{outside} must stand outside of {inside}: ")
+    assert fault.startswith(f"{outside} must run outside {inside}: ")
 
 
 @pytest.fixture(scope="module")

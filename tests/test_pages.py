@@ -58,7 +58,7 @@ def test_the_table_of_the_hooks_names_each_of_them() -> None:
     table = (ROOT / "hooks/README.md").read_text("utf-8")
     named = {name.partition("/")[0] for name in re.findall(r"`([\w./<>]+)`", table)}
 
-    assert {path.name for path in (ROOT / "hooks").iterdir()} - named == {"README.md"}
+    assert {path.name for path in (ROOT / "hooks").iterdir()} - named <= {"README.md"}
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)

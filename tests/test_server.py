@@ -322,7 +322,7 @@ Mine.from_environment()
     [
         (ADDED, {"SESSION_SECRET": ""}, "SESSION_SECRET"),
         (OF_A_TEAM, {"SIZES": "1,south"}, "SIZES must be a whole number, not 'south'."),
-        (NEIGHBOURLESS, {}, "can't stand"),
+        (NEIGHBOURLESS, {}, "can't be"),
     ],
     ids=["a setting", "a setting of a team", "a layer of one's own"],
 )
@@ -392,7 +392,7 @@ LATE: Final = {
     "a stack that was replaced": (BY_HAND, f"GZipMiddleware {DOUBLE} compression. Remove it"),
     "an instrumentor": (BY_INSTRUMENTOR, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi"),
     "a double": (DOUBLED, f"TrustedHostMiddleware {DOUBLE} trusted_host. Remove it"),
-    "a rearranged list": (REARRANGED, "access_log must stand outside of error_handler: "),
+    "a rearranged list": (REARRANGED, "access_log must run outside error_handler: "),
 }
 
 

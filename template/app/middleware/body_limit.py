@@ -29,7 +29,7 @@ class BodyLimitMiddleware(Layer):
         self.max_bytes = max_bytes
         self.refusal = Refusal(
             status=_TOO_LARGE,
-            detail=f"The body may have at most {max_bytes} bytes.",
+            detail=f"The body can have at most {max_bytes} bytes.",
             closes=True,
         )
 

@@ -14,7 +14,7 @@ from .core.setting_types import check_origin
 from .problem import Refusal
 
 _ADMITTED: Final = "cross_origin.admitted"
-_REFUSAL: Final = Refusal(status=403, detail="Pages of other origins may not do this here.")
+_REFUSAL: Final = Refusal(status=403, detail="Pages of other origins can't send this request.")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECURE: Final = frozenset({"https", "wss"})
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}

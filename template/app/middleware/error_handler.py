@@ -19,8 +19,8 @@ from .problem import phrase, problem_response
 
 _logger: Final = logging.getLogger(__name__)
 
-_DETAIL_OF_500: Final = "The service failed to answer. The fault is on its side and was recorded."
-_DETAIL_OF_503: Final = "The request was given up before it was answered; retry soon."
+_DETAIL_OF_500: Final = "The service failed to respond. The error is on its side and was logged."
+_DETAIL_OF_503: Final = "The service stopped before it could respond. Send the request again."
 _WITHOUT_BODY: Final = frozenset({204, 205, 304})
 _WS_POLICY_VIOLATION: Final = 1008
 _WS_INTERNAL_ERROR: Final = 1011

@@ -42,7 +42,7 @@ class HttpsRedirectMiddleware(Layer):
             return None
         return Refusal(
             status=HTTPStatus.TEMPORARY_REDIRECT,
-            detail="This service is spoken to over TLS.",
+            detail="This service requires https.",
             headers={"Location": _location(exchange.scope, host)},
         )
 

@@ -23,25 +23,25 @@ _HEADER: Final = b"idempotency-key"
 _RENEWAL_SECONDS: Final = 20
 _MALFORMED: Final = Refusal(
     status=400,
-    detail="Idempotency-Key must be sent once, as 1 to 255 printable ASCII characters.",
+    detail="Send exactly one Idempotency-Key of 1 to 255 printable ASCII characters.",
 )
 _LOST: Final = Refusal(
     status=503,
-    detail="What ran under this key can't be looked up at the moment; retry soon.",
+    detail="Stored responses can't be read at the moment. Retry in a second.",
     headers={"Retry-After": "1"},
 )
 _REUSED: Final = Refusal(
-    status=422, detail="This Idempotency-Key was used for another request; take a new one."
+    status=422, detail="This Idempotency-Key was used for another request. Use a new one."
 )
 _REFUSALS: Final = {
     RUNNING: Refusal(
         status=409,
-        detail="A request with this Idempotency-Key is still running; retry soon.",
+        detail="A request with this Idempotency-Key is still running. Retry in a second.",
         headers={"Retry-After": "1"},
     ),
     NOT_KEPT: Refusal(
         status=409,
-        detail="This request ran, but its answer was too large to keep or was cut off.",
+        detail="This request ran, but its response was too large to store or was cut off.",
     ),
 }
 

@@ -12,7 +12,7 @@ from .core.networks import covers, parse_address, parse_network
 from .problem import Refusal
 
 _REMEMBERED: Final = 4096
-_REFUSAL: Final = Refusal(status=403, detail="Requests from this address are not accepted.")
+_REFUSAL: Final = Refusal(status=403, detail="Requests from your IP address are blocked.")
 
 
 class IpFilterMiddleware(Layer):

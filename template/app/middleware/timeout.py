@@ -31,7 +31,7 @@ class TimeoutMiddleware(Layer):
         self.seconds = seconds
         self.refusal = Refusal(
             status=504,
-            detail=f"No response had started after {seconds:g} seconds.",
+            detail=f"No response started within {seconds:g} seconds.",
             closes=True,
         )
 

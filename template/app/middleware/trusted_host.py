@@ -14,7 +14,9 @@ from .core.setting_types import host_name
 from .problem import Refusal
 
 _REMEMBERED: Final = 1024
-_REFUSAL: Final = Refusal(status=400, detail="The Host header must name this service, once.")
+_REFUSAL: Final = Refusal(
+    status=400, detail="Send exactly one Host header, with a host name of this service."
+)
 _HOST: Final = re.compile(
     r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[1-9]\d{0,4}))?", re.IGNORECASE
 )

@@ -33,7 +33,7 @@ def test_one_byte_more_is_refused(probe_client: ProbeClient) -> None:
 
     assert response.status_code == 413
     assert response.headers["connection"] == "close"
-    assert response.json()["detail"] == "The body may have at most 10 bytes."
+    assert response.json()["detail"] == "The body can have at most 10 bytes."
 
 
 @pytest.mark.parametrize("length", ["11", "9" * 30, "9" * 5000])

@@ -87,7 +87,7 @@ def test_a_refusal_tells_when_to_come_back(probe_client: ProbeClient) -> None:
     assert 3590 <= int(response.headers["retry-after"]) <= 3600
     assert re.fullmatch(r'"default";r=0;t=3[56]\d\d', response.headers["ratelimit"])
     assert response.headers["cache-control"] == "no-store"
-    assert response.json()["detail"].startswith("1 request a hour are allowed; retry in 3")
+    assert response.json()["detail"].startswith("The limit is 1 request per hour. Retry in 3")
 
 
 def test_what_an_endpoint_says_of_its_own_limit_is_kept(probe_client: ProbeClient) -> None:

@@ -178,7 +178,7 @@ def test_a_rearranged_list_is_refused_with_the_reason(rule: Rule, probe_app: Pro
     app = probe_app()
     app.user_middleware[1:] = reversed(app.user_middleware[1:])
 
-    assert f"{rule.outside} must stand outside of {rule.inside}: {rule.because}" in faults(app)
+    assert f"{rule.outside} must run outside {rule.inside}: {rule.because}" in faults(app)
 
 
 def test_a_doubled_layer_is_refused(probe_app: ProbeApp) -> None:
@@ -246,7 +246,7 @@ def test_an_own_layer_beside_one_that_is_not_there_is_refused(
     with pytest.raises(SystemExit):
         probe_app(own=[inside("nothing", Middleware(Mine))])
 
-    assert "Mine can't stand directly inside of 'nothing'" in capsys.readouterr().err
+    assert "Mine can't be directly inside 'nothing'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_a_late_endpoint_is_answered_504(probe_client: ProbeClient) -> None:
 
     assert response.status_code == 504
     assert response.headers["connection"] == "close"
-    assert response.json()["detail"] == "No response had started after 0.05 seconds."
+    assert response.json()["detail"] == "No response started within 0.05 seconds."
 
 
 def test_an_endpoint_in_time_is_not_disturbed(probe_client: ProbeClient) -> None:

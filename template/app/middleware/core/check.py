@@ -73,7 +73,7 @@ def faults(app: ASGIApp) -> list[str]:
     traces = bool(getattr(service, "_telemetry", {}).get("tracing"))
     found = [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
     found += [
-        f"{rule.outside} must stand outside of {rule.inside}: {rule.because}"
+        f"{rule.outside} must run outside {rule.inside}: {rule.because}"
         for rule in RULES
         if rule.outside in layers
         and rule.inside in layers

@@ -11,8 +11,8 @@ from .environment import refuse_to_start
 
 _OUTERMOST: Final = "outermost"
 _INNERMOST: Final = "innermost"
-_INSIDE: Final = "directly inside of"
-_OUTSIDE: Final = "directly outside of"
+_INSIDE: Final = "directly inside"
+_OUTSIDE: Final = "directly outside"
 
 
 class Own(NamedTuple):
@@ -74,7 +74,7 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
             slots[around[neighbour] + (place == _INSIDE)].append(middleware)
         else:
             refuse_to_start(
-                f"{getattr(middleware.cls, '__name__', middleware.cls)} can't stand {place}"
+                f"{getattr(middleware.cls, '__name__', middleware.cls)} can't be {place}"
                 f" {neighbour!r}: LAYERS in app/middleware/order.py has no such layer."
             )
     arranged = [*outer, *slots[0]]

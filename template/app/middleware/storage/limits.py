@@ -25,7 +25,7 @@ _POLICY: Final = b"ratelimit-policy"
 _TRY_AGAIN_LATER: Final = 1013
 _UNCOUNTED: Final = Refusal(
     status=503,
-    detail="Requests can't be counted at the moment; retry soon.",
+    detail="Requests can't be counted at the moment. Retry in a second.",
     headers={"Retry-After": "1"},
     close_code=_TRY_AGAIN_LATER,
 )
@@ -88,7 +88,7 @@ class Limit:
         requests = "request" if self._most == 1 else "requests"
         return Refusal(
             status=429,
-            detail=f"{self._most} {requests} a {self._period} are allowed; retry in {reset} s.",
+            detail=f"The limit is {self._most} {requests} per {self._period}. Retry in {reset} s.",
             headers={"Retry-After": str(reset)},
             close_code=_TRY_AGAIN_LATER,
         )

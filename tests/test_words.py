@@ -1,0 +1,127 @@
+"""How what is written reads: its length, its words, its sentences."""
+
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import pytest
+from copier import run_copy
+
+from .support import ENTRIES, LAYERS, ROOT, read_yaml, tokens, with_variants
+
+# Words outside of blocks of code.
+WORDS_OF_THE_PAGE: Final = {"minimal": 1500, "api": 1500, "everything": 2200}
+WORDS_OF_A_LAYER: Final = 300
+WORDS_OF_A_SENTENCE: Final = 35
+
+# What reads like a translation, or makes a layer a person.
+AVOIDED: Final = re.compile(
+    r"\b(?:shall|alike|dear|dearly|costly|knobs?|heeds?|judged?|judges|whoever|whom|tells?|told"
+    r"|believed?|believes|admits?|admitted|further (?:in|out)|turn(?:s|ed)? away|as it were"
+    r"|whatever becomes|anyhow|stands?(?! alone)|answered|answers (?:with )?\d{3})\b",
+    re.IGNORECASE,
+)
+SENTENCE: Final = re.compile(r"(?<=[.!?:;])[\"')*]*\s+")
+
+
+@pytest.fixture(scope="module", params=WORDS_OF_THE_PAGE)
+def service(
+    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder: Path = tmp_path_factory.mktemp("words") / request.param
+    answers = {"preset": request.param}
+    run_copy(str(template), folder, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")
+    return folder
+
+
+def written(service: Path) -> list[Path]:
+    return [service / "README.md", *sorted((service / "docs").rglob("*.md"))]
+
+
+def texts(markdown: str) -> Iterator[str]:
+    """Yield what is read as one: a paragraph, a heading, a cell of a table."""
+    for token in tokens(markdown):
+        parts = (
+            " " if part.type in {"softbreak", "hardbreak"} else part.content
+            for part in token.children or ()
+            if part.type in {"text", "code_inline", "softbreak", "hardbreak"}
+        )
+        if token.type == "inline":
+            yield "".join(parts)
+
+
+def prose(markdown: str) -> Iterator[str]:
+    """Yield the same without code."""
+    for token in tokens(markdown):
+        if token.type == "inline":
+            yield " ".join(part.content for part in token.children or () if part.type == "text")
+
+
+def length(path: Path) -> int:
+    return sum(len(text.split()) for text in texts(path.read_text("utf-8")))
+
+
+def test_the_page_is_short(service: Path) -> None:
+    assert length(service / "docs/middleware.md") <= WORDS_OF_THE_PAGE[service.name]
+
+
+def test_each_layer_is_short(service: Path) -> None:
+    lengths = {path.stem: length(path) for path in (service / "docs/layers").iterdir()}
+
+    assert {name: words for name, words in lengths.items() if words > WORDS_OF_A_LAYER} == {}
+
+
+def test_no_sentence_is_long(service: Path) -> None:
+    for path in [*written(service), ROOT / "README.md"]:
+        for text in texts(path.read_text("utf-8")):
+            long = [it for it in SENTENCE.split(text) if len(it.split()) > WORDS_OF_A_SENTENCE]
+            assert long == [], path
+
+
+def test_a_line_is_one_sentence(service: Path) -> None:
+    """So a change of a sentence is a change of a line."""
+    for path in [*written(service), ROOT / "README.md"]:
+        text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        lines = [line for line in text.splitlines() if not line.startswith("|")]
+        assert [line for line in lines if re.search(r"\w\w[`)]?[.!?] +[A-Z`]", line)] == [], path
+
+
+def test_words_are_plain(service: Path) -> None:
+    for path in [*written(service), ROOT / "README.md"]:
+        found = [text for text in prose(path.read_text("utf-8")) if AVOIDED.search(text)]
+        assert found == [], path
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_words_of_an_entry_are_plain(name: str) -> None:
+    for part in with_variants(ENTRIES[name]):
+        words = [part.get(key, "") for key in ("summary", "place", "websocket", "client_sees")]
+        words += [knob[key] for knob in part.get("settings", ()) for key in ("help", "unit")]
+        words += [rule["because"] for rule in part.get("inside", ())]
+        words += [item["help"] for item in part.get("public", ())]
+        words += [*part.get("requires", {}).values()]
+        words += [part.get("outside_of_refusals", {}).get("because", "")]
+
+        assert [text for text in words if AVOIDED.search(re.sub("`[^`]*`", "", text))] == []
+
+
+def test_the_words_of_the_symptoms_are_plain() -> None:
+    rows = read_yaml(ROOT / "hooks/symptoms.yml")
+
+    assert [row for row in rows if AVOIDED.search(f"{row['symptom']} {row['look']}")] == []
+
+
+def test_the_picture_of_the_readme_is_the_one_that_is_rendered(service: Path) -> None:
+    if service.name == "everything":
+        rendered, kept = (folder / "docs/onion.svg" for folder in (service, ROOT))
+        assert rendered.read_text("utf-8") == kept.read_text("utf-8")
+    assert "](docs/onion.svg)" in (ROOT / "README.md").read_text("utf-8").partition("\n## ")[0]
+
+
+def test_each_band_is_one_run_of_layers() -> None:
+    order = read_yaml(ROOT / "hooks/order.yml")
+    bands = [LAYERS[name]["band"] for name in order["layers"]]
+
+    assert [band for band, _ in groupby(bands)] == [band["name"] for band in order["bands"]]
