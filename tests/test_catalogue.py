@@ -156,7 +156,8 @@ def test_each_file_belongs_to_something() -> None:
     packages = {name.rpartition("/")[0] for name in SHARED if "/" in name}
     modules = _modules("app/middleware")
     general = {"__main__", "order", "problem", "settings", "stack"}
-    core = "check command_line environment exchange headers layer places reading scope upload"
+    core = "cancellation check command_line environment exchange headers layer places reading"
+    core += " scope upload"
     general |= {f"core/{name}" for name in core.split()}
     general |= {name for name in modules if name.startswith("core/explain/")}
     inits = {"__init__", *(f"{package}/__init__" for package in packages)}

@@ -67,7 +67,7 @@ def test_ci_installs_what_tests_start_where_it_may(
     assert done.returncode == 0, done.stdout
     install = [
         "apt-get update --quiet=2",
-        "apt-get install --quiet=2 --no-install-recommends chromium npm nginx-light",
+        "apt-get install --quiet=2 --no-install-recommends prometheus chromium npm nginx-light",
     ]
     assert calls.read_text("utf-8").splitlines() == [
         *(install if installs else ()),
