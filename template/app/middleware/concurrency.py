@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Collection
 from math import ceil
 from typing import Annotated, Final
 
@@ -14,29 +14,65 @@ from .core.layer import Layer
 from .problem import Refusal
 
 QueueTimeout = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Callable[[str, int], None]
 
 _TRY_AGAIN_LATER: Final = 1013
 
 
+class Slots:
+    """The `most` slots of one process, and who waits for one, in order of arrival."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self.waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+
+    def free(self) -> None:
+        """Hand a slot to who has waited longest, or take it back where nobody waits."""
+        while self.waiting:
+            turn, _ = self.waiting.popitem(last=False)
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self.taken -= 1
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a slot, and say whether one became free in time."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(seconds, _settle, turn)
+        self.waiting[turn] = None
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.result():
+                self.free()  # it was handed over just before
+            raise
+        finally:
+            timer.cancel()
+            self.waiting.pop(turn, None)
+
+
+def _settle(turn: asyncio.Future[bool]) -> None:
+    if not turn.done():
+        turn.set_result(False)
+
+
 class ConcurrencyMiddleware(Layer):
     """
-    Work on `most` requests at the same time, and respond with 503 to what had to wait too long.
+    Work on as many requests as there are `slots`; respond with 503 where none becomes free.
 
-    As many again wait for a slot, in order of arrival, each at most `queue_timeout` seconds; one
-    more is refused at once. A request keeps its slot as long as the service works on it: a stream
-    until its end, a background task too, and a thread even after a 504. A websocket keeps one
-    during its handshake. `probe_paths` neither take a slot nor wait for one.
+    As many again wait for a slot, each at most `queue_timeout` seconds; one more is refused at
+    once. A request keeps its slot as long as the service works on it: a stream until its end, a
+    background task too, and a thread even after a 504. A websocket keeps one during its
+    handshake. Requests for `probe_paths` neither take a slot nor wait for one.
     """
 
     def __init__(
-        self, app: ASGIApp, *, most: int, queue_timeout: float, probe_paths: Collection[str]
+        self, app: ASGIApp, *, slots: Slots, queue_timeout: float, probe_paths: Collection[str]
     ) -> None:
         super().__init__(app, exempt_paths=probe_paths)
-        self.most = most
+        self.slots = slots
         self.queue_timeout = queue_timeout
-        self.working = 0
-        self.waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         self.refusal = Refusal(
             status=503,
             detail="The service is busy. Please try again later.",
@@ -45,83 +81,33 @@ class ConcurrencyMiddleware(Layer):
         )
 
     def enter(self, exchange: Exchange) -> Refusal | Awaitable[None]:
-        slot = _Slot(self, exchange)
-        if self.working < self.most:  # so nobody waits
-            self.working += 1
-            slot.count("working", 1)
-            return slot.work()
-        if not self.queue_timeout or len(self.waiting) >= self.most:
-            return self.refusal
-        return slot.wait(exchange.here())
+        slots = self.slots
+        if slots.taken < slots.most:  # so nobody waits
+            slots.taken += 1
+            return self._work(exchange)
+        if self.queue_timeout and len(slots.waiting) < slots.most:
+            return self._queue(exchange, exchange.here())
+        return self.refusal
 
-
-class _Slot:
-    """The slot of one request, which it has or waits for."""
-
-    __slots__ = ("_exchange", "_layer", "_taken", "count")
-
-    def __init__(self, layer: ConcurrencyMiddleware, exchange: Exchange) -> None:
-        self._layer = layer
-        self._exchange = exchange
-        self._taken = True
-        self.count: Count = exchange.state.get("count_work", _count_nothing)
-
-    async def work(self) -> None:
-        """Let the request pass, and give the slot back when the work has ended."""
-        if self._exchange.method == "WEBSOCKET":
-            self._exchange.at_head(self._free_at_head)
-        try:
-            await self._exchange.proceed()
-        finally:
-            self._free()
-
-    async def wait(self, place: Place) -> None:
-        """Wait for a slot, then work; refuse the request where none became free in time."""
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(self._layer.queue_timeout, _settle, turn)
-        self._layer.waiting[turn] = None
-        self.count("waiting", 1)
-        try:
-            granted = await turn
-        except asyncio.CancelledError:
-            # The slot may have been handed over just before.
-            if turn.done() and not turn.cancelled() and turn.result():
-                self._free()
-            raise
-        finally:
-            timer.cancel()
-            self._layer.waiting.pop(turn, None)
-            self.count("waiting", -1)
-        if granted:
-            await self.work()
+    async def _queue(self, exchange: Exchange, place: Place) -> None:
+        if await self.slots.wait(self.queue_timeout):
+            await self._work(exchange)
         else:
-            await place.refuse(self._layer.name, self._layer.refusal)
+            await place.refuse(self.name, self.refusal)
 
-    def _free_at_head(self, _: Exchange, message: Message) -> None:
-        if message["type"] == "websocket.accept":
-            self._free()
+    async def _work(self, exchange: Exchange) -> None:
+        freed = False
 
-    def _free(self) -> None:
-        """Hand the slot to who has waited longest, once."""
-        if not self._taken:
-            return
-        self._taken = False
-        waiting = self._layer.waiting
-        while waiting:
-            turn, _ = waiting.popitem(last=False)
-            if not turn.done():
-                turn.set_result(True)
-                return
-        self._layer.working -= 1
-        self.count("working", -1)
+        def free_when_accepted(_: Exchange, message: Message) -> None:
+            nonlocal freed
+            if message["type"] == "websocket.accept":
+                freed = True
+                self.slots.free()
 
-
-def _settle(turn: asyncio.Future[bool]) -> None:
-    """Tell who waits that no slot became free in time."""
-    if not turn.done():
-        turn.set_result(False)
-
-
-def _count_nothing(_: str, __: int) -> None:
-    """Stand in for the metrics where there are none."""
+        if exchange.method == "WEBSOCKET":
+            exchange.at_head(free_when_accepted)
+        try:
+            await exchange.proceed()
+        finally:
+            if not freed:
+                self.slots.free()

@@ -53,7 +53,6 @@ class MetricsMiddleware(Layer):
 
     def enter(self, exchange: Exchange) -> None:
         exchange.state["metrics_registry"] = self.counters.registry
-        exchange.state["count_work"] = self.counters.work
         self.counters.begin(_method(exchange))
 
     def ended(self, exchange: Exchange) -> None:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any, Final
 
 import pytest
-from fastapi import BackgroundTasks, FastAPI
+from fastapi import BackgroundTasks
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.middleware import outermost
-from app.middleware.concurrency import ConcurrencyMiddleware
+from app.middleware.concurrency import ConcurrencyMiddleware, Slots
 from app.middleware.order import LAYERS
 
 from .asgi import Dialogue, WithoutDenial, ask_at_once
@@ -36,18 +36,18 @@ ONE: Final[dict[str, Any]] = {"max_concurrency": 1, "queue_timeout": 0}
 SLOW: Final = {"method": "GET", "url": "/probe/slow?seconds=0.1"}
 
 
-def layer_of(app: Any) -> ConcurrencyMiddleware:
-    """Return the layer in the stack of `app`, which has started."""
+def slots_of(app: Any) -> Slots:
+    """Return the slots of the layer in the stack of `app`, which has started."""
     layer = app.middleware_stack
     while not isinstance(layer, ConcurrencyMiddleware):
         layer = layer.app
-    return layer
+    return layer.slots
 
 
 def take_all_slots(client: TestClient) -> None:
     """Let the service of `client` be as busy as it may be."""
-    layer = layer_of(client.app)
-    layer.working = layer.most
+    slots = slots_of(client.app)
+    slots.taken = slots.most
 
 
 REFUSAL = Refusal(status=503, settings=ONE, prepare=take_all_slots)
@@ -63,8 +63,8 @@ def statuses(responses: list[Response]) -> list[int]:
 
 
 def is_idle(client: TestClient) -> bool:
-    layer = layer_of(client.app)
-    return layer.working == 0 and not layer.waiting
+    slots = slots_of(client.app)
+    return slots.taken == 0 and not slots.waiting
 
 
 def test_no_more_are_in_work_than_the_bound(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
@@ -170,7 +170,7 @@ def test_a_background_task_keeps_the_slot(probe_app: ProbeApp, probe_client: Pro
 
     @app.get("/later")
     async def later(tasks: BackgroundTasks) -> None:
-        tasks.add_task(lambda: in_work.append(layer_of(app).working))
+        tasks.add_task(lambda: in_work.append(slots_of(app).taken))
 
     client = probe_client(app=app)
     client.get("/later")
@@ -188,14 +188,13 @@ def test_who_gives_up_leaves_the_queue(
     client = probe_client(app=app)
 
     async def give_up() -> None:
-        layer = layer_of(app)
         first, second = Dialogue("GET", "/probe/slow?seconds=0.05"), Dialogue("GET", "/probe/ok")
         working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
         await let_others_run()
         waiting = asyncio.ensure_future(app(second.scope, second.receive, second.send))
         await let_others_run()
         if turn:
-            next(iter(layer.waiting)).add_done_callback(lambda _: waiting.cancel())
+            next(iter(slots_of(app).waiting)).add_done_callback(lambda _: waiting.cancel())
         else:
             waiting.cancel()
         await asyncio.wait([working, waiting])
@@ -232,9 +231,9 @@ def test_a_handshake_takes_one(probe_app: ProbeApp, probe_client: ProbeClient) -
 
     @app.websocket("/ws")
     async def ws(websocket: WebSocket) -> None:
-        in_work.append(layer_of(app).working)
+        in_work.append(slots_of(app).taken)
         await websocket.accept()
-        in_work.append(layer_of(app).working)
+        in_work.append(slots_of(app).taken)
         await websocket.close()
 
     client = probe_client(app=app)
@@ -303,47 +302,31 @@ def test_no_credential_is_checked_without_a_slot(probe_client: ProbeClient) -> N
     assert client.get("/probe/ok", headers=credentials.BAD).status_code == 503
 
 
-@pytest.mark.skipif("metrics" not in LAYERS, reason="that layer counts")
-@pytest.mark.parametrize("shared", [False, True])
-def test_what_works_and_waits_is_counted(
-    shared: bool,  # noqa: FBT001
-    probe_app: ProbeApp,
-    probe_client: ProbeClient,
+@pytest.mark.skipif("metrics" not in LAYERS, reason="that layer shows them")
+def test_the_metrics_show_what_works_and_waits(
+    probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
     app = probe_app(max_concurrency=1, queue_timeout=5)
     client = probe_client(app=app)
-    if shared:
-        counters = import_module("app.middleware.core.counters")
-        metrics = import_module("app.middleware.metrics").MetricsMiddleware
-        layer: Any = app.middleware_stack
-        while not isinstance(layer, metrics):
-            layer = layer.app
-        layer.counters = counters.SharedCounters()
     pages: list[str] = []
 
     @app.get("/look")
     async def look() -> None:
         await let_others_run()
-        pages.append(await _page(app))
+        dialogue = Dialogue("GET", "/metrics")
+        await app(dialogue.scope, dialogue.receive, dialogue.send)
+        pages.append(dialogue.body.decode())
 
     ask_at_once(client, {"method": "GET", "url": "/look"}, SLOW)
     pages.append(client.get("/metrics").text)
 
-    assert [sorted(_levels(page)) for page in pages] == [
-        ['waiting"} 1.0', 'working"} 1.0'],
-        ['waiting"} 0.0', 'working"} 0.0'],
+    lines = [
+        [line for line in page.splitlines() if line.startswith("http_slots")] for page in pages
     ]
-
-
-async def _page(app: FastAPI) -> str:
-    dialogue = Dialogue("GET", "/metrics")
-    await app(dialogue.scope, dialogue.receive, dialogue.send)
-    return dialogue.body.decode()
-
-
-def _levels(page: str) -> list[str]:
-    start = 'http_concurrency{state="'
-    return [line.removeprefix(start) for line in page.splitlines() if line.startswith(start)]
+    assert lines == [
+        ["http_slots_taken 1.0", "http_slots_waited_for 1.0", "http_slots_max 1.0"],
+        ["http_slots_taken 0.0", "http_slots_waited_for 0.0", "http_slots_max 1.0"],
+    ]
 
 
 @pytest.mark.parametrize(

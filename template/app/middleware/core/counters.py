@@ -23,10 +23,6 @@ _IN_PROGRESS: Final = (
     "http_requests_in_progress",
     "Requests and websockets that have not ended yet.",
 )
-_WORK: Final = (
-    "http_concurrency",
-    "Requests that hold a slot (working) or wait for one (waiting), where there are slots.",
-)
 _REFUSALS: Final = ("http_refusals", "Requests that a layer refused.")
 _BOUNDS: Final = Histogram.DEFAULT_BUCKETS
 _NAMES: Final = [*map(str, _BOUNDS[:-1]), "+Inf"]
@@ -46,9 +42,6 @@ class Counters(Protocol):
     def refuse(self, layer: str, status: int) -> None:
         """Count a refusal."""
 
-    def work(self, state: str, change: int) -> None:
-        """Count a request that is now `working` or `waiting`, or no longer is."""
-
 
 class ProcessCounters:
     """
@@ -64,7 +57,6 @@ class ProcessCounters:
         self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self._seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(_no_seconds)
         self._refusals: defaultdict[tuple[str, int], int] = defaultdict(int)
-        self._work: defaultdict[str, int] = defaultdict(int)
         registry.register(self)
 
     def begin(self, method: str) -> None:
@@ -80,9 +72,6 @@ class ProcessCounters:
 
     def refuse(self, layer: str, status: int) -> None:
         self._refusals[layer, status] += 1
-
-    def work(self, state: str, change: int) -> None:
-        self._work[state] += change
 
     def collect(self) -> Iterator[Metric]:
         """Return what was counted so far; another thread may count at the same time."""
@@ -103,10 +92,6 @@ class ProcessCounters:
         for (layer, status), count in self._refusals.copy().items():
             refusals.add_metric((layer, str(status)), count)
         yield refusals
-        work = GaugeMetricFamily(*_WORK, labels=("state",))
-        for state, count in self._work.copy().items():
-            work.add_metric((state,), count)
-        yield work
 
 
 def _no_seconds() -> list[float]:
@@ -127,8 +112,6 @@ class SharedCounters:
         self._refusals = kept(Counter(*_REFUSALS, ("layer", "status"), registry=registry).labels)
         gauge = Gauge(*_IN_PROGRESS, ("method",), registry=registry, multiprocess_mode="livesum")
         self._in_progress = kept(gauge.labels)
-        gauge = Gauge(*_WORK, ("state",), registry=registry, multiprocess_mode="livesum")
-        self._work = kept(gauge.labels)
 
     def begin(self, method: str) -> None:
         self._in_progress(method).inc()
@@ -141,9 +124,6 @@ class SharedCounters:
 
     def refuse(self, layer: str, status: int) -> None:
         self._refusals(layer, status).inc()
-
-    def work(self, state: str, change: int) -> None:
-        self._work(state).inc(change)
 
 
 def workers_share() -> bool:
