@@ -40,6 +40,7 @@ MEASURED: Final = {
     "body_limit": 1.009,
     "session": 1.037,
     "cross_origin": 1.009,
+    "concurrency": 1.017,
     "authentication": 1.041,
     "user_rate_limit": 1.011,
     "idempotency": 1.009,

@@ -37,8 +37,8 @@ NAMES: Final = (
     *("tracing", "proxy_headers", "request_id", "metrics", "access_log", "timing"),
     *("security_headers", "cors", "error_handler", "trusted_host", "https_redirect", "ip_filter"),
     *("maintenance", "client_version", "required_headers", "compression", "timeout", "rate_limit"),
-    *("body_limit", "session", "cross_origin", "authentication", "user_rate_limit"),
-    *("idempotency", "conditional"),
+    *("body_limit", "session", "cross_origin", "concurrency", "authentication"),
+    *("user_rate_limit", "idempotency", "conditional"),
 )
 MINIMAL: Final = {"request_id", "access_log", "error_handler"}
 API: Final = MINIMAL | {

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
+from httpx2 import ASGITransport, AsyncClient, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -133,3 +136,17 @@ class WithoutDenial:
         if scope["type"] == "websocket":
             scope["extensions"] = dict[str, object]()
         await self.app(scope, receive, send)
+
+
+def ask_at_once(
+    client: TestClient, *requests: dict[str, Any], host: str = "192.0.2.1"
+) -> list[Response]:
+    """Send all `requests` at the same time, in the loop where the service of `client` runs."""
+
+    async def ask() -> list[Response]:
+        transport = ASGITransport(app=client.app, client=(host, 50000), raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url=client.base_url) as peer:
+            return await asyncio.gather(*(peer.request(**request) for request in requests))
+
+    assert client.portal is not None
+    return client.portal.call(ask)

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import Message, Scope
 
@@ -72,6 +73,44 @@ def test_a_path_can_not_forge_a_readable_line(
 
     (line,) = [line for line in capfd.readouterr().out.splitlines() if "request" in line]
     assert r"/x\nforged\x1b[31m" in line
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"])
+def test_the_pages_of_the_framework_are_routes(
+    path: str, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    client = probe_client()
+
+    client.get(path)
+    client.get("/nowhere")
+
+    assert [line["route"] for line in requests(log_lines())] == [path, None]
+
+
+def test_a_page_of_a_mounted_app_has_its_prefix(
+    probe_app: ProbeApp, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    app = probe_app()
+    app.mount("/shops/{shop}", FastAPI())
+
+    probe_client(app=app).get("/shops/7/openapi.json")
+
+    (line,) = requests(log_lines())
+    assert line["route"] == "/shops/{shop}/openapi.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "level"),
+    [("ok", "info"), ("raise/404", "info"), ("raise/503", "error"), ("boom", "error")],
+)
+def test_what_the_service_failed_at_is_an_error(
+    path: str, level: str, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    """What a client does wrong is no failure of the service: anybody could raise the alarm."""
+    probe_client().get(f"/probe/{path}")
+
+    (line,) = requests(log_lines())
+    assert line["level"] == level
 
 
 def test_a_stream_is_logged_when_it_ends(probe_client: ProbeClient, log_lines: LogLines) -> None:

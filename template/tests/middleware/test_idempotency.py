@@ -17,10 +17,10 @@ from app.middleware.order import LAYERS
 from app.middleware.storage import responses
 from app.middleware.storage.base import StorageLostError
 
-from .asgi import CutOff, Dialogue
+from .asgi import CutOff, Dialogue, ask_at_once
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
 from .refusals import ORIGIN, Refusal
-from .storage.test_base import LostStorage, ask_at_once, with_storage
+from .storage.test_base import LostStorage, with_storage
 from .users import SETTINGS, headers
 
 REFUSAL = Refusal(

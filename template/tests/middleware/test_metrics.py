@@ -87,6 +87,14 @@ def test_a_request_is_timed(probe_client: ProbeClient) -> None:
     assert sample(client.app, "http_request_duration_seconds_count", **labels) == 1
 
 
+def test_pages_of_the_service_itself_are_no_unknown_paths(probe_client: ProbeClient) -> None:
+    client = probe_client()
+
+    for path in ("/metrics", "/docs", "/openapi.json"):
+        client.get(path)
+        assert counted(client.app, route=path, status="200") == 1
+
+
 def test_unknown_paths_share_a_label(probe_client: ProbeClient) -> None:
     """Else anybody could fill the memory of Prometheus, and of the service."""
     client = probe_client()

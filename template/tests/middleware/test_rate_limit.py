@@ -16,10 +16,10 @@ from starlette.websockets import WebSocketDisconnect
 from app.middleware import StackSettings, outermost
 from app.middleware.order import LAYERS
 
-from .asgi import WithoutDenial
+from .asgi import WithoutDenial, ask_at_once
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
 from .refusals import ORIGIN, Refusal
-from .storage.test_base import LostStorage, ask_at_once, with_storage
+from .storage.test_base import LostStorage, with_storage
 
 # Gates whose refusal depends on nothing but the request and the settings.
 STATIC_GATES: Final = [

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from app.middleware.order import LAYERS
 
+from .asgi import ask_at_once
 from .conftest import ProbeApp, ProbeClient, stack_settings
 from .refusals import Refusal
-from .storage.test_base import LostStorage, ask_at_once, with_storage
+from .storage.test_base import LostStorage, with_storage
 from .users import SETTINGS, headers
 
 REFUSAL = Refusal(

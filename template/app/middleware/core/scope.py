@@ -54,7 +54,7 @@ def route_template(scope: Scope) -> str | None:
     where one was spelt in another way, such as 007 for 7, the prefix is `/{mount}`.
     """
     context = scope.get("fastapi", {}).get("effective_route_context")
-    path = getattr(context, "path", "") or getattr(scope.get("route"), "path", None)
+    path = getattr(context, "path", "") or getattr(_route(scope), "path", None)
     mount: str = scope["root_path"][len(scope.get("app_root_path", scope["root_path"])) :]
     if path is None or not mount:
         return path
@@ -67,3 +67,12 @@ def route_template(scope: Scope) -> str | None:
     if not names.keys() <= {*parts}:
         return "/{mount}" + path
     return "/".join(names.get(part, part) for part in parts) + path
+
+
+def _route(scope: Scope) -> Any:
+    """Return the route that was taken: Starlette's own, such as `/docs`, leave their endpoint."""
+    if "route" in scope or "endpoint" not in scope:
+        return scope.get("route")
+    endpoint = scope["endpoint"]
+    routes = scope["app"].routes
+    return next((route for route in routes if getattr(route, "endpoint", None) is endpoint), None)

@@ -1,11 +1,9 @@
 """Storage: opened and closed with the service; doubles of it for the tests of the layers."""
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from httpx2 import ASGITransport, AsyncClient, Response
 
 from app.middleware.storage.base import StorageLostError, namespace
 from tests.middleware.conftest import ProbeApp
@@ -40,20 +38,6 @@ def with_storage(app: FastAPI, storage: object) -> FastAPI:
         if "storage" in layer.kwargs:
             layer.kwargs["storage"] = storage
     return app
-
-
-def ask_at_once(
-    client: TestClient, *requests: dict[str, Any], host: str = "192.0.2.1"
-) -> list[Response]:
-    """Send all `requests` at the same time, in the loop where the service of `client` runs."""
-
-    async def ask() -> list[Response]:
-        transport = ASGITransport(app=client.app, client=(host, 50000), raise_app_exceptions=False)
-        async with AsyncClient(transport=transport, base_url=client.base_url) as peer:
-            return await asyncio.gather(*(peer.request(**request) for request in requests))
-
-    assert client.portal is not None
-    return client.portal.call(ask)
 
 
 def test_it_is_opened_and_closed_with_the_service(probe_app: ProbeApp) -> None:

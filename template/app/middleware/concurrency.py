@@ -1,0 +1,113 @@
+"""Concurrency: a bound on the requests that one process works on at the same time."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Collection
+from math import ceil
+from typing import Annotated, Final
+
+from pydantic import Field
+from starlette.types import ASGIApp, Message
+
+from .core.exchange import Exchange, Place
+from .core.layer import Layer
+from .problem import Refusal
+
+QueueTimeout = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+_TRY_AGAIN_LATER: Final = 1013
+
+
+class Slots:
+    """The `most` slots of one process, and who waits for one, in order of arrival."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self.waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+
+    def free(self) -> None:
+        """Hand a slot to who has waited longest, or take it back where nobody waits."""
+        while self.waiting:
+            turn, _ = self.waiting.popitem(last=False)
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self.taken -= 1
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a slot, and say whether one became free in time."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(seconds, _settle, turn)
+        self.waiting[turn] = None
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.result():
+                self.free()  # it was handed over just before
+            raise
+        finally:
+            timer.cancel()
+            self.waiting.pop(turn, None)
+
+
+def _settle(turn: asyncio.Future[bool]) -> None:
+    if not turn.done():
+        turn.set_result(False)
+
+
+class ConcurrencyMiddleware(Layer):
+    """
+    Work on as many requests as there are `slots`; respond with 503 where none becomes free.
+
+    As many again wait for a slot, each at most `queue_timeout` seconds; one more is refused at
+    once. A request keeps its slot as long as the service works on it: a stream until its end, a
+    background task too, and a thread even after a 504. A websocket keeps one during its
+    handshake. Requests for `probe_paths` neither take a slot nor wait for one.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, slots: Slots, queue_timeout: float, probe_paths: Collection[str]
+    ) -> None:
+        super().__init__(app, exempt_paths=probe_paths)
+        self.slots = slots
+        self.queue_timeout = queue_timeout
+        self.refusal = Refusal(
+            status=503,
+            detail="The service is busy. Please try again later.",
+            headers={"Retry-After": str(max(1, ceil(queue_timeout)))},
+            close_code=_TRY_AGAIN_LATER,
+        )
+
+    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None]:
+        slots = self.slots
+        if slots.taken < slots.most:  # so nobody waits
+            slots.taken += 1
+            return self._work(exchange)
+        if self.queue_timeout and len(slots.waiting) < slots.most:
+            return self._queue(exchange, exchange.here())
+        return self.refusal
+
+    async def _queue(self, exchange: Exchange, place: Place) -> None:
+        if await self.slots.wait(self.queue_timeout):
+            await self._work(exchange)
+        else:
+            await place.refuse(self.name, self.refusal)
+
+    async def _work(self, exchange: Exchange) -> None:
+        freed = False
+
+        def free_when_accepted(_: Exchange, message: Message) -> None:
+            nonlocal freed
+            if message["type"] == "websocket.accept":
+                freed = True
+                self.slots.free()
+
+        if exchange.method == "WEBSOCKET":
+            exchange.at_head(free_when_accepted)
+        try:
+            await exchange.proceed()
+        finally:
+            if not freed:
+                self.slots.free()

@@ -1,0 +1,339 @@
+"""Concurrency: what one process can't work on now waits for a short time, or is told so at once."""
+
+import asyncio
+import threading
+from importlib import import_module
+from typing import Any, Final
+
+import pytest
+from fastapi import BackgroundTasks
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from pydantic import ValidationError
+from starlette.middleware import Middleware
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from app.middleware import outermost
+from app.middleware.concurrency import ConcurrencyMiddleware, Slots
+from app.middleware.order import LAYERS
+
+from .asgi import Dialogue, WithoutDenial, ask_at_once
+from .conftest import WS, ProbeApp, ProbeClient, stack_settings
+from .refusals import Refusal
+
+# Gates whose refusal depends on nothing but the request and the settings.
+CHEAP_GATES: Final = [
+    name
+    for name in (
+        *("trusted_host", "https_redirect", "ip_filter", "maintenance", "client_version"),
+        *("required_headers", "body_limit", "cross_origin"),
+    )
+    if name in LAYERS
+]
+ONE: Final[dict[str, Any]] = {"max_concurrency": 1, "queue_timeout": 0}
+SLOW: Final = {"method": "GET", "url": "/probe/slow?seconds=0.1"}
+
+
+def slots_of(app: Any) -> Slots:
+    """Return the slots of the layer in the stack of `app`, which has started."""
+    layer = app.middleware_stack
+    while not isinstance(layer, ConcurrencyMiddleware):
+        layer = layer.app
+    return layer.slots
+
+
+def take_all_slots(client: TestClient) -> None:
+    """Let the service of `client` be as busy as it may be."""
+    slots = slots_of(client.app)
+    slots.taken = slots.most
+
+
+REFUSAL = Refusal(status=503, settings=ONE, prepare=take_all_slots)
+
+
+async def let_others_run() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def statuses(responses: list[Response]) -> list[int]:
+    return [response.status_code for response in responses]
+
+
+def is_idle(client: TestClient) -> bool:
+    slots = slots_of(client.app)
+    return slots.taken == 0 and not slots.waiting
+
+
+def test_no_more_are_in_work_than_the_bound(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(max_concurrency=3, queue_timeout=5)
+    at_once = [0]
+    most = [0]
+
+    @app.get("/work")
+    async def work() -> None:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        await asyncio.sleep(0.02)
+        at_once[0] -= 1
+
+    client = probe_client(app=app)
+    responses = ask_at_once(client, *[{"method": "GET", "url": "/work"}] * 10)
+
+    # Three work, three wait, and for the others there is no place.
+    assert statuses(responses) == [200] * 6 + [503] * 4
+    assert most == [3]
+    assert is_idle(client)
+
+
+def test_a_refusal_tells_when_to_come_back(probe_client: ProbeClient) -> None:
+    client = probe_client(max_concurrency=1, queue_timeout=0.05)
+
+    done, late = ask_at_once(client, SLOW, SLOW)
+
+    assert (done.status_code, late.status_code) == (200, 503)
+    assert late.headers["retry-after"] == "1"
+    assert late.json()["detail"] == "The service is busy. Please try again later."
+    assert client.get("/probe/ok").status_code == 200
+    assert is_idle(client)
+
+
+def test_who_came_first_is_next(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(max_concurrency=1, queue_timeout=5)
+    order: list[int] = []
+
+    @app.get("/note/{number}")
+    async def note(number: int) -> None:
+        order.append(number)
+        await asyncio.sleep(0.01)
+
+    ask_at_once(
+        probe_client(app=app),
+        {"method": "GET", "url": "/note/0"},
+        {"method": "GET", "url": "/note/1"},
+    )
+
+    assert order == [0, 1]
+
+
+def test_without_a_queue_nobody_waits(probe_client: ProbeClient) -> None:
+    assert statuses(ask_at_once(probe_client(**ONE), SLOW, SLOW, SLOW)) == [200, 503, 503]
+
+
+@pytest.mark.parametrize(
+    "path", ["ok", "boom", "stream", "broken-stream", "sync", "background", "raise/404"]
+)
+def test_a_slot_is_free_again(path: str, probe_client: ProbeClient) -> None:
+    client = probe_client(**ONE)
+
+    client.get(f"/probe/{path}")
+
+    assert is_idle(client)
+
+
+@pytest.mark.skipif("timeout" not in LAYERS, reason="that layer responds with 504")
+def test_a_thread_keeps_its_slot_after_a_504(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """What the service still works on counts, whatever the client was told."""
+    app = probe_app(request_timeout=0.05, **ONE)
+    released = threading.Event()
+    answered: list[int] = []
+
+    @app.get("/thread")
+    def thread() -> None:
+        released.wait(5)
+
+    client = probe_client(app=app)
+
+    def watch(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            answered.append(message["status"])
+            refused = Dialogue("GET", "/probe/ok")
+            task = asyncio.ensure_future(app(refused.scope, refused.receive, refused.send))
+            task.add_done_callback(lambda _: answered.append(refused.status))
+            task.add_done_callback(lambda _: released.set())
+
+    dialogue = Dialogue("GET", "/thread", watch=watch)
+    assert client.portal is not None
+    client.portal.call(app, dialogue.scope, dialogue.receive, dialogue.send)
+
+    assert answered == [504, 503]
+    assert is_idle(client)
+
+
+def test_a_background_task_keeps_the_slot(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    app = probe_app(**ONE)
+    in_work: list[int] = []
+
+    @app.get("/later")
+    async def later(tasks: BackgroundTasks) -> None:
+        tasks.add_task(lambda: in_work.append(slots_of(app).taken))
+
+    client = probe_client(app=app)
+    client.get("/later")
+
+    assert in_work == [1]
+    assert is_idle(client)
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_who_gives_up_leaves_the_queue(
+    turn: int, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """Also in the moment in which the slot is handed over."""
+    app = probe_app(max_concurrency=1, queue_timeout=5)
+    client = probe_client(app=app)
+
+    async def give_up() -> None:
+        first, second = Dialogue("GET", "/probe/slow?seconds=0.05"), Dialogue("GET", "/probe/ok")
+        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
+        await let_others_run()
+        waiting = asyncio.ensure_future(app(second.scope, second.receive, second.send))
+        await let_others_run()
+        if turn:
+            next(iter(slots_of(app).waiting)).add_done_callback(lambda _: waiting.cancel())
+        else:
+            waiting.cancel()
+        await asyncio.wait([working, waiting])
+
+    assert client.portal is not None
+    client.portal.call(give_up)
+
+    assert is_idle(client)
+    assert client.get("/probe/ok").status_code == 200
+
+
+def test_a_probe_needs_no_slot(probe_client: ProbeClient) -> None:
+    client = probe_client(probe_paths=["/probe/ok"], **ONE)
+    take_all_slots(client)
+
+    assert client.get("/probe/ok").status_code == 200
+    assert client.get("/probe/sync").status_code == 503
+
+
+def test_an_open_websocket_takes_no_slot(probe_client: ProbeClient) -> None:
+    client = probe_client(**ONE)
+
+    with client.websocket_connect(WS) as websocket:
+        assert client.get("/probe/ok").status_code == 200
+        websocket.send_text("hi")
+
+    assert is_idle(client)
+
+
+def test_a_handshake_takes_one(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
+    """After a restart all clients connect again at the same time."""
+    app = probe_app(**ONE)
+    in_work: list[int] = []
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        in_work.append(slots_of(app).taken)
+        await websocket.accept()
+        in_work.append(slots_of(app).taken)
+        await websocket.close()
+
+    client = probe_client(app=app)
+    with client.websocket_connect("ws://localhost/ws"):
+        pass
+    take_all_slots(client)
+
+    assert in_work == [1, 0]
+    with pytest.raises(WebSocketDenialResponse), client.websocket_connect(WS):
+        pass
+
+
+def test_a_handshake_that_can_not_be_answered_is_closed_with_1013(
+    probe_client: ProbeClient,
+) -> None:
+    client = probe_client(own=[outermost(Middleware(WithoutDenial))], **ONE)
+    take_all_slots(client)
+
+    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect(WS):
+        pass
+
+    assert closed.value.code == 1013
+
+
+@pytest.mark.parametrize("gate", CHEAP_GATES)
+def test_a_cheap_refusal_needs_no_slot(gate: str, probe_client: ProbeClient) -> None:
+    refusal: Refusal = import_module(f".test_{gate}", __package__).REFUSAL
+    client = probe_client(
+        base_url=refusal.base_url,
+        client_host=refusal.client_host,
+        **{**ONE, **refusal.settings},
+    )
+    take_all_slots(client)
+
+    response = client.request(
+        refusal.method, refusal.path, headers=dict(refusal.headers), **refusal.request
+    )
+
+    assert response.status_code == refusal.status
+    assert "busy" not in response.text
+
+
+@pytest.mark.skipif("rate_limit" not in LAYERS, reason="that layer counts")
+def test_a_client_over_its_limit_needs_no_slot(probe_client: ProbeClient) -> None:
+    client = probe_client(rate_limit="1/minute", **ONE)
+    client.get("/probe/ok")
+    take_all_slots(client)
+
+    assert client.get("/probe/ok").status_code == 429
+
+
+@pytest.mark.skipif("timeout" not in LAYERS, reason="that layer responds with 504")
+def test_the_time_in_the_queue_counts(probe_client: ProbeClient) -> None:
+    client = probe_client(max_concurrency=1, queue_timeout=0.5, request_timeout=0.05)
+    take_all_slots(client)
+
+    assert client.get("/probe/ok").status_code == 504
+
+
+@pytest.mark.skipif("authentication" not in LAYERS, reason="that layer checks them")
+def test_no_credential_is_checked_without_a_slot(probe_client: ProbeClient) -> None:
+    credentials = import_module(".users", __package__)
+    client = probe_client(**{**credentials.SETTINGS, **ONE})
+    take_all_slots(client)
+
+    assert client.get("/probe/ok", headers=credentials.BAD).status_code == 503
+
+
+@pytest.mark.skipif("metrics" not in LAYERS, reason="that layer shows them")
+def test_the_metrics_show_what_works_and_waits(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app(max_concurrency=1, queue_timeout=5)
+    client = probe_client(app=app)
+    pages: list[str] = []
+
+    @app.get("/look")
+    async def look() -> None:
+        await let_others_run()
+        dialogue = Dialogue("GET", "/metrics")
+        await app(dialogue.scope, dialogue.receive, dialogue.send)
+        pages.append(dialogue.body.decode())
+
+    ask_at_once(client, {"method": "GET", "url": "/look"}, SLOW)
+    pages.append(client.get("/metrics").text)
+
+    lines = [
+        [line for line in page.splitlines() if line.startswith("http_slots")] for page in pages
+    ]
+    assert lines == [
+        ["http_slots_taken 1.0", "http_slots_waited_for 1.0", "http_slots_max 1.0"],
+        ["http_slots_taken 0.0", "http_slots_waited_for 0.0", "http_slots_max 1.0"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_concurrency": 0}, {"max_concurrency": "many"}, {"queue_timeout": -1}]
+    + [{"queue_timeout": value} for value in ("nan", "inf", "soon")],
+)
+def test_nonsense_is_refused_at_start(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        stack_settings(**settings)
