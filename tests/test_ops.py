@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -40,6 +41,8 @@ SETTINGS: Final = {
     "JWT_ALGORITHMS": "HS256",
     "JWT_KEY": KEY,
     "MAX_BODY_BYTES": "1000",
+    "MAX_CONCURRENCY": "1",
+    "QUEUE_TIMEOUT": "0",
     "RATE_LIMIT": "20/minute",
     "REQUEST_TIMEOUT": "0.5",
     "REQUIRED_HEADERS": "X-Environment: test",
@@ -353,7 +356,9 @@ def drive(client: Client, service: Path, turn: int) -> None:
     client.send("/orders/1", X_Forwarded_For="198.51.100.1")
     client.send("/orders/1", User_Agent="LegacyApp/1.4")
     client.send("/orders/1", X_Environment="other")
-    client.send("/slow", X_Forwarded_For=address)
+    with ThreadPoolExecutor(2) as pool:  # one takes the only slot
+        for _ in range(2):
+            pool.submit(client.send, "/slow", X_Forwarded_For=address)
     client.send("/orders", "POST", body=" " * 2000, X_Forwarded_For=address)
     client.send("/orders", "POST", body="{}", Sec_Fetch_Site="cross-site", X_Forwarded_For=address)
     client.send("/orders/1", Authorization="Bearer x.y.z", X_Forwarded_For=address)
