@@ -160,7 +160,8 @@ class EnvironmentSettings(BaseSettings):
         shown = "" if secret else f", not {error['input']!r}"
         if error["type"] not in _RULES:
             return f"{name}: {error['msg']}{shown}."
-        rule = Template(_RULES[error["type"]]).substitute(context)
+        plain = {key: f"{it:g}" if type(it) is float else it for key, it in context.items()}
+        rule = Template(_RULES[error["type"]]).substitute(plain)
         default = field.default if field else None
         example = f", such as {default}" if type(default) in {int, float} else ""
         return f"{name} {rule}{example}{shown}."
