@@ -74,7 +74,8 @@ KEYS_OF_A_QUESTION: Final = {
 KEYS_OF_AN_ENTRY: Final = {
     *("answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
-    *("looks_at", "modules", "options", "outside_of_refusals", "place", "probe_paths", "public"),
+    *("looks_at", "modules", "options", "outside_of_refusals", "place", "policies", "probe_paths"),
+    "public",
     *("reads", "refuses", "requires", "sets", "settings", "setup", "summary"),
     *("test_dependencies", "variants", "verifier", "websocket"),
 }
@@ -89,6 +90,7 @@ KEYS_INSIDE: Final = {
     "checks": {"import", "call"},
     "setup": {"import", "call"},
     "commands": {"import", "name"},
+    "policies": {"name", "type", "argument", "named_by", "default", "help"},
     "public": {"import", "help"},
     "exception_handlers": {"import", "call"},
     "routes": {"import", "call"},
@@ -155,9 +157,9 @@ def _modules(folder: str) -> set[str]:
 def test_each_file_belongs_to_something() -> None:
     packages = {name.rpartition("/")[0] for name in SHARED if "/" in name}
     modules = _modules("app/middleware")
-    general = {"__main__", "order", "problem", "settings", "stack"}
+    general = {"__main__", "order", "policy", "problem", "settings", "stack"}
     core = "cancellation check command_line environment exchange headers layer places reading"
-    core += " scope upload"
+    core += " policies policies_command scope upload"
     general |= {f"core/{name}" for name in core.split()}
     general |= {name for name in modules if name.startswith("core/explain/")}
     inits = {"__init__", *(f"{package}/__init__" for package in packages)}
@@ -172,7 +174,8 @@ def test_each_file_belongs_to_something() -> None:
     assert {*ENTRIES} - modules == {"core/probes"}
     assert modules - {*ENTRIES} == general | inits
     assert tests - {re.sub(r"([^/]+)$", r"test_\1", name) for name in ENTRIES} == {
-        *("core/test_environment", "core/test_exchange", "core/test_explain", "core/test_scope"),
+        *("core/test_environment", "core/test_exchange", "core/test_explain"),
+        *("core/test_policies", "core/test_scope"),
         *("test_public", "test_refusals", "test_stack"),
     }
 

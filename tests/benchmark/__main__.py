@@ -13,6 +13,7 @@ from .targets import targets
 PARTS: Final = {
     "requests": in_process.requests,
     "layers": in_process.layers,
+    "policies": in_process.policies,
     "sockets": sockets.rates,
     "scale": scale.scale,
     "start-up": start_up.start_up,

@@ -33,6 +33,7 @@ def make(target: str, *, limit: str, routes: int) -> FastAPI:
     `bare`, `telemetry`, `tutorial` and `popular` need no service; `no-op:` and a number has so
     many layers that do nothing. `stack` has all layers of the service, `only:` and names has
     those, where `check` is the check of the order; `headers` only sends what `stack` would.
+    `policies:` and a number is `stack` with a policy for so many of the other routes.
     """
     app = _make(target, limit=limit)
     if target == "popular":
@@ -61,7 +62,8 @@ def _make(target: str, *, limit: str) -> FastAPI:
         case "no-op":
             return FastAPI(middleware=[Middleware(NoOp)] * int(told), telemetry=QUIET)
         case _:
-            return _stack(told.split(",") if told else None, limit=limit)
+            names = told.split(",") if kind == "only" else None
+            return _stack(names, limit=limit, policies=int(told) if kind == "policies" else 0)
 
 
 class NoOp:
@@ -107,14 +109,16 @@ class SameHeaders:
         return [item for item in sent if item[0] not in {b"content-length", b"content-type"}]
 
 
-def _stack(names: list[str] | None, *, limit: str) -> FastAPI:
-    from app.middleware import StackSettings, stack_options
+def _stack(names: list[str] | None, *, limit: str, policies: int = 0) -> FastAPI:
+    from app.middleware import Policy, StackSettings, stack_options
     from app.middleware.order import layer_of
 
     told = {**_SETTINGS, "rate_limit": limit, "user_rate_limit": limit}
     known = {name: value for name, value in told.items() if name in StackSettings.model_fields}
     settings = StackSettings(_env_file=None, **known)
-    options: dict[str, Any] = dict(stack_options(settings))
+    others = (f"GET /others/{number}/{{item_id}}" for number in range(policies))
+    routes = {name: Policy(max_body_bytes=1000) for name in others}
+    options: dict[str, Any] = dict(stack_options(settings, routes=routes))
     if names is not None:
         layers = [
             item for item in options["middleware"] if (layer_of(item.cls) or "check") in names

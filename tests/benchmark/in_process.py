@@ -14,6 +14,7 @@ from .targets import Target, Targets, Worker
 from .workload import WORKLOADS
 
 KINDS = [name for name in WORKLOADS if name not in {"upload", "ticks"}]  # those are for `scale`
+ENTRIES = (0, 1, 100)
 WARM_UP = 200
 ROUNDS = 80
 SLICE_SECONDS = 0.008
@@ -58,10 +59,26 @@ def layers(targets: Targets) -> None:
     write("Each layer", table(["layer", "instructions", "calls"], rows))
 
 
-def counts(target: Target, names: Iterable[str]) -> dict[str, tuple[float, float]]:
+def policies(targets: Targets) -> None:
+    """Compare tables of policies for other routes of a service that has a hundred."""
+    tables = [targets.policies(entries) for entries in ENTRIES]
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        count = partial(counts, names=("user",), routes=max(ENTRIES))
+        bare, none, *others = executor.map(count, [targets.bare(), *tables])
+    rows = [
+        [
+            target.label,
+            *(f"{1 + (of['user'][i] - none['user'][i]) / bare['user'][i]:.3f}" for i in (0, 1)),
+        ]
+        for target, of in zip(tables, [none, *others], strict=True)
+    ]
+    write("Policies", table(["entries for other routes", "instructions", "calls"], rows))
+
+
+def counts(target: Target, names: Iterable[str], routes: int = 1) -> dict[str, tuple[float, float]]:
     """Return the instructions and the calls of each kind of request."""
     found = {}
-    with Worker(target, callgrind=True) as worker:
+    with Worker(target, callgrind=True, routes=routes) as worker:
         for name in names:
             count = WORKLOADS[name].count
             worker.measure("cpu", name, min(WARM_UP, 2 * count))

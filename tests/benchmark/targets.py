@@ -94,6 +94,11 @@ class Targets:
         label = f"everything, {len(LAYERS)} layers"
         return Target(label, "stack", self.service("everything", preset="everything"))
 
+    def policies(self, entries: int) -> Target:
+        """Return everything with so many entries for other routes than the measured one."""
+        service = self.service("everything", preset="everything")
+        return Target(str(entries), f"policies:{entries}", service)
+
     def popular(self) -> Target:
         return Target("popular libraries", "popular", self.folder)
 
@@ -123,7 +128,7 @@ class Worker:
     """A process that measures one target, under callgrind if it is to count instructions."""
 
     def __init__(self, target: Target, *, callgrind: bool = False, routes: int = 1) -> None:
-        self._has_layers = target.app in {"stack", "popular", "tutorial"}
+        self._has_layers = target.app.startswith(("stack", "policies", "popular", "tutorial"))
         self._out = Path(tempfile.mkdtemp(prefix="callgrind-", dir=target.service))
         command = [sys.executable, "-m", "benchmark.worker", target.app, str(routes)]
         if callgrind:

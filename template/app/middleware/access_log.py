@@ -26,11 +26,13 @@ class AccessLogMiddleware(Layer):
     A client that went away before that is logged as 499; a websocket as one line when it
     closes, with 101 if it was accepted. `duration_ms` ends at the last byte, background tasks
     left out; `bytes` are those of the body on the wire. Header values and the query string are
-    never logged. A request for one of `silent_paths` is logged only when it fails (5xx).
+    never logged. A request for one of `silent_paths` is logged only when it fails (5xx), and so
+    is any where it `logs` not.
     """
 
-    def __init__(self, app: ASGIApp, *, silent_paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, silent_paths: Collection[str], logs: bool = True) -> None:
         super().__init__(app)
+        self.logs = logs
         self.silent_paths = frozenset(silent_paths)
         self.write = {level: line_writer(level) for level in ("info", "error")}
         # One line a request: uvicorn writes its own only where this logger has a handler.
@@ -42,6 +44,8 @@ class AccessLogMiddleware(Layer):
 
     def ended(self, exchange: Exchange) -> None:
         failed = exchange.status >= _SERVER_ERROR
+        if not (self.logs or failed):
+            return
         if exchange.path in self.silent_paths and not failed and exchange.method != "WEBSOCKET":
             return
         state = exchange.state

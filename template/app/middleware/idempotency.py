@@ -25,6 +25,7 @@ _MALFORMED: Final = Refusal(
     status=400,
     detail="Send exactly one Idempotency-Key of 1 to 255 printable ASCII characters.",
 )
+_MISSING: Final = Refusal(status=400, detail="This needs an Idempotency-Key, once for each try.")
 _LOST: Final = Refusal(
     status=503,
     detail="Stored responses can't be read at the moment. Retry in a second.",
@@ -58,13 +59,17 @@ class IdempotencyMiddleware(Layer):
     run on in its thread: its key stays taken for up to a minute. An answer above 256 KiB, or one
     that the client left before its end, isn't kept, but its request doesn't run again: 409. While
     the storage is lost requests with a key are answered 503, so nothing runs twice. Anonymous
-    requests and those without a key pass untouched, as do websockets.
+    requests and those without a key pass untouched, as do websockets; where `key_required`, a POST
+    or PATCH without one is answered 400.
     """
 
     scopes = HTTP
 
-    def __init__(self, app: ASGIApp, *, storage: Storage, ttl: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, storage: Storage, ttl: int, key_required: bool = False
+    ) -> None:
         super().__init__(app)
+        self.key_required = key_required
         self.storage = storage
         self.ttl = ttl
 
@@ -72,6 +77,8 @@ class IdempotencyMiddleware(Layer):
         await attend_lifespan(self.storage, self.app, scope, receive, send)
 
     def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+        if self.key_required and exchange.method in _METHODS and _HEADER not in exchange.headers:
+            return _MISSING
         asks = exchange.method in _METHODS and _HEADER in exchange.headers
         if not asks or exchange.state.get("user") is None:
             return None

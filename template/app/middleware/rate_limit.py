@@ -23,7 +23,8 @@ class RateLimitMiddleware(Layer):
 
     Every request counts, whatever becomes of it: 404s and websocket handshakes do as well,
     `probe_paths` don't. An IPv6 address counts as its /64, since one client has all of that.
-    Clients whose address nobody knows share one limit. While the storage is lost, `on_error`
+    Clients whose address nobody knows share one limit. A `route` with a rate of its own is counted
+    apart. While the storage is lost, `on_error`
     says whether requests are admitted uncounted or answered 503.
     """
 
@@ -35,11 +36,12 @@ class RateLimitMiddleware(Layer):
         storage: Storage,
         probe_paths: Collection[str],
         on_error: OnError = "allow",
+        route: str = "",
     ) -> None:
         super().__init__(app, exempt_paths=probe_paths)
         self.storage = storage
         self.limit = Limit(
-            layer=self.name, name="default", rate=rate, storage=storage, on_error=on_error
+            layer=self.name, name=route or "default", rate=rate, storage=storage, on_error=on_error
         )
         self.key = remembered(_address, most=_REMEMBERED)
 

@@ -15,9 +15,9 @@ class UserRateLimitMiddleware(Layer):
     """
     Answer 429 to a user who spent `rate`, with `Retry-After` (RFC 6585, 4).
 
-    Websocket handshakes count as well. Anonymous requests pass uncounted, as do `probe_paths`.
-    While the storage is lost, `on_error` says whether requests are admitted uncounted or
-    answered 503.
+    Websocket handshakes count as well. Anonymous requests pass uncounted, as do `probe_paths`. A
+    `route` with a rate of its own is counted apart. While the storage is lost, `on_error` says
+    whether requests are admitted uncounted or answered 503.
     """
 
     def __init__(
@@ -28,11 +28,16 @@ class UserRateLimitMiddleware(Layer):
         storage: Storage,
         probe_paths: Collection[str],
         on_error: OnError = "allow",
+        route: str = "",
     ) -> None:
         super().__init__(app, exempt_paths=probe_paths)
         self.storage = storage
         self.limit = Limit(
-            layer=self.name, name="user", rate=rate, storage=storage, on_error=on_error
+            layer=self.name,
+            name=f"user {route}".rstrip(),
+            rate=rate,
+            storage=storage,
+            on_error=on_error,
         )
 
     def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:

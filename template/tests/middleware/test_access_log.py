@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import Message, Scope
 
-from app.middleware import innermost
+from app.middleware import Policy, innermost
 from app.middleware.order import LAYERS
 
 from .asgi import Unavailable
@@ -226,3 +226,14 @@ def test_the_line_of_a_websocket_carries_the_id(
 
     (line,) = requests(log_lines())
     assert line["request_id"] == "ws-1"
+
+
+def test_a_route_is_logged_when_it_fails(probe_client: ProbeClient, log_lines: LogLines) -> None:
+    routes = {path: Policy(access_log=False) for path in ("/probe/ok", "/probe/boom")}
+    client = probe_client(routes=routes)
+
+    for path in ("/probe/ok", "/probe/boom", "/probe/state"):
+        client.get(path)
+
+    paths = [line["path"] for line in log_lines() if line.get("event") == "request"]
+    assert paths == ["/probe/boom", "/probe/state"]

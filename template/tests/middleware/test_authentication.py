@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 from starlette.types import Scope
 
+from app.middleware import Policy
 from app.middleware.authentication import (
     AuthenticationMiddleware,
     CurrentUser,
@@ -324,3 +325,19 @@ def test_openapi_knows_who_may_call(user_app: UserApp) -> None:
     assert schema["paths"]["/orders"]["get"]["security"] == [{scheme: ["orders:read"]}]
     assert "security" not in schema["paths"]["/anybody"]["get"]
     assert "401" in schema["paths"]["/me"]["get"]["responses"]
+
+
+def test_a_route_asks_for_a_credential_or_for_none(probe_client: ProbeClient) -> None:
+    routes = {
+        "GET /probe/ok": Policy(authentication_required=False),
+        "GET /probe/state": Policy(authentication=False),
+    }
+    client = probe_client(**SETTINGS, authentication_required=True, routes=routes)
+
+    assert client.get("/probe/sync").status_code == 401
+    assert client.get("/probe/ok").status_code == 200
+    assert client.get("/probe/state").status_code == 200
+    # The requests of other methods, and other spellings, are judged.
+    assert client.post("/probe/ok").status_code == 401
+    assert client.get("/probe/ok/").status_code == 401
+    assert client.get("//probe/ok").status_code == 401

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
-from fastapi import Request
+from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from app.middleware import Policy
 
 from .asgi import Dialogue
 from .conftest import WS, ProbeApp, ProbeClient, stack_settings
@@ -164,3 +166,40 @@ def test_a_websocket_passes(probe_client: ProbeClient) -> None:
 def test_nonsense_is_refused_at_start(value: Any) -> None:
     with pytest.raises(ValidationError):
         stack_settings(max_body_bytes=value)
+
+
+def test_a_route_has_a_limit_of_its_own(probe_client: ProbeClient) -> None:
+    routes = {"POST /probe/upload": Policy(max_body_bytes=20)}
+    client = probe_client(max_body_bytes=10, routes=routes)
+
+    assert client.post("/probe/upload", content=b"x" * 20).json() == {"bytes": 20}
+    assert client.post("/probe/upload", content=b"x" * 21).status_code == 413
+    assert client.post("/probe/items", content=b"x" * 11).status_code == 413
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("size", [5, 20])
+def test_the_limit_that_fastapi_was_given_counts(
+    size: int,
+    declared: bool,  # noqa: FBT001
+    probe_app: ProbeApp,
+) -> None:
+    """Both a lower and a higher one, of a route and of a router that is included."""
+    app = probe_app(max_body_bytes=10)
+    router = APIRouter()
+
+    @app.post("/route", max_body_size=size)
+    @router.post("/router")
+    async def read(request: Request) -> int:
+        return len(await request.body())
+
+    app.include_router(router, max_body_size=size)
+    for path in ("/route", "/router"):
+        headers = {"Content-Length": str(size)} if declared else {}
+        assert Dialogue("POST", path, b"x" * size, headers=headers).run(app).status == 200
+
+        headers = {"Content-Length": str(size + 1)} if declared else {}
+        upload = Dialogue("POST", path, b"x" * (size + 1), headers=headers).run(app)
+        assert upload.status == 413
+        assert upload.headers["content-type"] == "application/problem+json"
+        assert f"at most {size} bytes".encode() in upload.body

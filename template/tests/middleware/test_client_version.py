@@ -3,6 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from app.middleware import Policy
+
 from .conftest import ProbeClient, stack_settings
 from .refusals import Refusal
 
@@ -60,3 +62,12 @@ def test_what_is_not_utf_8_is_refused_at_start(name: str) -> None:
     """Such bytes get in as surrogates, and each refusal would break for them."""
     with pytest.raises(ValidationError, match="must be UTF-8"):
         stack_settings(**{name: "caf\udce9"})
+
+
+def test_a_route_serves_old_clients(probe_client: ProbeClient) -> None:
+    routes = {"GET /probe/ok": Policy(client_version=False)}
+    client = probe_client(blocked_clients=["Old/1"], routes=routes)
+    old = {"User-Agent": "Old/1.2"}
+
+    assert client.get("/probe/ok", headers=old).status_code == 200
+    assert client.get("/probe/state", headers=old).status_code == 410

@@ -10,6 +10,7 @@ from httpx2 import Response as Received
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Message
 
+from app.middleware import Policy
 from app.middleware.order import LAYERS
 
 from .asgi import Dialogue
@@ -292,3 +293,10 @@ def test_a_crash_ahead_of_the_first_bytes_is_a_clean_500(probe_client: ProbeClie
 
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_route_sends_it_as_it_is(probe_client: ProbeClient) -> None:
+    client = probe_client(routes={"GET /probe/large": Policy(compression=False)})
+
+    assert "content-encoding" not in client.get("/probe/large").headers
+    assert "content-encoding" in client.get("/probe/stream?media_type=text/plain").headers

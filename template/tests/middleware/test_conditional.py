@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from app.middleware import Policy
 from app.middleware.order import LAYERS
 
 from .asgi import Dialogue
@@ -269,3 +270,10 @@ def test_a_tag_is_good_for_every_encoding(probe_client: ProbeClient) -> None:
             assert response.status_code == 304
             assert response.headers["etag"].startswith("W/") is (accepted != "identity")
             assert "accept-encoding" in response.headers["vary"].lower()
+
+
+def test_a_route_has_no_tag(probe_client: ProbeClient) -> None:
+    client = probe_client(routes={"GET /probe/ok": Policy(conditional=False)})
+
+    assert "etag" not in client.get("/probe/ok").headers
+    assert "etag" in client.get("/probe/state").headers

@@ -7,7 +7,7 @@ import pytest
 from httpx2 import Response
 from pydantic import ValidationError
 
-from app.middleware import StackSettings
+from app.middleware import Policy, StackSettings, stack_options
 from app.middleware.order import LAYERS
 
 from .conftest import LogLines, ProbeClient, stack_settings
@@ -269,3 +269,29 @@ def test_a_regular_expression_may_share_credentials_with_those_it_names(
     response = client.get("/probe/ok", headers={"Origin": ORIGIN})
 
     assert response.headers["access-control-allow-credentials"] == "true"
+
+
+def test_a_route_has_origins_of_its_own(probe_client: ProbeClient) -> None:
+    routes = {"POST /probe/items": Policy(cors_allow_origins=["*"], cors_allow_credentials=False)}
+    client = probe_client(**SETTINGS, routes=routes)
+    anyone = {"Origin": "https://any.example"}
+    asks = {name: {**anyone, "Access-Control-Request-Method": name} for name in ("GET", "POST")}
+
+    answer = client.post("/probe/items", json={"name": "onion"}, headers=anyone)
+
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
+    assert client.options("/probe/items", headers=asks["POST"]).status_code == 200
+    assert client.options("/probe/items", headers=asks["GET"]).status_code == 400
+    others = client.get("/probe/ok", headers=anyone)
+    assert "access-control-allow-origin" not in others.headers
+
+
+def test_a_route_shares_no_credentials_with_everybody(capsys: pytest.CaptureFixture[str]) -> None:
+    routes = {"/*": Policy(cors_allow_origins=["*"])}
+
+    with pytest.raises(SystemExit):
+        stack_options(stack_settings(**SETTINGS), routes=routes)
+
+    told = capsys.readouterr().err
+    assert "CORS_ALLOW_ORIGINS must not be '*' with CORS_ALLOW_CREDENTIALS" in told

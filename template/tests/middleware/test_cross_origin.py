@@ -7,6 +7,7 @@ from httpx2 import Headers
 from pydantic import ValidationError
 from starlette.testclient import WebSocketDenialResponse
 
+from app.middleware import Policy
 from app.middleware.order import LAYERS
 
 from .conftest import WS, ProbeClient, stack_settings
@@ -173,3 +174,11 @@ def test_an_origin_may_be_listed_as_people_write_it(
 def test_nonsense_is_refused_at_start(origin: str) -> None:
     with pytest.raises(ValidationError, match="must not hold"):
         stack_settings(cross_origin_trusted=[origin])
+
+
+def test_a_route_takes_what_pages_of_others_send(probe_client: ProbeClient) -> None:
+    client = probe_client(routes={"POST /probe/upload": Policy(cross_origin=False)})
+    foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://other.example"}
+
+    assert client.post("/probe/upload", headers=foreign).status_code == 200
+    assert client.post("/probe/items", headers=foreign).status_code == 403

@@ -12,7 +12,7 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import ValidationError
 from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
 
-from app.middleware import idempotency
+from app.middleware import Policy, idempotency
 from app.middleware.order import LAYERS
 from app.middleware.storage import responses
 from app.middleware.storage.base import StorageLostError
@@ -586,3 +586,16 @@ def test_a_websocket_passes(probe_client: ProbeClient) -> None:
 def test_nonsense_is_refused_at_start(ttl: int) -> None:
     with pytest.raises(ValidationError, match="greater than 0"):
         stack_settings(idempotency_ttl=ttl)
+
+
+def test_a_route_needs_a_key(probe_client: ProbeClient) -> None:
+    routes = {"/probe/*": Policy(idempotency_key_required=True)}
+    client = probe_client(**SETTINGS, routes=routes)
+
+    missing = client.post("/probe/upload", headers=headers("ada"))
+
+    assert missing.status_code == 400
+    assert missing.json()["layer"] == "idempotency"
+    assert client.get("/probe/ok", headers=headers("ada")).status_code == 200
+    given = {**headers("ada"), "Idempotency-Key": "one"}
+    assert client.post("/probe/upload", headers=given).status_code == 200

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from app.middleware import innermost, outermost
+from app.middleware import Policy, innermost, outermost
 
 from .asgi import WithoutDenial
 from .conftest import WS, ProbeClient, stack_settings
@@ -116,3 +116,13 @@ def test_an_open_websocket_lives_on(probe_client: ProbeClient, tmp_path: Path) -
 def test_no_file_at_all_is_refused_at_start() -> None:
     with pytest.raises(ValidationError, match="must not be empty"):
         stack_settings(maintenance_file="")
+
+
+def test_a_route_is_served_meanwhile(probe_client: ProbeClient, tmp_path: Path) -> None:
+    file = tmp_path / "maintenance"
+    file.touch()
+    routes = {"GET /probe/ok": Policy(maintenance=False)}
+    client = probe_client(maintenance_file=str(file), routes=routes)
+
+    assert client.get("/probe/ok").status_code == 200
+    assert client.get("/probe/state").status_code == 503

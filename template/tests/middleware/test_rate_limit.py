@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from app.middleware import StackSettings, outermost
+from app.middleware import Policy, StackSettings, outermost
 from app.middleware.order import LAYERS
 
 from .asgi import WithoutDenial, ask_at_once
@@ -282,3 +282,15 @@ def test_a_lost_storage_may_refuse(probe_app: ProbeApp, probe_client: ProbeClien
 def test_nonsense_is_refused_at_start() -> None:
     with pytest.raises(ValidationError, match="such as 100/minute"):
         stack_settings(rate_limit="100 per minute")
+
+
+def test_a_route_has_a_count_of_its_own(probe_client: ProbeClient) -> None:
+    routes = {"GET /probe/items/{item_id}": Policy(rate_limit="1/hour")}
+    client = probe_client(rate_limit="2/minute", routes=routes)
+
+    first, second = (ask(client, path=f"/probe/items/{number}") for number in (1, 2))
+    others = [ask(client).status_code for _ in range(3)]
+
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert first.headers["ratelimit"] == '"GET /probe/items/{item_id}";r=0;t=3600'
+    assert others == [200, 200, 429]

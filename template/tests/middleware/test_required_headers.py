@@ -5,6 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from app.middleware import Policy
 from app.middleware.order import LAYERS
 
 from .conftest import WS, ProbeClient, stack_settings
@@ -120,3 +121,11 @@ def test_the_spaces_around_a_colon_are_free() -> None:
 def test_nonsense_is_refused_at_start(value: str, sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         stack_settings(required_headers=value)
+
+
+def test_a_route_asks_for_none(probe_client: ProbeClient) -> None:
+    routes = {"GET /probe/ok": Policy(required_headers=False)}
+    client = probe_client(required_headers=["X-Environment: test"], routes=routes)
+
+    assert client.get("/probe/ok").status_code == 200
+    assert client.get("/probe/state").status_code == 400

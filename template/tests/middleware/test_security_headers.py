@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.middleware import innermost
+from app.middleware import Policy, innermost
 
 from .asgi import Dialogue
 from .conftest import ProbeApp, ProbeClient
@@ -136,3 +136,16 @@ def test_redoc_may_load_from_its_network(probe_client: ProbeClient) -> None:
     response = probe_client().get("/redoc")
 
     assert "script-src https://cdn.jsdelivr.net/npm/" in response.headers["content-security-policy"]
+
+
+def test_a_route_has_a_policy_of_its_own(probe_client: ProbeClient) -> None:
+    policy = Policy(
+        content_security_policy="default-src 'self'", cross_origin_resource_policy="cross-origin"
+    )
+    client = probe_client(routes={"GET /probe/ok": policy})
+    page, other = client.get("/probe/ok"), client.get("/probe/state")
+
+    assert page.headers["content-security-policy"] == "default-src 'self'"
+    assert page.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert other.headers["content-security-policy"] != "default-src 'self'"
+    assert other.headers["cross-origin-resource-policy"] != "cross-origin"

@@ -13,6 +13,7 @@ from fastapi import BackgroundTasks, Depends
 from pydantic import ValidationError
 from starlette.types import Message
 
+from app.middleware import Policy
 from app.middleware.order import LAYERS
 
 from .asgi import Dialogue
@@ -213,3 +214,11 @@ def test_a_websocket_may_stay_open(probe_client: ProbeClient) -> None:
 def test_nonsense_is_refused_at_start(value: Any) -> None:
     with pytest.raises(ValidationError):
         stack_settings(request_timeout=value)
+
+
+def test_a_route_has_a_time_of_its_own(probe_client: ProbeClient) -> None:
+    routes = {"GET /probe/slow": Policy(request_timeout=5)}
+    client = probe_client(request_timeout=0.05, routes=routes)
+
+    assert client.get("/probe/slow?seconds=0.1").status_code == 200
+    assert client.post("/probe/slow?seconds=0.2").status_code == 504

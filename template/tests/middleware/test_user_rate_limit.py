@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import ValidationError
 
+from app.middleware import Policy
 from app.middleware.order import LAYERS
 
 from .asgi import ask_at_once
@@ -105,3 +106,14 @@ def test_a_lost_storage_admits(probe_app: ProbeApp, probe_client: ProbeClient) -
 def test_nonsense_is_refused_at_start() -> None:
     with pytest.raises(ValidationError, match="such as 100/minute"):
         stack_settings(user_rate_limit="0/hour")
+
+
+def test_a_route_has_a_count_of_its_own(probe_client: ProbeClient) -> None:
+    routes = {"GET /probe/state": Policy(user_rate_limit="1/hour")}
+    client = probe_client(**SETTINGS, user_rate_limit="2/minute", routes=routes)
+    statuses = [
+        client.get(path, headers=headers("ada")).status_code
+        for path in ("/probe/state", "/probe/state", "/probe/ok", "/probe/ok", "/probe/ok")
+    ]
+
+    assert statuses == [200, 429, 200, 200, 429]

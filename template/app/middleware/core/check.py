@@ -25,6 +25,7 @@ from app.middleware.order import (
 
 from .cancellation import until_cancelled_have_ended
 from .layer import Layer
+from .policies import Policies
 
 _LOST: Final = (
     "The app that is served has no checked layers. Something builds an app around yours or anew,"
@@ -40,7 +41,14 @@ class OrderCheck(Layer):
     or an instrumentor. At start-up (the lifespan protocol of ASGI) it reads the stack as built,
     and a fault ends the server with a sentence that names the way out. An agent that only
     observes is no fault. Under `--lifespan off` there is no start-up, and nothing is checked.
+
+    Since all layers are inside of it, it also hands them the `policies` of single routes.
     """
+
+    def __init__(self, app: ASGIApp, *, policies: Policies | None = None) -> None:
+        super().__init__(app)
+        if policies is not None:
+            policies.install(self)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if found := faults(scope["app"]):
@@ -68,6 +76,7 @@ def faults(app: ASGIApp) -> list[str]:
     listed: list[Any] = [item.cls for item in service.user_middleware] if service else []
     if service is None or OrderCheck not in listed:
         return [_LOST]
+    policies = policies_of(service)
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
     traces = bool(getattr(service, "_telemetry", {}).get("tracing"))
@@ -89,7 +98,14 @@ def faults(app: ASGIApp) -> list[str]:
         for cls in declared
         if DOUBLES.get(dotted_name(cls), layer_of(cls)) != layer_of(cls)
     ]
+    found += policies.faults(service.routes) if policies else []
     return [sentence for sentence in dict.fromkeys(found) if sentence]
+
+
+def policies_of(service: Starlette) -> Policies | None:
+    """Return the table of the routes that have other settings."""
+    declared: list[Any] = service.user_middleware
+    return next((item.kwargs.get("policies") for item in declared if item.cls is OrderCheck), None)
 
 
 def service_of(app: Any) -> Starlette | None:

@@ -5,14 +5,17 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.types import ASGIApp
 
 from app.middleware.order import LAYERS, dotted_name, layer_of, observer_of
 
-from .check import faults, live_stack
+from .check import faults, live_stack, policies_of, service_of
 from .explain.command import explain_request
 from .explain.options import add_arguments
+from .policies_command import add_arguments as add_arguments_of_route
+from .policies_command import show_route, summary
 
 
 def main(commands: Mapping[str, Callable[[str], str]]) -> int:
@@ -35,6 +38,8 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     help_text = "Show what each layer does with a request."
     add_arguments(subparsers.add_parser("explain", help=help_text))
+    help_text = "Show what holds for a route, and where each value comes from."
+    add_arguments_of_route(subparsers.add_parser("route", help=help_text))
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.__doc__)
         subparser.add_argument("argument", metavar="NAME")
@@ -46,6 +51,8 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     # Only here, since it needs the settings of the service.
     from app.main import app  # noqa: PLC0415
 
+    if arguments.command == "route":
+        return show_route(app, arguments)
     if arguments.command:
         return explain_request(app, arguments)
     print(_as_json(app) if arguments.json else _as_text(app))
@@ -56,15 +63,21 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
 
 
 def _as_json(app: ASGIApp) -> str:
-    return json.dumps([_row(cls) for cls in live_stack(app)], indent=2)
+    rows: list[dict[str, Any]] = [{**_row(cls)} for cls in live_stack(app)]
+    service = service_of(app)
+    policies = policies_of(service) if service else None
+    for row in rows:
+        rules = policies.rules if policies else []
+        row["routes"] = [rule.name for rule in rules if row["layer"] in rule.changes]
+    return json.dumps(rows, indent=2)
 
 
 def _as_text(app: ASGIApp) -> str:
     rows = [_row(cls) for cls in live_stack(app)]
     width = max(len(row["layer"] or "") for row in rows)
-    return "\n".join(
-        f"{row['layer'] or '-':{width}}  {row['reason'] or row['class']}" for row in rows
-    )
+    lines = [f"{row['layer'] or '-':{width}}  {row['reason'] or row['class']}" for row in rows]
+    service = service_of(app)
+    return "\n".join(lines + summary(policies_of(service) if service else None))
 
 
 def _row(cls: type) -> dict[str, str | None]:

@@ -1,7 +1,7 @@
 """Settings that are read from the environment; a wrong one ends the start with a sentence."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import is_dataclass
 from string import Template
@@ -133,6 +133,28 @@ class EnvironmentSettings(BaseSettings):
         finally:
             _RIGHT.reset(token)
         refuse_to_start(*dict.fromkeys(sentences))
+
+    def overridden(
+        self, prefix: str, names: Collection[str], values: Mapping[str, object]
+    ) -> dict[str, object]:
+        """
+        Return the settings of `names` with other `values`, each under the rules of its field.
+
+        Raises:
+            SystemExit: after a sentence for each wrong one, which begins with `prefix`.
+
+        """
+        # The class that has the fields, since a service's own may do more when it is made.
+        lineage = [cls for cls in type(self).__mro__ if issubclass(cls, EnvironmentSettings)]
+        base = next(cls for cls in reversed(lineage) if cls.model_fields.keys() >= {*names})
+        given: dict[str, Any] = {name: getattr(self, name) for name in base.model_fields}
+        given |= {name: values[name] for name in names}
+        try:
+            found = base(**given, _env_file=None)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)
+            refuse_to_start(*(prefix + self._sentence(details) for details in wrong))
+        return {name: getattr(found, name) for name in names}
 
     @classmethod
     def _misfits(cls, right: Mapping[str, object]) -> Iterator[str]:

@@ -8,7 +8,7 @@ of plain ASGI classes.
 
 from collections.abc import Awaitable, Callable, Collection
 from functools import cached_property
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +16,9 @@ from app.middleware.problem import Refusal
 
 from .cancellation import keeping_shields
 from .exchange import CLIENT_LEFT, Exchange, Filter, Step
+
+if TYPE_CHECKING:
+    from .policies import Policies, Rule
 
 HTTP: Final = frozenset({"http"})
 WEBSOCKET: Final = frozenset({"websocket"})
@@ -39,6 +42,8 @@ class Layer:
     """
 
     scopes: ClassVar[Collection[str]] = HTTP | WEBSOCKET
+    # Other settings for single routes; None where no route has any.
+    policies: "Policies | None" = None
 
     def __init__(self, app: ASGIApp, *, exempt_paths: Collection[str] = ()) -> None:
         self.app = app
@@ -83,6 +88,8 @@ class Layer:
         if chain is None:
             await self.lifespan(scope, receive, send)
         else:
+            if self.policies is not None:
+                chain = chain.under(self.policies.rule_for(scope))
             exchange = Exchange(scope, receive, send, chain)
             try:
                 await exchange.enter()
@@ -107,6 +114,10 @@ class Chain:
     def __init__(self, app: ASGIApp, layers: list[Layer], kind: str) -> None:
         # Whoever is inside of all layers; others hand the request on.
         self.app = app if isinstance(app, Layer) else keeping_shields(app)
+        self._inside = app
+        self._layers = layers
+        self._kind = kind
+        self._others: dict[Rule, Chain] = {}
         concerned = [layer for layer in layers if kind in layer.scopes]
         self.steps = tuple(map(_step, concerned))
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
@@ -115,6 +126,16 @@ class Chain:
             path: tuple(_step(layer) for layer in concerned if path not in layer.exempt_paths)
             for path in exempt
         }
+
+    def under(self, rule: "Rule | None") -> "Chain":
+        """Return what they do with the requests of a route that has other settings."""
+        if rule is None:
+            return self
+        if rule not in self._others:
+            others = (rule.replaced.get(layer, layer) for layer in self._layers)
+            present = [layer for layer in others if layer is not None]
+            self._others[rule] = Chain(self._inside, present, self._kind)
+        return self._others[rule]
 
 
 def _step(layer: Layer) -> Step:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from hashlib import sha256
 from math import ceil
 from typing import Annotated, Final, Literal
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -49,12 +50,13 @@ class Limit:
         self._seconds = _SECONDS[self._period]
         self._layer = layer
         self._rule = HeaderRule({_STATE: Clash.PREPEND, _POLICY: Clash.PREPEND})
-        self._name = name
+        # Quoted, so that no client and no other name reads alike with it.
+        self._key = quote(name, safe="") + ":"
         self._storage = storage
         self._on_error = on_error
         self._count = storage.count if isinstance(storage, CountsAtOnce) else None
         self._policy = (_POLICY, f'"{name}";q={most};w={self._seconds}'.encode())
-        self._state = f'"{name}";r=%d;t=%d'.encode()
+        self._state = f'"{name.replace("%", "%%")}";r=%d;t=%d'.encode()
 
     def spend(self, client: str, exchange: Exchange) -> Refusal | Awaitable[None] | None:
         """Count a request of `client`: None lets it pass, as `Layer.enter` returns it."""
@@ -63,8 +65,8 @@ class Limit:
             client = sha256(client.encode("utf-8", "surrogatepass")).hexdigest()
         if self._count is not None:
             # Nobody else counts there.
-            return self._judge(exchange, *self._count(self._name + client, self._seconds))
-        key = f"limit:{self._name}:{client}:{namespace(exchange.scope)}"
+            return self._judge(exchange, *self._count(self._key + client, self._seconds))
+        key = f"limit:{self._key}{client}:{namespace(exchange.scope)}"
         return self._ask(exchange, key)
 
     async def _ask(self, exchange: Exchange, key: str) -> None:

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.check import OrderCheck
+from app.middleware.core.check import OrderCheck, policies_of
 from app.middleware.order import dotted_name, layer_of
 
 from .recorder import Passage, Passages, Recorder
@@ -69,6 +69,8 @@ def recorded(app: Starlette, stack: Sequence[Middleware], passages: Passages) ->
     twin.router = router
     built = twin.build_middleware_stack()
     twin.router = app.router
+    if policies := policies_of(app):
+        policies.install(built)
 
     async def as_live(scope: Scope, receive: Receive, send: Send) -> None:
         # The layers and the routes see the app that their code refers to.

@@ -1,0 +1,356 @@
+"""
+Policies: other settings for single routes, from one table.
+
+A table and not an argument of each route: all that differs is seen in one place, it reaches
+routes of other packages, and no route has to be walked for it. That a renamed route leaves no
+stale entry behind is what the check at start is for.
+
+The router says which route a request is for. Its own matchers are asked, in its own order, so no
+spelling of a path reaches a route under the policy of another one. A request that no route takes
+has the settings of the service.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette._utils import get_route_path
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Match, Mount, WebSocketRoute, compile_path
+from starlette.types import ASGIApp, Scope
+
+from app.middleware.order import layer_of
+
+from .environment import EnvironmentSettings, refuse_to_start
+from .layer import Layer
+from .scope import headers_by_name
+
+_WEBSOCKET: Final = "WEBSOCKET"
+_ENTRY: Final = re.compile(r"(?:(?P<method>[A-Za-z]+) +)?(?P<path>/\S*)")
+_BELOW: Final = "/*"
+_GROUP: Final = re.compile(r"\(\?P<\w+>")
+_NEVER: Final = re.compile(r"(?!)")
+_SIZE: Final = "max_body_bytes"
+
+
+class Field(NamedTuple):
+    """
+    What a field of a policy changes: an argument of a layer, or whether the layer is there at all.
+
+    `named_by` is the argument that takes the name of the entry, for a layer that counts. `default`
+    is the value of a field that is no setting.
+    """
+
+    layer: str
+    argument: str = ""
+    named_by: str = ""
+    default: bool = True
+
+
+@dataclass(eq=False)
+class Rule:
+    """What holds for the requests of an entry: other layers in the places of some."""
+
+    name: str
+    policy: Mapping[str, Any]
+    # By the name of a layer, the arguments that differ; None leaves the layer out.
+    changes: Mapping[str, Mapping[str, Any] | None]
+    method: str | None = None
+    path: str = ""
+    replaced: dict[Layer, Layer | None] = field(default_factory=dict)
+    # Whether the limit of the body is the one that FastAPI was given.
+    sized: bool = False
+
+    @property
+    def below(self) -> str:
+        """The beginning of the templates for which it is, where it ends in `/*`."""
+        return self.path[:-1] if self.path.endswith(_BELOW) else ""
+
+    def concerns(self, template: str) -> bool:
+        """Say whether it is for the path of this route."""
+        return template == self.path or bool(self.below and template.startswith(self.below))
+
+
+class Policies:
+    """The table of a stack: which rule holds for a request, by the route that takes it."""
+
+    def __init__(
+        self,
+        table: Mapping[str, Mapping[str, Any]] | None,
+        *,
+        fields: Mapping[str, Field],
+        settings: EnvironmentSettings,
+        stack: Sequence[Middleware],
+    ) -> None:
+        self._made: dict[str, Middleware] = {}
+        for middleware in stack:
+            self._made.setdefault(layer_of(middleware.cls) or "", middleware)
+        self._fields = fields
+        self._settings = settings
+        self._live: dict[str, Layer] = {}
+        self._told: list[Layer] = []
+        self._sized: dict[tuple[Rule | None, int], Rule] = {}
+        self._concerned: re.Pattern[str] | None = None
+        self.rules = [
+            _read(name, policy, fields, settings) for name, policy in (table or {}).items()
+        ]
+        self._refuse_doubles()
+        # The nearest first: a route before those below a path, a method before all of them.
+        self.rules.sort(key=lambda rule: (bool(rule.below), -len(rule.path), rule.method is None))
+
+    def install(self, app: ASGIApp) -> None:
+        """Give the layers from `app` inwards those that stand in their places under a rule."""
+        inner: Any = app
+        while inner is not None:
+            name = layer_of(type(inner))
+            if isinstance(inner, Layer):
+                inner.policies = self
+                self._told.append(inner)
+                if name:
+                    self._live[name] = inner
+            inner = getattr(inner, "app", None) if not hasattr(inner, "routes") else None
+        for rule in self.rules:
+            self._prepare(rule)
+
+    def rule_for(self, scope: Scope) -> Rule | None:
+        """Return the rule of the route that the router will take, None where there is none."""
+        if self._concerned is None:
+            self._concerned = self._pattern(scope)
+            if self._concerned is _NEVER:
+                # No request has to ask again.
+                for layer in self._told:
+                    layer.policies = None
+        if self._concerned.match(get_route_path(scope)) is None:
+            return None
+        if "cors" in self._live and (asked := _preflight_method(scope)):
+            scope = {**scope, "method": asked}
+        context = taken(scope)
+        return None if context is None else self.rule_of(context, scope.get("method", _WEBSOCKET))
+
+    def rule_of(self, context: RouteContext, method: str) -> Rule | None:
+        """Return what holds for requests of `method` that this route takes."""
+        template, methods = template_of(context), methods_of(context)
+        names = {None, method}
+        if method == "HEAD" and (methods is None or "GET" in methods):
+            names.add("GET")
+        fitting = (r for r in self.rules if r.method in names and r.concerns(template))
+        rule = next(fitting, None)
+        size = getattr(context, "max_body_size", None)
+        if size is None or "body_limit" not in self._live or (rule and _SIZE in rule.policy):
+            return rule
+        return self._with_size(rule, size)
+
+    def explain(self, context: RouteContext, method: str) -> list[dict[str, Any]]:
+        """Return what holds for a route: each value, and where it comes from."""
+        rule = self.rule_of(context, method)
+        rows = []
+        for name, (layer, argument, _, default) in self._fields.items():
+            if rule and name in rule.policy:
+                sized = rule.sized and name == _SIZE
+                value = rule.policy[name]
+                source = "max_body_size" if sized else f"ROUTES[{rule.name!r}]"
+            elif argument and name in type(self._settings).model_fields:
+                value = getattr(self._settings, name)
+                given = name in self._settings.model_fields_set
+                source = name.upper() if given else "default"
+            else:
+                value, source = default, "stack"
+            rows.append({"name": name, "value": value, "layer": layer, "from": source})
+        return rows
+
+    def faults(self, routes: Sequence[BaseRoute]) -> Iterator[str]:
+        """Yield a sentence for each entry that no route of the service fits."""
+        contexts = list(iter_route_contexts(routes)) if self.rules else []
+        for context in contexts:
+            route, cls = context.original_route, type(context.original_route)
+            included = context.matches.__self__ is not route
+            if included and isinstance(route, APIRoute) and cls.matches is not APIRoute.matches:
+                yield (
+                    f"{cls.__name__} decides which requests it takes, and does so unseen in a"
+                    " router that is included. Add such routes to the app itself, or remove"
+                    " routes= from stack_options."
+                )
+                return
+        for rule in self.rules:
+            if hidden := [name for name in rule.changes if name not in self._live]:
+                yield (
+                    f"ROUTES[{rule.name!r}] can't reach the layer {hidden[0]}: something outside of"
+                    " it hides the app that it wraps. Keep that app in its attribute `app`."
+                )
+            found = [c for c in contexts if rule.concerns(template_of(c))]
+            if not found:
+                yield f"ROUTES[{rule.name!r}] is for no route.{_hint(rule, contexts)}"
+            elif rule.method and not any(_takes(c, rule.method) for c in found):
+                taken_here = sorted(set().union(*(methods_of(c) or () for c in found)))
+                yield (
+                    f"ROUTES[{rule.name!r}] is for no route: {rule.path} has"
+                    f" {', '.join(taken_here)} only."
+                )
+
+    def _refuse_doubles(self) -> None:
+        seen: dict[tuple[str | None, str], str] = {}
+        for rule in self.rules:
+            other = seen.setdefault((rule.method, rule.path), rule.name)
+            if other != rule.name:
+                refuse_to_start(f"ROUTES has {other!r} and {rule.name!r}, which are one. Keep one.")
+
+    def _prepare(self, rule: Rule) -> None:
+        for name, arguments in rule.changes.items():
+            layer = self._live.get(name)
+            if layer is not None:
+                other = None if arguments is None else self._variant(layer, arguments)
+                rule.replaced[layer] = other
+
+    def _variant(self, layer: Layer, arguments: Mapping[str, Any]) -> Layer:
+        made = self._made[layer_of(type(layer)) or ""]
+        cls: Any = made.cls
+        variant: Layer = cls(layer.app, *made.args, **{**made.kwargs, **arguments})
+        return variant
+
+    def _with_size(self, rule: Rule | None, size: int) -> Rule:
+        """Return `rule` with the `max_body_size` that FastAPI was given for a route."""
+        if (rule, size) not in self._sized:
+            layer = self._live["body_limit"]
+            limited = {layer: self._variant(layer, {self._fields[_SIZE].argument: size})}
+            self._sized[rule, size] = Rule(
+                name=rule.name if rule else "max_body_size",
+                policy={**(rule.policy if rule else {}), _SIZE: size},
+                changes=rule.changes if rule else {},
+                replaced={**(rule.replaced if rule else {}), **limited},
+                sized=True,
+            )
+        return self._sized[rule, size]
+
+    def _pattern(self, scope: Scope) -> re.Pattern[str]:
+        """Return what the paths of all requests match for which a rule may hold."""
+        paths = [rule.path for rule in self.rules]
+        if "body_limit" in self._live:
+            contexts = iter_route_contexts(scope["app"].routes)
+            paths += [
+                template_of(context)
+                for context in contexts
+                if getattr(context, "max_body_size", None) is not None
+            ]
+        patterns = [_GROUP.sub("(?:", _regex(path)) for path in dict.fromkeys(paths)]
+        return re.compile("|".join(patterns)) if patterns else _NEVER
+
+
+def taken(scope: Scope) -> RouteContext | None:
+    """Return the route that the router takes for a request, None where none takes it whole."""
+    # A copy: some matchers leave notes in the scope.
+    asked = {**scope, "fastapi": {**scope.get("fastapi", {})}}
+    try:
+        for context in iter_route_contexts(scope["app"].routes):
+            if context.matches(asked)[0] is Match.FULL:
+                return context
+    except Exception:  # noqa: BLE001 - it fails again in the router, where it is answered
+        return None
+    return None
+
+
+def template_of(context: RouteContext) -> str:
+    """Return the path of a route as FastAPI writes it, that of a mount with what is below it."""
+    path = context.path or ""
+    return f"{path}/{{path:path}}" if isinstance(context.original_route, Mount) else path
+
+
+def methods_of(context: RouteContext) -> set[str] | None:
+    """Return the methods that a route takes, None where it takes all."""
+    if isinstance(context.original_route, WebSocketRoute):
+        return {_WEBSOCKET}
+    return context.methods or None
+
+
+def _read(
+    name: str,
+    policy: Mapping[str, Any],
+    fields: Mapping[str, Field],
+    settings: EnvironmentSettings,
+) -> Rule:
+    """
+    Read an entry of the table.
+
+    Raises:
+        SystemExit: after a sentence for each thing that is wrong.
+
+    """
+    parts = _ENTRY.fullmatch(name) if isinstance(name, str) else None
+    if parts is None or not isinstance(policy, Mapping):
+        refuse_to_start(
+            "ROUTES names a route as FastAPI has it, with or without a method, such as"
+            f" 'POST /uploads': Policy(...), not {name!r}: {policy!r}."
+        )
+    if unknown := [key for key in policy if key not in fields]:
+        near = get_close_matches(unknown[0], fields, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        refuse_to_start(f"ROUTES[{name!r}] has {unknown[0]}, which no layer here knows.{hint}")
+    try:
+        _regex(parts["path"])
+    except (AssertionError, ValueError, re.error) as error:
+        refuse_to_start(f"ROUTES[{name!r}] is no path of a route: {error}.")
+    values = _values(name, policy, fields, settings)
+    method = (parts["method"] or "").upper() or None
+    return Rule(name, values, _changes(name, values, fields), method, parts["path"])
+
+
+def _values(
+    name: str,
+    policy: Mapping[str, Any],
+    fields: Mapping[str, Field],
+    settings: EnvironmentSettings,
+) -> Mapping[str, Any]:
+    """Return the values of a policy, under the rules of the settings where they are some."""
+    known = type(settings).model_fields
+    own = {key: policy[key] for key in policy if key not in known or not fields[key].argument}
+    for key, value in own.items():
+        if not isinstance(value, bool):
+            refuse_to_start(f"ROUTES[{name!r}]: {key} must be True or False, not {value!r}.")
+    found = settings.overridden(f"ROUTES[{name!r}]: ", policy.keys() - own, policy)
+    return {key: own.get(key, found.get(key)) for key in policy}
+
+
+def _changes(
+    name: str, values: Mapping[str, Any], fields: Mapping[str, Field]
+) -> dict[str, Mapping[str, Any] | None]:
+    """Return the arguments that differ, by layer."""
+    changes: dict[str, Mapping[str, Any] | None] = {}
+    for key, value in values.items():
+        layer, argument, named_by, _ = fields[key]
+        if argument:
+            named = {named_by: quote(name, safe="/ {}*:-._~")} if named_by else {}
+            changes[layer] = {**(changes.get(layer) or {}), argument: value, **named}
+        elif not value:
+            changes[layer] = None
+    return changes
+
+
+def _regex(path: str) -> str:
+    """Return what the paths of a template match, as the router has it."""
+    if path.endswith(_BELOW):
+        return compile_path(path[:-1])[0].pattern.removesuffix("$")
+    return compile_path(path)[0].pattern
+
+
+def _takes(context: RouteContext, method: str) -> bool:
+    methods = methods_of(context)
+    return methods is None or method in methods
+
+
+def _hint(rule: Rule, contexts: Iterable[RouteContext]) -> str:
+    near = get_close_matches(rule.path, {template_of(context) for context in contexts}, 1, 0)
+    return f" The nearest is {near[0]}." if near else ""
+
+
+def _preflight_method(scope: Scope) -> str | None:
+    """Return the method that a preflight asks for, which the layer cors answers in any case."""
+    if scope.get("method") != "OPTIONS":
+        return None
+    headers = headers_by_name(scope["headers"])
+    method = headers.get(b"access-control-request-method")
+    if headers.get(b"origin") is None or method is None:
+        return None
+    return method.decode("latin-1")

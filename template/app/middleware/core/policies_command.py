@@ -1,0 +1,70 @@
+"""`python -m app.middleware route`: what holds for a route, and where each value comes from."""
+
+import argparse
+import json
+import sys
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Scope
+
+from .check import policies_of, service_of
+from .policies import Policies, methods_of, taken, template_of
+
+_WRONG_USE: Final = 2
+_WEBSOCKET: Final = "WEBSOCKET"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sub-command."""
+    parser.usage = "%(prog)s [--json] [METHOD] PATH"
+    parser.add_argument("target", nargs="+", metavar="[METHOD] PATH", help="such as POST /uploads")
+    # Left out, it is as it was given before the name of the sub-command.
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print it for tools"
+    )
+
+
+def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
+    """Print what holds for the route that takes a request; the exit status is 1 without one."""
+    service = service_of(app)
+    policies = policies_of(service) if service else None
+    *method, path = " ".join(arguments.target).split(" ", 1)
+    if service is None or policies is None or not path.startswith("/"):
+        print("Give a method and a path, such as POST /uploads.", file=sys.stderr)
+        return _WRONG_USE
+    name = "".join(method).upper() or "GET"
+    scope: Scope = {
+        "type": "websocket" if name == _WEBSOCKET else "http",
+        "path": path,
+        "headers": [],
+        "app": service,
+    }
+    if name != _WEBSOCKET:
+        scope["method"] = name
+    context = taken(scope)
+    if context is None:
+        print(f"No route takes {name} {path}: the settings of the service hold.", file=sys.stderr)
+        return 1
+    rows = policies.explain(context, name)
+    if arguments.json:
+        methods = sorted(methods_of(context) or ())
+        found = {"route": template_of(context), "methods": methods, "holds": rows}
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join([template_of(context), *_lines(rows)]))
+    return 0
+
+
+def summary(policies: Policies | None) -> list[str]:
+    """Return a line for each entry of the table."""
+    rules = policies.rules if policies else []
+    return [
+        f"{rule.name}  " + ", ".join(f"{key}={value!r}" for key, value in rule.policy.items())
+        for rule in rules
+    ]
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
+    shown = [(row["name"], row["from"], json.dumps(row["value"])) for row in rows]
+    widths = [max((len(row[column]) for row in shown), default=0) for column in (0, 1)]
+    return [f"  {name:{widths[0]}}  {source:{widths[1]}}  {value}" for name, source, value in shown]
