@@ -136,7 +136,8 @@ class _Encoder:
         encoded, self._encoded = self._encoded, []
         for item in encoded:
             await self._send(item)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if last or self._left_alone:
             self._encode = None  # else this response would hold itself
 
     async def _collect(self, message: Message) -> None:

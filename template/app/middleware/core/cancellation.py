@@ -64,6 +64,8 @@ class _Shielding:
                     thrown = exc
         except StopIteration:
             return
+        finally:
+            thrown = None  # else it would hold this frame, which holds it
 
     def _shielded(self, future: asyncio.Future[Any] | None) -> Steps:
         """Let the task wait for something that a cancellation of the task does not reach."""

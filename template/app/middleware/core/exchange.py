@@ -293,13 +293,18 @@ class Exchange:
     def leave(self) -> None:
         """Do what is left to do when the stack has returned."""
         self._unwind(0, 0)
-        self.taken = None  # else what took the response over would hold itself
+        self._let_go()
 
     def abandon(self, exc: BaseException) -> None:
         """Let nothing follow that was held back: the stack has raised."""
         self._fail(exc, 0, 0)
-        self.taken = None
+        self._let_go()
         self.cut = _WIRE
+
+    def _let_go(self) -> None:
+        """Hold nothing that holds this exchange: it would wait for the garbage collector."""
+        self.taken = self.upload = None
+        del self.receive
 
     def _fail(self, exc: BaseException, watchers: int, exits: int) -> None:
         """End what stands further inside, the innermost first, since its inside has raised."""
