@@ -266,16 +266,9 @@ def test_an_alert_fires_when_it_should(
 def test_an_alert_says_why_and_where_to_read_on(
     service: Path, alerts: dict[str, dict[str, Any]]
 ) -> None:
-    page = (service / "docs/middleware.md").read_text("utf-8")
-    fragments = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)
-    }
     for alert in alerts.values():
         assert {*alert["annotations"]} == {"summary", "description", "page"}
-        path, _, fragment = alert["annotations"]["page"].partition("#")
-        assert path == "docs/middleware.md"
-        assert fragment in fragments
+        assert (service / alert["annotations"]["page"]).exists()
 
 
 def test_each_layer_that_rejects_has_an_alert() -> None:
