@@ -1,5 +1,6 @@
 """What becomes of the lines of the server, of libraries, and of odd values."""
 
+import errno
 import io
 import logging
 from collections.abc import Iterator
@@ -42,23 +43,32 @@ def test_a_log_that_was_switched_off_stays_off(server_log: logging.Logger) -> No
 
 
 class FullDisk(io.RawIOBase):
-    """Takes nothing."""
+    """A file to which nothing can be written, until there is room again."""
+
+    full = True
 
     def writable(self) -> bool:
         return True
 
-    def write(self, *_: object) -> int:
-        raise OSError(28, "No space left on device")
+    def write(self, data: Any, /) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "full")
+        return len(data)
 
 
 def test_a_line_that_can_not_be_written_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would undo the request that it tells of."""
     configure_logging(level="INFO", log_format="json")
+    disk = FullDisk()
+    stream = io.TextIOWrapper(io.BufferedWriter(disk))
     with monkeypatch.context() as patch:
-        patch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(FullDisk())))
+        patch.setattr("sys.stdout", stream)
 
         structlog.get_logger().info("one")
         structlog.get_logger().info("another")
+
+    disk.full = False  # closing writes what is left in the buffer
+    stream.close()
 
 
 def test_the_reloader_does_not_tell_of_each_change(log_lines: LogLines) -> None:
