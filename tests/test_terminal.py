@@ -80,14 +80,14 @@ def test_an_update_is_answered_key_by_key(render: Render) -> None:
     terminal.answer("What is the service called?")
     terminal.answer("What does it do")
     terminal.answer([*LAYERS.values()][-1]["summary"], f" {ENTER}")
-    rows = terminal.see("What is new stands in CHANGELOG.md of")
+    rows = terminal.see("New features are listed in CHANGELOG.md of")
     address = read_yaml(service / ".copier-answers.yml")["_src_path"]
     terminal.see(f"  {address}"[:COLUMNS])
 
     assert terminal.end() == 0
     chosen = {*read_yaml(service / ".copier-answers.yml")["layers"]}
     assert len(chosen ^ layers) == 1
-    assert "  git status --short                     UU is a conflict, D a deleted file" in rows
+    assert "  git status --short       UU is a conflict, D a deleted file" in rows
     assert any(row.startswith("  git restore FILE ") for row in rows)
 
 
@@ -99,7 +99,7 @@ def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_pat
     terminal.answer("What is the service called?")
     terminal.answer("What does it do")
     terminal.answer([*LAYERS.values()][-1]["summary"])
-    rows = terminal.answer("API keys: one for each calling program", f"{DOWN}{ENTER}")
+    rows = terminal.answer("API keys: one per calling program", f"{DOWN}{ENTER}")
     terminal.answer("Where are rate limits and repeated responses stored?")
     terminal.see("Commit it to git before you edit it")
 
