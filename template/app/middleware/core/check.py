@@ -1,7 +1,7 @@
 """The check of the order: when the service starts, and for `python -m app.middleware`."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from types import NoneType
 from typing import Any, Final
@@ -18,6 +18,7 @@ from app.middleware.order import (
     LAYERS,
     RULES,
     WAIT_FOR_EXCEPTIONS,
+    Rule,
     dotted_name,
     layer_of,
     observer_of,
@@ -70,6 +71,17 @@ async def _fail(message: str, receive: Receive, send: Send) -> None:
     raise RuntimeError(message)
 
 
+def broken_rules(order: Sequence[str | None]) -> list[Rule]:
+    """Return the rules that an order of layers breaks."""
+    return [
+        rule
+        for rule in RULES
+        if rule.outside in order
+        and rule.inside in order
+        and order.index(rule.outside) > order.index(rule.inside)
+    ]
+
+
 def faults(app: ASGIApp) -> list[str]:
     """Return a sentence for each fault in the stack of `app`; none when all is well."""
     service = service_of(app)
@@ -83,10 +95,7 @@ def faults(app: ASGIApp) -> list[str]:
     found = [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
     found += [
         f"{rule.outside} must run outside {rule.inside}: {rule.because}"
-        for rule in RULES
-        if rule.outside in layers
-        and rule.inside in layers
-        and layers.index(rule.outside) > layers.index(rule.inside)
+        for rule in broken_rules(layers)
     ]
     found += [
         f"{layer} is in the stack {count} times. Remove all but one."

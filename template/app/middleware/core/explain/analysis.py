@@ -1,15 +1,16 @@
 """The analysis: from what was recorded to the facts of each layer."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
 from pydantic import BaseModel
 from starlette.types import Scope
 
+from app.middleware.core.check import broken_rules
 from app.middleware.core.scope import route_template
-from app.middleware.order import LAYERS, RULES, Rule
+from app.middleware.order import LAYERS, Rule
 
 from .browser import browser_sees
 from .facts import (
@@ -45,17 +46,6 @@ _LONGEST: Final = 100
 def explain(record: Record, settings: BaseModel | None, masker: Masker) -> Explanation:
     """Return what each layer did in this run."""
     return _Analysis(record, settings, masker).explanation()
-
-
-def broken_rules(order: Sequence[str]) -> list[Rule]:
-    """Return the rules that an order of layers breaks."""
-    return [
-        rule
-        for rule in RULES
-        if rule.outside in order
-        and rule.inside in order
-        and order.index(rule.outside) > order.index(rule.inside)
-    ]
 
 
 class _Analysis:

@@ -16,10 +16,11 @@ from rich.console import Console
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from app.middleware.core.check import broken_rules
 from app.middleware.order import LAYERS, Rule
 from app.middleware.settings import StackSettings
 
-from .analysis import broken_rules, explain
+from .analysis import explain
 from .comparison import differences, header_changes, print_comparison
 from .diagram import diagram
 from .facts import Explanation
