@@ -115,12 +115,13 @@ async def events() -> StreamingResponse:
 async def lent() -> dict[str, int]:
     """Say what is in use."""
     threads = to_thread.current_default_thread_limiter().borrowed_tokens
-    sync, asynchronous = engine.pool, async_engine.pool
+    sync, asynchronous = engine.pool, async_engine.sync_engine.pool
     assert isinstance(sync, QueuePool)
+    assert isinstance(asynchronous, QueuePool)
     return {
         "sync": sync.checkedout(),
-        "async": asynchronous.checkedout(),  # type: ignore[attr-defined]
-        "threads": int(threads),
+        "async": asynchronous.checkedout(),
+        "threads": threads,
     }
 
 

@@ -27,4 +27,4 @@ def _build_recorded(app: FastAPI) -> ASGIApp:
     return _build(twin)
 
 
-FastAPI.build_middleware_stack = _build_recorded  # type: ignore[assignment,method-assign]
+setattr(FastAPI, "build_middleware_stack", _build_recorded)  # noqa: B010 - of other types

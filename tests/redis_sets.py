@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -125,6 +125,6 @@ class Cluster(RedisSet):
 
 
 @contextmanager
-def several(kind: type[Set], folder: Path) -> Iterator[Set]:
+def several(kind: type[Set], folder: Path) -> Generator[Set]:
     with ExitStack() as stack:
         yield kind(folder, stack)

@@ -160,6 +160,7 @@ def _asked(
 
 
 def _assert_all_is_given_back(server: Server) -> None:
+    lent = ""
     for _ in patiently():
         lent = server.request("/lent").body
         if lent == '{"sync":0,"async":0,"threads":0}':

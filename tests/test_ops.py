@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
@@ -367,7 +367,7 @@ def drive(client: Client, service: Path, turn: int) -> None:
 
 
 @contextmanager
-def running(*command: str, cwd: Path, output: Path, **environment: str) -> Iterator[int]:
+def running(*command: str, cwd: Path, output: Path, **environment: str) -> Generator[int]:
     """Run a program until the end of the block, and give its number."""
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     with output.open("wb") as file:
@@ -424,7 +424,7 @@ class Redis:
         self.folder = folder
 
     @contextmanager
-    def running(self) -> Iterator[int]:
+    def running(self) -> Generator[int]:
         """Run until the end of the block, and give the number of the process."""
         with running(*self.command, cwd=self.folder, output=self.folder / "redis.log") as pid:
             for _ in patiently():
@@ -443,12 +443,12 @@ def containers(service: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def command_of_image(service: Path, port: int) -> tuple[str, ...]:
+def command_of_image(service: Path, port: int) -> list[str]:
     """Return the command of the Dockerfile, for a port of this machine."""
     dockerfile = (service / "Dockerfile").read_text("utf-8").replace("\\\n", "")
-    words = json.loads(re.findall(r"^CMD (.+)$", dockerfile, re.MULTILINE)[-1])
+    words: list[str] = json.loads(re.findall(r"^CMD (.+)$", dockerfile, re.MULTILINE)[-1])
     here = {"0.0.0.0": "127.0.0.1", "8000": str(port)}  # noqa: S104 - it is taken away
-    return (sys.executable, "-m", *(here.get(word, word) for word in words))
+    return [sys.executable, "-m", *(here.get(word, word) for word in words)]
 
 
 def test_each_query_returns_series_and_real_losses_fire(service: Path, tmp_path: Path) -> None:

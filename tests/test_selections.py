@@ -247,6 +247,7 @@ def _settings(name: str) -> Iterator[str]:
 
 
 def _without_left_out(page: str) -> str:
+    page = re.sub(r"^.*\(#left-out\).*$", "", page, flags=re.MULTILINE)
     return re.sub(r"^## Left out$.*?(?=^## |\Z)", "", page, flags=re.MULTILINE | re.DOTALL)
 
 

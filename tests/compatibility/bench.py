@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -166,7 +166,7 @@ Answer = Callable[[Received], bytes]
 @contextmanager
 def collecting(
     answer: Answer = lambda _: b"{}", certificate: tuple[Path, Path] | None = None
-) -> Iterator[Collector]:
+) -> Generator[Collector]:
     """Run a collector that responds 200 with what `answer` returns."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -195,7 +195,7 @@ def collecting(
             self.rfile.readline()
             return b"".join(chunks)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Write nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -256,7 +256,7 @@ class Bench:
         return run(self.bin / command[0], *command[1:], cwd=self.service, timeout=300, **kept)
 
     @contextmanager
-    def serving(self, *command: str, **environment: str) -> Iterator[Server]:
+    def serving(self, *command: str, **environment: str) -> Generator[Server]:
         """Start the service, by uvicorn unless `command` says how; `{port}` is filled in."""
         with self.starting(*command, **environment) as server:
             patiently(lambda: _up(server))
@@ -264,7 +264,7 @@ class Bench:
             yield server
 
     @contextmanager
-    def starting(self, *command: str, **environment: str) -> Iterator[Server]:
+    def starting(self, *command: str, **environment: str) -> Generator[Server]:
         """Start the process and wait for nothing."""
         port = free_port()
         first, *rest = (part.replace("{port}", str(port)) for part in command or UVICORN)

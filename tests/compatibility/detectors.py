@@ -37,7 +37,7 @@ def main(*examples: str) -> None:
     """Look at the layers of `app.main`, and at the layers in files of Python."""
     service = import_module("app.main").app
     layers = {}
-    layer = service.build_middleware_stack()
+    layer: Any = service.build_middleware_stack()
     while hasattr(layer, "app"):
         layers[f"{type(layer).__module__}.{type(layer).__name__}"] = layer
         layer = None if layer.app is layer else layer.app

@@ -128,7 +128,7 @@ class Leaver(Base):
 class Watcher(Base):
     def ended(self, exchange: Exchange) -> None:
         self.seen.order.append(f"end {self.kind.number}")
-        self.seen.ends.append((self.kind.number, exchange.status, exchange.bytes))
+        self.seen.ends.append((self.kind.number, exchange.status, exchange.body_bytes))
 
 
 # The same by hand.
@@ -369,7 +369,8 @@ def run(talk: Talk, build: Callable[[ASGIApp, Seen], ASGIApp]) -> Outcome:
             await asyncio.Event().wait()
 
     async def receive() -> Message:
-        return await asyncio.Event().wait()  # type: ignore[return-value]
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         sent.append(message)

@@ -239,7 +239,11 @@ def scope_of(request: Asked, host: bool) -> Scope:  # noqa: FBT001
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
-    suppress_health_check=[*HealthCheck],
+    suppress_health_check=[
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+        HealthCheck.too_slow,
+    ],
     print_blob=False,
     database=None,
 )

@@ -56,7 +56,7 @@ class AccessLogMiddleware(Layer):
             "route": exchange.route,
             "status": exchange.status,
             "duration_ms": int(exchange.seconds * 1_000_000) / 1000,
-            "bytes": exchange.bytes,
+            "bytes": exchange.body_bytes,
             "client": exchange.client[0] if exchange.client else None,
         }
         user = state.get("user")

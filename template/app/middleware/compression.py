@@ -133,7 +133,8 @@ class _Encoder:
             await run_apart(run_at_once, encoding)
         else:
             await encoding
-        encoded, self._encoded = self._encoded, []
+        encoded = self._encoded.copy()
+        self._encoded.clear()
         for item in encoded:
             await self._send(item)
         last = message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -106,15 +106,16 @@ class _StandardOutput:
     def msg(self, line: bytes) -> None:
         line += b"\n"
         try:
-            if sys.stdout is not self._stream:
-                self._stream = sys.stdout
-                self._descriptor = _descriptor(sys.stdout)
+            stream = sys.stdout
+            if stream is not self._stream:
+                self._stream = stream
+                self._descriptor = _descriptor(stream)
             # The stream would take three times as long to come to the same call.
             if self._descriptor is not None:
                 line = line[os.write(self._descriptor, line) :]
             if line:
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
+                stream.buffer.write(line)
+                stream.buffer.flush()
         except OSError:
             return  # a full disk or a reader that is gone: no request may fail for its line
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import (
@@ -101,7 +101,7 @@ def telemetry() -> TelemetryConfig:
     )
 
 
-def _flush(provider: object) -> None:
+def _flush(provider: Any) -> None:
     """Export the spans that wait; only the SDK's provider has any."""
     if not hasattr(provider, "force_flush"):
         return

@@ -592,10 +592,10 @@ def test_a_route_needs_a_key(probe_client: ProbeClient) -> None:
     routes = {"/probe/*": Policy(idempotency_key_required=True)}
     client = probe_client(**SETTINGS, routes=routes)
 
-    missing = client.post("/probe/upload", headers=headers("ada"))
+    missing = client.post("/probe/upload", headers=headers("alice"))
 
     assert missing.status_code == 400
     assert missing.json()["layer"] == "idempotency"
-    assert client.get("/probe/ok", headers=headers("ada")).status_code == 200
-    given = {**headers("ada"), "Idempotency-Key": "one"}
+    assert client.get("/probe/ok", headers=headers("alice")).status_code == 200
+    given = {**headers("alice"), "Idempotency-Key": "one"}
     assert client.post("/probe/upload", headers=given).status_code == 200

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
+from unittest.mock import Mock
 
 import prometheus_client
 import pytest
@@ -368,8 +369,8 @@ def test_a_directory_without_room_is_refused_at_start(
 ) -> None:
     """A memory map on a full disk ends the process without a line."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    full = SimpleNamespace(free=256 * 1024)
-    monkeypatch.setattr("app.middleware.metrics.disk_usage", lambda _: full)
+    full = Mock(return_value=SimpleNamespace(free=256 * 1024))
+    monkeypatch.setattr("app.middleware.metrics.disk_usage", full)
 
     with pytest.raises(ValidationError, match="must have 16 MiB of room"):
         stack_settings()

@@ -14,7 +14,7 @@ from app.middleware.stack import build_stack
 
 from .conftest import ProbeApp, ProbeClient, stack_settings
 
-SECRET: Final = sha256(b"tests").hexdigest()
+SECRET: Final = sha256(b"session").hexdigest()
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_a_route_has_a_count_of_its_own(probe_client: ProbeClient) -> None:
     routes = {"GET /probe/state": Policy(user_rate_limit="1/hour")}
     client = probe_client(**SETTINGS, user_rate_limit="2/minute", routes=routes)
     statuses = [
-        client.get(path, headers=headers("ada")).status_code
+        client.get(path, headers=headers("alice")).status_code
         for path in ("/probe/state", "/probe/state", "/probe/ok", "/probe/ok", "/probe/ok")
     ]
 

@@ -147,10 +147,11 @@ class EnvironmentSettings(BaseSettings):
         # The class that has the fields, since a service's own may do more when it is made.
         lineage = [cls for cls in type(self).__mro__ if issubclass(cls, EnvironmentSettings)]
         base = next(cls for cls in reversed(lineage) if cls.model_fields.keys() >= {*names})
-        given: dict[str, Any] = {name: getattr(self, name) for name in base.model_fields}
+        given: dict[str, Any] = {"_env_file": None}
+        given |= {name: getattr(self, name) for name in base.model_fields}
         given |= {name: values[name] for name in names}
         try:
-            found = base(**given, _env_file=None)
+            found = base(**given)
         except ValidationError as error:
             wrong = error.errors(include_url=False)
             refuse_to_start(*(prefix + self._sentence(details) for details in wrong))
@@ -213,7 +214,7 @@ def _kinds(annotation: object) -> set[type]:
 
 
 def _is_object(kind: type) -> bool:
-    return issubclass(kind, Mapping | dict | BaseModel) or is_dataclass(kind)
+    return issubclass(kind, (Mapping, BaseModel)) or is_dataclass(kind)
 
 
 def _holds_secret(annotation: object) -> bool:

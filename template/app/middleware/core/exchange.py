@@ -4,7 +4,7 @@ import sys
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -20,12 +20,12 @@ from .upload import Upload, announces_body
 if TYPE_CHECKING:
     from .layer import Chain, Layer
 
-Enter = Callable[["Exchange"], "Refusal | Awaitable[None] | None"]
-Filter = Callable[[Send], Send]
-Head = Callable[["Exchange", Message], "Filter | None"]
-Watcher = Callable[["Exchange"], None]
+Enter: TypeAlias = Callable[["Exchange"], "Refusal | Awaitable[None] | None"]
+Filter: TypeAlias = Callable[[Send], Send]
+Head: TypeAlias = Callable[["Exchange", Message], "Filter | None"]
+Watcher: TypeAlias = Callable[["Exchange"], None]
 # What a layer overrides of `head`, `ended` and `enter`.
-Step = tuple["Head | None", "Watcher | None", "Enter | None"]
+Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None"]
 
 # What is raised where a client went away, and is no failure of the service.
 CLIENT_LEFT: Final = (ClientDisconnect, WebSocketDisconnect)
@@ -53,10 +53,10 @@ class Exchange:
     than once; `receive` and `send`, what the next layer inside is handed.
 
     What becomes of it is known to `ended`: `route` is the template of the path, None where none
-    was taken. `status` is the one that was sent, 499 where the client left, or the server gave the
-    request up, before the end, 500 where an exception left no response; a websocket ends when it
-    closes, with 101 if it was accepted and the status of the refusal if not. `bytes` are those of
-    the body, none for HEAD; `seconds` leave background tasks out.
+    was taken. `status` is the one that was sent, 499 where the client left, or the server gave
+    the request up, before the end, 500 where an exception left no response; a websocket ends when
+    it closes, with 101 if it was accepted and the status of the refusal if not. `body_bytes` are
+    those of the body, none for HEAD; `seconds` leave background tasks out.
     """
 
     __slots__ = (
@@ -72,7 +72,7 @@ class Exchange:
         "_steps",
         "_watchers",
         "accepted",
-        "bytes",
+        "body_bytes",
         "client",
         "cut",
         "headers",
@@ -105,7 +105,7 @@ class Exchange:
         self.upload: Upload | None = None
         self.accepted = False
         self.route: str | None = None
-        self.status = self.bytes = self._sent = self._count = 0
+        self.status = self.body_bytes = self._sent = self._count = 0
         self.seconds = 0.0
         # How far out the response has come, and from where on messages are dropped.
         self.reached = self.cut = _INNERMOST
@@ -191,7 +191,7 @@ class Exchange:
             if enter is None or (outcome := enter(self)) is None:
                 continue
             if isinstance(outcome, Refusal):
-                layer: Layer = enter.__self__  # type: ignore[attr-defined]
+                layer: Layer = getattr(enter, "__self__")  # noqa: B009 - a bound method
                 return self.here().refuse(layer.name, outcome)
             return outcome
         return self._chain.app(self.scope, self.receive, self.send)
@@ -269,7 +269,7 @@ class Exchange:
     def deliver(self, message: Message) -> Awaitable[None]:
         """Send what is no head to whoever is outside of these layers."""
         if message.get("more_body", False):
-            self.bytes += len(message.get("body", b""))
+            self.body_bytes += len(message.get("body", b""))
             return self._send(message)
         if message["type"] == "websocket.close":
             self.reached = _WIRE
@@ -279,7 +279,7 @@ class Exchange:
         await self._send(message)
         match message["type"]:
             case "http.response.body" | "websocket.http.response.body":
-                self.bytes += len(message.get("body", b""))
+                self.body_bytes += len(message.get("body", b""))
                 self._end(self._sent)
             case "http.response.pathsend":
                 self._end(self._sent)
@@ -335,7 +335,7 @@ class Exchange:
         del self._watchers[outside:]
         self.status = status
         if self.method == "HEAD" or self._sent == _CLIENT_CLOSED_REQUEST:
-            self.bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
+            self.body_bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
         self.route = route_template(self.scope)
         self.seconds = perf_counter() - self.started_at
         for watcher, self.client in watchers:

@@ -19,6 +19,6 @@ def remembered(function: Callable[[Key], Value], *, most: int) -> Callable[[Key]
     known = lru_cache(most)(function)
 
     def decide(key: Key) -> Value:
-        return known(key) if key is None or len(key) <= _LONGEST else function(key)
+        return function(key) if len(key or "") > _LONGEST else known(key)
 
     return decide

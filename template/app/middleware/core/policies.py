@@ -34,7 +34,6 @@ _ENTRY: Final = re.compile(r"(?:(?P<method>[A-Za-z]+) +)?(?P<path>/\S*)")
 _BELOW: Final = "/*"
 _GROUP: Final = re.compile(r"\(\?P<\w+>")
 _NEVER: Final = re.compile(r"(?!)")
-_SIZE: Final = "max_body_bytes"
 
 
 class Field(NamedTuple):
@@ -90,6 +89,7 @@ class Policies:
         for middleware in stack:
             self._made.setdefault(layer_of(middleware.cls) or "", middleware)
         self._fields = fields
+        self._size = next((name for name in fields if fields[name].layer == "body_limit"), "")
         self._settings = settings
         self._live: dict[str, Layer] = {}
         self._told: list[Layer] = []
@@ -140,7 +140,7 @@ class Policies:
         fitting = (r for r in self.rules if r.method in names and r.concerns(template))
         rule = next(fitting, None)
         size = getattr(context, "max_body_size", None)
-        if size is None or "body_limit" not in self._live or (rule and _SIZE in rule.policy):
+        if size is None or "body_limit" not in self._live or (rule and self._size in rule.policy):
             return rule
         return self._with_size(rule, size)
 
@@ -150,7 +150,7 @@ class Policies:
         rows = []
         for name, (layer, argument, _, default) in self._fields.items():
             if rule and name in rule.policy:
-                sized = rule.sized and name == _SIZE
+                sized = rule.sized and name == self._size
                 value = rule.policy[name]
                 source = "max_body_size" if sized else f"ROUTES[{rule.name!r}]"
             elif argument and name in type(self._settings).model_fields:
@@ -215,10 +215,10 @@ class Policies:
         """Return `rule` with the `max_body_size` that FastAPI was given for a route."""
         if (rule, size) not in self._sized:
             layer = self._live["body_limit"]
-            limited = {layer: self._variant(layer, {self._fields[_SIZE].argument: size})}
+            limited = {layer: self._variant(layer, {self._fields[self._size].argument: size})}
             self._sized[rule, size] = Rule(
                 name=rule.name if rule else "max_body_size",
-                policy={**(rule.policy if rule else {}), _SIZE: size},
+                policy={**(rule.policy if rule else {}), self._size: size},
                 changes=rule.changes if rule else {},
                 replaced={**(rule.replaced if rule else {}), **limited},
                 sized=True,

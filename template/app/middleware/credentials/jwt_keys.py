@@ -30,9 +30,11 @@ class Keys(Protocol):
 
     def fitting(self, header: Mapping[str, Any]) -> Sequence[Key]:
         """Return the keys that may have signed a token with this header, a few at most."""
+        ...
 
     async def renew(self) -> bool:
         """Look the keys up anew; say whether they are others now."""
+        ...
 
     def check_known(self) -> None:
         """Raise `CannotCheckError` where the keys are not known at the moment."""

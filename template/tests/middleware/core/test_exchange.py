@@ -59,7 +59,7 @@ def test_a_watcher_is_told_once() -> None:
 
     ask(Middleware(Witness, told=told))
 
-    assert [(exchange.status, exchange.bytes) for exchange in told] == [(200, 2)]
+    assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(200, 2)]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_a_client_was_answered_is_told(
     dialogue.scope["type"] = kind
     dialogue.run(Witness(answer, told=told))
 
-    assert [(exchange.status, exchange.bytes) for exchange in told] == [(status, size)]
+    assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(status, size)]
 
 
 def test_neighbours_share_an_exchange() -> None:
@@ -150,7 +150,7 @@ def test_an_answer_to_head_has_no_bytes() -> None:
 
     ask(Middleware(Witness, told=told), method="HEAD")
 
-    assert [(exchange.status, exchange.bytes) for exchange in told] == [(200, 0)]
+    assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(200, 0)]
 
 
 @pytest.mark.parametrize(

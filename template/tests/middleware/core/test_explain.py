@@ -87,7 +87,11 @@ def run(probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def explain(run: Run) -> Explain:
     """Return the facts as JSON."""
-    return lambda *options, **keywords: json.loads(run(*options, "--json", **keywords))
+
+    def ask(*options: str, **keywords: Any) -> Any:
+        return json.loads(run(*options, "--json", **keywords))
+
+    return ask
 
 
 def step(explanation: Any, name: str) -> Any:

@@ -189,7 +189,8 @@ def test_a_value_has_the_rules_of_its_setting(capsys: pytest.CaptureFixture[str]
     class Settings(Base):
         partner: str
 
-    settings = Settings(partner="one", _env_file=None)
+    given: dict[str, Any] = {"partner": "one", "_env_file": None}
+    settings = Settings(**given)
 
     assert settings.overridden("", ["size"], {"size": 2}) == {"size": 2}
     with pytest.raises(SystemExit):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
@@ -28,7 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def connected(server: RedisServer) -> AsyncIterator[RedisConnection]:
+async def connected(server: RedisServer) -> AsyncGenerator[RedisConnection]:
     connection = RedisConnection(SecretStr(server.url), trial=("SET", "trial", "1"))
     await connection.open()
     try:

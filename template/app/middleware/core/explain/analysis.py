@@ -244,7 +244,7 @@ class _Analysis:
         passage = self._record.client
         outcome = _outcome(passage)
         is_head = self._record.request.method == "HEAD"
-        headers = [] if passage.head is None else passage.head["headers"]
+        headers = passage.head["headers"] if passage.head else []
         body = passage.body.decode("utf-8", "replace")
         encoded = any(name == b"content-encoding" for name, _ in headers)
         return Received(
@@ -335,7 +335,7 @@ def _problem(passage: Passage) -> dict[str, Any]:
 
 
 def _lists(value: Any, path: str) -> bool:
-    return value == path or (isinstance(value, tuple | list | frozenset) and path in value)
+    return value == path or (isinstance(value, (tuple, list, frozenset)) and path in value)
 
 
 def _cut(text: str) -> str:

@@ -6,10 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
@@ -104,14 +104,15 @@ def _explanation(
 
 def _settings() -> BaseModel | None:
     """Return the settings of this process; None where the app gets its own in another way."""
+    given: dict[str, Any] = {}
     try:
-        return StackSettings()
+        return StackSettings(**given)
     except ValidationError:
         return None
 
 
 @contextmanager
-def _quiet(logs: bool) -> Iterator[None]:  # noqa: FBT001
+def _quiet(logs: bool) -> Generator[None]:  # noqa: FBT001
     """Keep what the service prints and logs out of the explanation."""
     kept = TextIOWrapper(BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
     try:
@@ -170,7 +171,7 @@ def _print_both(
 
 
 @contextmanager
-def _page() -> Iterator[Console]:
+def _page() -> Generator[Console]:
     """Print what is printed on the console, without the blanks that fill its lines."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

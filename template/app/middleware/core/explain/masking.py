@@ -89,7 +89,7 @@ def shown(value: Any) -> str:
     """Return a value as people write it: lists with commas, an address without its port."""
     if isinstance(value, SecretStr | SecretBytes):
         value = value.get_secret_value()
-    if isinstance(value, tuple | list | frozenset | set):
+    if isinstance(value, (tuple, list, frozenset, set)):
         return ",".join(map(shown, value))
     if isinstance(value, bool):
         return str(value).lower()

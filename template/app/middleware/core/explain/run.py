@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -101,6 +101,7 @@ async def run(
     passages: dict[int, Passage] = {}
     service = recorded(app, stack, passages)
     record = Record(request, names_of(stack), passages, cut_off=False)
+    until_then = None
     async with _lifespan(service) as state:
         for _ in range(repeat):
             passages.clear()
@@ -155,7 +156,7 @@ async def _send(
 
 
 @asynccontextmanager
-async def _lifespan(service: ASGIApp) -> AsyncIterator[dict[str, Any]]:
+async def _lifespan(service: ASGIApp) -> AsyncGenerator[dict[str, Any]]:
     """Start `service` and stop it, as a server does."""
     state: dict[str, Any] = {}
     incoming: asyncio.Queue[Message] = asyncio.Queue()
