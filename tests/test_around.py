@@ -36,8 +36,8 @@ with TestClient(app, base_url="http://localhost") as client:
     assert white.headers["content-type"] == "application/problem+json"
     old = client.get("/v1/orders")
     assert (old.status_code, old.json()["layer"]) == (410, "legacy")
-    assert client.get("/secret").status_code == 400
-    assert client.get("/secret", headers={"X-Environment": "production"}).status_code == 200
+    assert client.get("/production").status_code == 400
+    assert client.get("/production", headers={"X-Environment": "production"}).status_code == 200
 """
 
 
@@ -255,7 +255,7 @@ app = FastAPI(dependencies=[Depends(production_only)], **stack)
 app.include_router(router)
 app.mount("/mounted", FastAPI())
 with TestClient(app, base_url="http://localhost") as client:
-    paths = ("/secret", "/nothing", "/docs", "/openapi.json", "/mounted/docs")
+    paths = ("/production", "/nothing", "/docs", "/openapi.json", "/mounted/docs")
     print(*(client.get(path).status_code for path in paths))
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **stack)
 with TestClient(app, base_url="http://localhost") as client:

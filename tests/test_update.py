@@ -410,7 +410,8 @@ def _values(question: dict[str, Any]) -> set[str]:
 
 
 def _settings(folder: Path) -> dict[str, dict[str, Any]]:
-    entries = (read_yaml(path) for path in folder.glob("hooks/*/**/*.yml"))
+    parts = ("layers", "shared")
+    entries = (read_yaml(path) for part in parts for path in folder.glob(f"hooks/{part}/**/*.yml"))
     return {
         knob["name"]: knob
         for entry in entries

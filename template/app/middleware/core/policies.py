@@ -266,8 +266,8 @@ def methods_of(context: RouteContext) -> set[str] | None:
 
 
 def _read(
-    name: str,
-    policy: Mapping[str, Any],
+    name: Any,
+    policy: Any,
     fields: Mapping[str, Field],
     settings: EnvironmentSettings,
 ) -> Rule:

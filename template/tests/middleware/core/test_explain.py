@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from app.middleware.order import LAYERS, RULES
 from tests.middleware.conftest import ENVIRONMENT, ProbeApp
 
 FIRST = next(iter(LAYERS))
-SECRET = "Ahb7ooGh5aiqu3ve"
+SECRET = sha256(b"explain").hexdigest()
 
 Explain = Callable[..., Any]
 Run = Callable[..., str]
