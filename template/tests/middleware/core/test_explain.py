@@ -24,7 +24,7 @@ from app.middleware.order import LAYERS, RULES
 from tests.middleware.conftest import ENVIRONMENT, ProbeApp
 
 FIRST = next(iter(LAYERS))
-SECRET = sha256(b"explain").hexdigest()
+SECRET = sha256(b"explain").hexdigest()[:16]
 
 Explain = Callable[..., Any]
 Run = Callable[..., str]
