@@ -371,8 +371,8 @@ class Place:
         # HTTP/2 and HTTP/3 know no such header (RFC 9113, 8.2.2; RFC 9114, 4.2).
         if closes and exchange.scope["http_version"][0] == "1":
             response.headers["Connection"] = "close"
-            if exchange.upload is not None:
-                send = exchange.upload.linger(send)
+        if closes and exchange.upload is not None:
+            send = exchange.upload.linger(send)
         await respond(response, exchange.scope, exchange.receive, send, close_code=close_code)
 
     async def refuse(self, layer: str, refusal: Refusal) -> None:
