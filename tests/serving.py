@@ -73,8 +73,9 @@ class Server:
         """Return the access-log lines of a request; the last may come after its answer."""
         found: list[dict[str, Any]] = []
         for _ in patiently():
+            ended = self.process.poll() is not None
             found = [line for line in self._written(request_id) if line["event"] == "request"]
-            if len(found) >= count:
+            if ended or len(found) >= count:
                 break
         return found
 

@@ -72,7 +72,7 @@ _GRANIAN = (
 )
 
 
-@server("hypercorn, HTTP/1.1", "hypercorn", "httpx", sample=True)
+@server("hypercorn, HTTP/1.1", "hypercorn", "httpx")
 def hypercorn(bench: Bench) -> None:
     bench.write_main(after=_ROUTES)
     _assert_one_place_decides(bench, *_HYPERCORN)
