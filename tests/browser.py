@@ -77,7 +77,7 @@ class Service:
 
 
 class Servers:
-    """Starts servers of the service in a folder: `servers(settings, "move", "cors", "timeout")`."""
+    """Starts servers of the service in a folder: `servers(settings, "remove", "cors", "")`."""
 
     def __init__(self, folder: Path, script: IO[str]) -> None:
         self._folder = folder

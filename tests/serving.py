@@ -4,17 +4,22 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-SECONDS: Final = 60
+import pytest
+
+from .support import free_port
+
+SECONDS: Final = 90  # a machine may be busy
 ORIGIN: Final = "https://app.example"
 
 SETTINGS: Final = {
@@ -36,6 +41,9 @@ class Reply:
     headers: Mapping[str, str]
     body: str
 
+    def json(self) -> Any:
+        return json.loads(self.body)
+
 
 @dataclass(frozen=True)
 class Server:
@@ -51,16 +59,23 @@ class Server:
         sent = {"Host": "localhost"} | {key.replace("_", "-"): headers[key] for key in headers}
         with closing(connection):
             connection.request(method, path, body, sent)
-            response = connection.getresponse()
-            got = {key.lower(): value for key, value in response.getheaders()}
-            return Reply(response.status, got, response.read().decode())
+            return reply(connection.getresponse())
+
+    def log(self) -> str:
+        return self.output.read_text("utf-8")
+
+    def stop(self, by: int = signal.SIGTERM) -> int:
+        """Stop the process as an orchestrator does, and return its status."""
+        self.process.send_signal(by)
+        return self.process.wait(SECONDS)
 
     def lines(self, request_id: str, count: int = 1) -> list[dict[str, Any]]:
         """Return the access-log lines of a request; the last may come after its answer."""
         found: list[dict[str, Any]] = []
         for _ in patiently():
+            ended = self.process.poll() is not None
             found = [line for line in self._written(request_id) if line["event"] == "request"]
-            if len(found) >= count:
+            if ended or len(found) >= count:
                 break
         return found
 
@@ -69,7 +84,7 @@ class Server:
         return [line for line in self._written(request_id) if "exception" in line]
 
     def _written(self, request_id: str) -> list[dict[str, Any]]:
-        lines = self.output.read_text("utf-8").split("\n")[:-1]
+        lines = self.log().split("\n")[:-1]
         found = [json.loads(line) for line in lines if line.startswith("{")]
         return [line for line in found if line.get("request_id") == request_id]
 
@@ -84,29 +99,51 @@ def with_main(service: Path, added: str) -> Path:
     return copy
 
 
+def reply(response: http.client.HTTPResponse) -> Reply:
+    headers = {key.lower(): value for key, value in response.getheaders()}
+    return Reply(response.status, headers, response.read().decode())
+
+
 @contextmanager
-def started(
-    service: Path, *arguments: str, command: tuple[str, ...], **settings: str
+def running(
+    command: Sequence[str | Path], *, service: Path, port: int, **environment: str
 ) -> Generator[Server]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
+    """Run a server in the folder of a service, and wait for nothing."""
     output = service / f"output-{port}.txt"
-    options = ("--host", "127.0.0.1", "--port", str(port), "--no-proxy-headers", *arguments)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTEST_", "VIRTUAL_ENV", "PYTHON"))
+    }
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command, *options],
+            command,
             cwd=service,
-            env={**kept, **SETTINGS, **settings},
+            env={**kept, **SETTINGS, "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
         )
+    try:
+        yield Server(port, output, process)
+    finally:
+        process.terminate()
         try:
-            yield Server(port, output, process)
-        finally:
-            process.terminate()
             process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def started(
+    service: Path, *arguments: str, command: tuple[str, ...], **settings: str
+) -> Generator[Server]:
+    port = free_port()
+    options = ("--host", "127.0.0.1", "--port", str(port), "--no-proxy-headers", *arguments)
+    whole = (sys.executable, "-m", *command, *options)
+    with running(whole, service=service, port=port, **settings) as server:
+        yield server
 
 
 @contextmanager
@@ -117,11 +154,23 @@ def serving(
     **settings: str,
 ) -> Generator[Server]:
     with started(service, *arguments, command=command, **settings) as server:
-        for _ in patiently():
-            assert server.process.poll() is None, server.output.read_text("utf-8")
-            if is_open(server.port):
-                break
+        wait_for(server)
         yield server
+
+
+def wait_for(server: Server) -> None:
+    """Wait until the server accepts connections."""
+    for _ in patiently():
+        assert server.process.poll() is None, server.log()
+        if is_open(server.port):
+            break
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in patiently():
+        if condition():
+            return
+    pytest.fail("it never came")
 
 
 def patiently() -> Iterator[None]:

@@ -2,10 +2,10 @@
 Run tests of a rendered service with its stack spoilt: a script, started inside of the service.
 
 Reads a JSON list of `{"verb", "layer", "neighbour", "tests"}` from standard input and prints a
-JSON list of pytest's exit statuses. `move` puts a layer directly inside of its neighbour,
-`remove` takes it out, `keep` leaves all as it is. The check at start-up is told no rules
-meanwhile, so that only a test of behaviour can notice. Each job runs in a fork of a process that
-has imported the service already, which saves most of the time.
+JSON list of pytest's exit statuses. `lower` puts a layer directly inside of its neighbour, `raise`
+directly outside, `remove` takes it out, `keep` leaves all as it is. The check at start-up is told
+no rules meanwhile, so that only a test of behaviour can notice. Each job runs in a fork of a
+process that has imported the service already, which saves most of the time.
 """
 
 import json
@@ -33,9 +33,9 @@ def spoil(verb: str, layer: str, neighbour: str) -> None:
         stack = list(build_stack(*args, **kwargs))
         names = [layer_of(item.cls) for item in stack]
         moved = stack.pop(names.index(layer))
-        if verb == "move":
+        if verb != "remove":
             names.remove(layer)
-            stack.insert(names.index(neighbour) + 1, moved)
+            stack.insert(names.index(neighbour) + (verb == "lower"), moved)
         return stack
 
     app.middleware.build_stack = build_spoilt

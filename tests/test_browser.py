@@ -284,7 +284,7 @@ def test_a_page_reads_nothing_where_cors_stands_inside(
 
     What no layer refuses, such as a probe, it still reads.
     """
-    spoilt = servers({**settings(origins), **case.settings}, "move", "cors", case.layer)
+    spoilt = servers({**settings(origins), **case.settings}, "lower", "cors", case.layer)
     page = shared(getattr(origins, case.origin), user_agent=case.user_agent)
 
     refused = ask(case, spoilt, page)

@@ -239,6 +239,16 @@ def test_a_place_names_no_other_layer(name: str) -> None:
     assert [other for other in others if other in LAYERS[name]["place"]] == []
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "error_handler"])
+def test_a_layer_promises_nothing_about_the_500(name: str) -> None:
+    """Without the layer error_handler the framework sends it, outside of every layer."""
+    promise = re.compile(r"\b500s?\b|every response")
+
+    texts = [LAYERS[name][key] for key in ("summary", "place", "client_sees")]
+
+    assert [text for text in texts if promise.search(text)] == []
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_order_obeys_the_rules_of_the_layer(name: str) -> None:
     order = ORDER["layers"]

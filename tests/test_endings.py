@@ -114,7 +114,8 @@ def test_a_server_that_stops_frees_nothing_that_is_used(service: Path, notes: Pa
     with serving(service, *GRACE, REQUEST_TIMEOUT="30") as server:
         paths = ("/sync?seconds=3", "/async?seconds=30", "/sync-stream", "/async-stream", "/events")
         opened = [_asked(server, f"GET {path}", f"stop{at}") for at, path in enumerate(paths)]
-        time.sleep(0.8)
+        for stream in opened[2:]:
+            stream.recv(1)
         server.process.terminate()
         server.process.wait(SECONDS)
         for connection in opened:

@@ -114,7 +114,8 @@ def _kept(rules: list[Rule]) -> Iterator[Job]:
 
 def _moved(rules: list[Rule]) -> Iterator[Job]:
     for rule in rules:
-        yield _job("move", rule["shown_by"], layer=rule["outside"], neighbour=rule["inside"])
+        yield _job("lower", rule["shown_by"], layer=rule["outside"], neighbour=rule["inside"])
+        yield _job("raise", rule["shown_by"], layer=rule["inside"], neighbour=rule["outside"])
 
 
 def _removed(names: list[str]) -> Iterator[Job]:

@@ -8,6 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.serving import wait_until
+
 from .bench import (
     UVICORN,
     Bench,
@@ -16,7 +18,6 @@ from .bench import (
     assert_layers_work,
     case,
     collecting,
-    patiently,
 )
 
 agent = partial(case, kind="agents and trackers")
@@ -44,7 +45,7 @@ sentry_sdk.init({dsn!r}, {options})
         bench.write_main(before, own)
         with bench.serving() as server:
             assert_layers_work(server)
-            patiently(lambda: bool(_sentry_events(collector)))
+            wait_until(lambda: bool(_sentry_events(collector)))
         (event,) = _sentry_events(collector)
         (value,) = event["exception"]["values"]
         assert value["type"] == "RuntimeError"

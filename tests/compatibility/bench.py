@@ -1,18 +1,13 @@
 """The bench: a service with a package, the process that serves it, and collectors for agents."""
 
 import gzip
-import http.client
-import json
 import os
 import shutil
-import signal
-import socket
 import ssl
 import subprocess
-import time
 import zlib
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import distributions
@@ -22,15 +17,9 @@ from typing import Any, Final, NamedTuple
 
 import brotli
 
+from tests.serving import SETTINGS, Server, running, wait_for, wait_until
 from tests.support import UV, free_port, run
 
-SECONDS: Final = 90  # a machine may be busy
-SECRET: Final = "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu"  # noqa: S105 - ours
-SETTINGS: Final = {
-    "JWT_ALGORITHMS": "HS256",
-    "JWT_KEY": SECRET,
-    "SESSION_SECRET": SECRET,
-}
 ROUTES: Final = """
 
 @app.get("/ok")
@@ -82,47 +71,6 @@ def case(
     return add
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A response as it came over the socket."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: str
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass(frozen=True)
-class Server:
-    """A process that serves, and what it has written."""
-
-    port: int
-    output: Path
-    process: "subprocess.Popen[bytes]"
-
-    def get(self, path: str, method: str = "GET", *, body: Any = None, **headers: str) -> Reply:
-        sent = {key.replace("_", "-"): value for key, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
-        with closing(connection):
-            connection.request(method, path, body, sent)
-            return reply(connection.getresponse())
-
-    def log(self) -> str:
-        return self.output.read_text("utf-8")
-
-    def stop(self, by: int = signal.SIGTERM) -> int:
-        """Stop the process as an orchestrator does, and return its status."""
-        self.process.send_signal(by)
-        return self.process.wait(SECONDS)
-
-
-def reply(response: http.client.HTTPResponse) -> Reply:
-    headers = {key.lower(): value for key, value in response.getheaders()}
-    return Reply(response.status, headers, response.read().decode())
-
-
 class Received(NamedTuple):
     """A request that an agent sent."""
 
@@ -150,14 +98,7 @@ class Collector:
 
     def wait_for(self, path: str, condition: Callable[[Received], bool] = lambda _: True) -> None:
         """Wait until something that fulfils `condition` has come."""
-        patiently(lambda: any(condition(item) for item in self.at(path)))
-
-
-def patiently(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.1)
+        wait_until(lambda: any(condition(item) for item in self.at(path)))
 
 
 Answer = Callable[[Received], bytes]
@@ -259,8 +200,7 @@ class Bench:
     def serving(self, *command: str, **environment: str) -> Generator[Server]:
         """Start the service, by uvicorn unless `command` says how; `{port}` is filled in."""
         with self.starting(*command, **environment) as server:
-            patiently(lambda: _up(server))
-            assert server.process.poll() is None, server.log()
+            wait_for(server)
             yield server
 
     @contextmanager
@@ -268,44 +208,14 @@ class Bench:
         """Start the process and wait for nothing."""
         port = free_port()
         first, *rest = (part.replace("{port}", str(port)) for part in command or UVICORN)
-        output = self.service / "output.log"
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("PYTEST_", "VIRTUAL_ENV", "PYTHON"))
-        }
-        settings = {**SETTINGS, "PATH": self._path(), "PYTHONUNBUFFERED": "1"}
-        with output.open("wb") as log:
-            process = subprocess.Popen(
-                (self.bin / first, *rest),
-                cwd=self.service,
-                env={**kept, **settings, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            yield Server(port, output, process)
-        finally:
-            process.terminate()
-            try:
-                process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        environment = {"PATH": self._path(), **environment}
+        with running(
+            (self.bin / first, *rest), service=self.service, port=port, **environment
+        ) as server:
+            yield server
 
     def _path(self) -> str:
         return f"{self.bin}{os.pathsep}{os.environ['PATH']}"
-
-
-def _up(server: Server) -> bool:
-    if server.process.poll() is not None:
-        return True  # `serving` shows why
-    try:
-        socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def run_uv(*arguments: str | Path, cwd: Path) -> None:
@@ -316,7 +226,7 @@ def run_uv(*arguments: str | Path, cwd: Path) -> None:
 def assert_layers_work(server: Server) -> None:
     """Assert what a client sees of every layer stack: ids, and one shape of errors."""
     for path, status in (("/ok", 200), ("/missing", 404), ("/boom", 500)):
-        response = server.get(path)
+        response = server.request(path)
         assert response.status == status, (path, response, server.log())
         assert response.headers.get("x-request-id"), (path, response)
         if status != 200:

@@ -15,7 +15,7 @@ client = partial(case, kind="generators of clients")
 def _write_document(bench: Bench) -> None:
     bench.write_main()
     with bench.serving() as server:
-        document = server.get("/openapi.json").body
+        document = server.request("/openapi.json").body
     (bench.service / "openapi.json").write_text(document, "utf-8")
 
 

@@ -5,14 +5,16 @@ import zlib
 from contextlib import closing
 from functools import partial
 
-from .bench import SECONDS, Bench, Server, assert_layers_work, case, patiently
+from tests.serving import SECONDS, Server, wait_until
+
+from .bench import Bench, assert_layers_work, case
 
 package = partial(case, kind="packages")
 
 
 def _page(server: Server, path: str, status: int = 200, method: str = "GET", **more: str) -> str:
     """Get a page that passed the layers."""
-    response = server.get(path, method, **more)
+    response = server.request(path, method, **more)
     assert response.status == status, (response, server.log())
     assert response.headers.get("x-request-id"), response
     return response.body
@@ -84,13 +86,13 @@ app.include_router(users.get_register_router(schemas.BaseUser[UUID], schemas.Bas
     form_type = {"Content_Type": "application/x-www-form-urlencoded"}
     with bench.serving() as server:
         body = '{"email": "ann@example.com", "password": "correct horse"}'
-        response = server.get("/register", "POST", body=body, **json_type)
+        response = server.request("/register", "POST", body=body, **json_type)
         assert response.status == 201, (response, server.log())
-        wrong = server.get("/login", "POST", body="username=a@b.co&password=x", **form_type)
+        wrong = server.request("/login", "POST", body="username=a@b.co&password=x", **form_type)
         assert wrong.status == 400
         assert wrong.json()["detail"] == "LOGIN_BAD_CREDENTIALS", wrong
         right = "username=ann@example.com&password=correct+horse"
-        assert server.get("/login", "POST", body=right, **form_type).json()["access_token"]
+        assert server.request("/login", "POST", body=right, **form_type).json()["access_token"]
 
 
 @package("Authlib", "authlib", "httpx")
@@ -115,7 +117,7 @@ async def login(request: Request) -> Response:
 """
     bench.write_main(after=after)
     with bench.serving() as server:
-        response = server.get("/login")
+        response = server.request("/login")
         assert response.status == 302, (response, server.log())
         assert response.headers["location"].startswith("https://provider.example/authorize")
         assert "set-cookie" in response.headers  # the state of the login, kept by the session
@@ -140,7 +142,7 @@ app.include_router(GraphQLRouter(strawberry.Schema(Query)), prefix="/graphql")
     bench.write_main(after=after)
     with bench.serving() as server:
         body = '{"query": "{ hello }"}'
-        response = server.get("/graphql", "POST", body=body, Content_Type="application/json")
+        response = server.request("/graphql", "POST", body=body, Content_Type="application/json")
         assert response.status == 200, (response, server.log())
         assert response.json() == {"data": {"hello": "world"}}
 
@@ -240,9 +242,9 @@ app.state.dishka_container = container
     with bench.serving() as server:
         # The unit ends after the response.
         _page(server, "/unit/false")
-        patiently(lambda: "committed" in server.log().splitlines())
+        wait_until(lambda: "committed" in server.log().splitlines())
         _page(server, "/unit/true", 500)
-        patiently(lambda: "crashed" in server.log().splitlines())
+        wait_until(lambda: "crashed" in server.log().splitlines())
 
 
 @package("FastMCP", "fastmcp", setup="`app.mount`, and its lifespan")
@@ -262,7 +264,7 @@ app.mount("/mcp", mcp)
         ' "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}}'
     )
     with bench.serving() as server:
-        response = server.get(
+        response = server.request(
             "/mcp/",
             "POST",
             body=body,
@@ -297,7 +299,7 @@ app.mount("/", StaticFiles(directory="dist", html=True))
     )
     with bench.serving() as server:
         assert "<script" in _page(server, "/")
-        response = server.get("/main.js")
-        cached = server.get("/main.js", If_None_Match=response.headers["etag"])
+        response = server.request("/main.js")
+        cached = server.request("/main.js", If_None_Match=response.headers["etag"])
         assert (response.status, cached.status) == (200, 304)
-        assert server.get("/missing.js").headers["content-type"] == "application/problem+json"
+        assert server.request("/missing.js").headers["content-type"] == "application/problem+json"

@@ -6,62 +6,171 @@ import os
 import shutil
 import ssl
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 
-from tests.support import free_port
+from tests.serving import SECONDS, Server, wait_until
+from tests.support import FAILED_START, free_port
 
-from .bench import UVICORN, Bench, Server, assert_layers_work, case, patiently
+from .bench import UVICORN, Bench, assert_layers_work, case
 
 server = partial(case, kind="servers and hosts")
 
 
 def _assert_one_place_decides(bench: Bench, *command: str, **environment: str) -> None:
-    """Assert that `TRUSTED_PROXIES` alone decides whose X-Forwarded-For is trusted."""
-    bench.write_main()
-    for trusted, client in (("192.0.2.1", "127.0.0.1"), ("127.0.0.1", "203.0.113.9")):
+    """Assert that `TRUSTED_PROXIES` alone decides whose forwarded headers are trusted."""
+    forged = {"X_Forwarded_For": "203.0.113.9", "X_Forwarded_Proto": "https"}
+    expected = {
+        "192.0.2.1": {"client": "127.0.0.1", "scheme": "http"},
+        "127.0.0.1": {"client": "203.0.113.9", "scheme": "https"},
+    }
+    for trusted, seen in expected.items():
         with bench.serving(*command, TRUSTED_PROXIES=trusted, **environment) as serving:
             assert_layers_work(serving)
-            serving.get("/forwarded", X_Forwarded_For="203.0.113.9")
-            patiently(lambda: _client(serving) is not None)
-            assert _client(serving) == client
+            assert serving.request("/seen", **forged).json() == seen
 
 
-def _client(serving: Server) -> str | None:
-    lines = (line for line in serving.log().splitlines() if '"path":"/forwarded"' in line)
-    found: str | None = json.loads(next(lines, '{"client": null}'))["client"]
-    return found
+@server("uvicorn without `--no-proxy-headers`", "uvicorn", sample=True)
+def uvicorn(bench: Bench) -> None:
+    bench.write_main(after=_ROUTES)
+    command = ("uvicorn", "app.main:app", "--port", "{port}")
+    _assert_one_place_decides(bench, *command)
+    with bench.starting(*command, "--forwarded-allow-ips", "*") as refused:
+        assert refused.process.wait(SECONDS) == FAILED_START
+        assert "Start it with --no-proxy-headers and without" in refused.log()
+
+
+@server("gunicorn, `uvicorn_worker.UvicornWorker`", "gunicorn", "uvicorn-worker")
+def gunicorn(bench: Bench) -> None:
+    bench.write_main(after=_ROUTES)
+    command = ("gunicorn", "app.main:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "1")
+    _assert_one_place_decides(bench, *command, "-b", "127.0.0.1:{port}")
 
 
 @server(
-    "gunicorn, `uvicorn_worker.UvicornWorker`",
+    "gunicorn, its own worker (`-k asgi`)",
     "gunicorn",
-    "uvicorn-worker",
-    setup="`FORWARDED_ALLOW_IPS=` (empty), or the worker trusts `127.0.0.1` by itself",
+    "httpx",
+    setup="`FORWARDED_ALLOW_IPS=` (empty), or gunicorn reads `X-Forwarded-Proto` from `127.0.0.1`",
 )
-def gunicorn(bench: Bench) -> None:
-    command = ("gunicorn", "app.main:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "1")
-    _assert_one_place_decides(bench, *command, "-b", "127.0.0.1:{port}", FORWARDED_ALLOW_IPS="")
+def gunicorn_asgi(bench: Bench) -> None:
+    bench.write_main(after=_ROUTES)
+    command = ("gunicorn", "app.main:app", "-k", "asgi", "-w", "1", "-b", "127.0.0.1:{port}")
+    _assert_one_place_decides(bench, *command, FORWARDED_ALLOW_IPS="")
+    _assert_protocol(bench, "HTTP/1.1", *command, FORWARDED_ALLOW_IPS="")
 
 
-@server("hypercorn, HTTP/1.1", "hypercorn", sample=True)
+_HYPERCORN = ("hypercorn", "app.main:app", "-b", "127.0.0.1:{port}")
+_GRANIAN = (
+    *("granian", "app.main:app", "--interface", "asgi"),
+    *("--host", "127.0.0.1", "--port", "{port}"),
+)
+
+
+@server("hypercorn, HTTP/1.1", "hypercorn", "httpx")
 def hypercorn(bench: Bench) -> None:
-    _assert_one_place_decides(bench, "hypercorn", "app.main:app", "-b", "127.0.0.1:{port}")
+    bench.write_main(after=_ROUTES)
+    _assert_one_place_decides(bench, *_HYPERCORN)
+    _assert_protocol(bench, "HTTP/1.1", *_HYPERCORN)
+
+
+@server(
+    "hypercorn, `--worker-class trio`",
+    "hypercorn[trio]",
+    setup="not possible: the layers need asyncio, and the start ends with that sentence",
+)
+def hypercorn_trio(bench: Bench) -> None:
+    bench.write_main()
+    with bench.starting(*_HYPERCORN, "--worker-class", "trio") as refused:
+        refused.process.wait(SECONDS)
+        assert "The layers need asyncio" in refused.log()
 
 
 _FORBIDDEN = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
-_H2 = """
-import json, sys
-import httpx
-client = httpx.Client(http2=True, verify=False)
-for path in ("/ok", "/missing", "/boom", "/slow"):
-    response = client.get(f"https://127.0.0.1:{sys.argv[1]}{path}")
-    print(json.dumps([response.http_version, response.status_code, dict(response.headers)]))
+_TOO_LARGE = 1_500_000
+_ROUTES = """
+
+from pathlib import Path
+
+from fastapi import Request
+
+
+@app.get("/slow")
+async def slow() -> None:
+    import asyncio
+
+    await asyncio.sleep(60)
+
+
+@app.post("/upload")
+async def upload(request: Request) -> int:
+    return len(await request.body())
+
+
+@app.post("/unread")
+async def unread() -> None:
+    pass
+
+
+@app.get("/seen")
+async def seen(request: Request) -> dict[str, str]:
+    return {"client": request.client.host, "scheme": request.scope["scheme"]}
+
+
+@app.get("/close")
+async def close() -> None:
+    Path("maintenance").touch()
 """
 
 
+class _Asked(NamedTuple):
+    """What is sent on one connection after the other requests, and what must come."""
+
+    status: int
+    path: str
+    headers: Mapping[str, str] = MappingProxyType({})
+    size: int = 0
+    declared: bool = True
+
+
+def _asked(unread: int) -> list[_Asked]:
+    return [
+        _Asked(200, "/ok"),
+        _Asked(404, "/missing"),
+        _Asked(500, "/boom"),
+        _Asked(504, "/slow"),
+        _Asked(413, "/upload", size=_TOO_LARGE),
+        _Asked(413, "/upload", size=_TOO_LARGE, declared=False),
+        _Asked(200, "/upload", size=unread),
+        _Asked(200, "/unread", size=unread),
+        _Asked(400, "/upload", {"host": "evil.example"}, size=unread),
+        _Asked(401, "/upload", {"authorization": "Bearer forged"}, size=unread),
+        _Asked(200, "/close"),
+        _Asked(503, "/upload", size=unread),
+    ]
+
+
+_HTTP = """
+import json, sys
+import httpx
+port, asked, version, reused = json.loads(sys.argv[1])
+scheme = "http" if version == "HTTP/1.1" else "https"
+make = lambda: httpx.Client(http2=version == "HTTP/2", verify=False, timeout=30)
+client = make()
+for status, path, headers, size, declared in asked:
+    client = client if reused else make()
+    body = b"x" * size if declared else iter([b"x" * (size // 10)] * 10)
+    response = client.request(
+        "POST" if size else "GET", f"{scheme}://127.0.0.1:{port}{path}", headers=headers,
+        content=body if size else None,
+    )
+    print(json.dumps([response.http_version, response.status_code, dict(response.headers)]))
+"""
 _H3 = """
 import asyncio, json, ssl, sys
 from aioquic.asyncio.client import connect
@@ -81,74 +190,114 @@ class Client(QuicConnectionProtocol):
             if isinstance(item, HeadersReceived):
                 self.heads.put_nowait({key.decode(): value.decode() for key, value in item.headers})
 
-async def main(port):
+async def main(port, asked, version, reused):
+    for part in [asked] if reused else [[item] for item in asked]:
+        await connected(port, part)
+
+async def connected(port, asked):
     options = {
         "configuration": QuicConfiguration(alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE),
         "create_protocol": Client,
     }
     async with connect("127.0.0.1", port, **options) as client:
-        for path in ("/ok", "/missing", "/boom", "/slow"):
+        for status, path, headers, size, declared in asked:
             stream = client._quic.get_next_available_stream_id()
-            head = {":method": "GET", ":scheme": "https", ":authority": "localhost", ":path": path}
+            head = {":method": "POST" if size else "GET", ":scheme": "https",
+                ":authority": headers.pop("host", "localhost"), ":path": path, **headers}
+            if size and declared:
+                head["content-length"] = str(size)
             encoded = [(key.encode(), value.encode()) for key, value in head.items()]
-            client.http.send_headers(stream, encoded, end_stream=True)
+            client.http.send_headers(stream, encoded, end_stream=not size)
+            if size:
+                client.http.send_data(stream, b"x" * size, end_stream=True)
             client.transmit()
-            got = await client.heads.get()
+            got = await asyncio.wait_for(client.heads.get(), 30)
             print(json.dumps(["HTTP/3", int(got.pop(":status")), got]))
 
-asyncio.run(main(int(sys.argv[1])))
-"""
-_SLOW = """
-
-@app.get("/slow")
-async def slow() -> None:
-    import asyncio
-
-    await asyncio.sleep(60)
+asyncio.run(main(*json.loads(sys.argv[1])))
 """
 
 
-def _assert_protocol(bench: Bench, client: str, version: str, *command: str) -> None:
-    bench.write_main(after=_SLOW)
-    with bench.serving(*command, REQUEST_TIMEOUT="1") as serving:
-        done = bench.run("python", "-c", client, str(serving.port))
-        replies = [json.loads(line) for line in done.stdout.splitlines() if line[0] == "["]
-        expected = [[version, status] for status in (200, 404, 500, 504)]
-        assert [reply[:2] for reply in replies] == expected, (done.stdout, serving.log())
-        for _, _, headers in replies:
-            assert headers["x-request-id"]
-            assert not _FORBIDDEN & headers.keys()
+def _assert_protocol(
+    bench: Bench,
+    version: str,
+    *command: str,
+    reused: bool = True,
+    unread: int = 60_000,
+    **environment: str,
+) -> None:
+    """
+    Assert that each response arrives, also before the end of a body, on one connection.
+
+    `unread` is the size of bodies that nobody reads: HTTP/2 lets a client send 65,535 bytes.
+    """
+    (bench.service / "maintenance").unlink(missing_ok=True)
+    settings = {"ALLOWED_HOSTS": "localhost,127.0.0.1", "REQUEST_TIMEOUT": "3"}
+    with bench.serving(*command, **settings, **environment) as serving:
+        asked = _asked(unread)
+        replies = _replies(bench, serving, version, asked, reused=reused)
+        expected = [(version, item.status) for item in asked]
+        assert [(seen, status) for seen, status, _ in replies] == expected, serving.log()
+    (bench.service / "maintenance").unlink()
+    with bench.serving(*command, RATE_LIMIT="2/minute", **environment) as serving:
+        asked = [_Asked(200, "/ok"), _Asked(200, "/ok"), _Asked(429, "/upload", size=unread)]
+        replies += _replies(bench, serving, version, asked, reused=reused)
+        assert [status for _, status, _ in replies[-3:]] == [200, 200, 429]
+    for _, _, headers in replies:
+        assert headers["x-request-id"]
+        assert version == "HTTP/1.1" or not _FORBIDDEN & headers.keys()
 
 
-@server("hypercorn, HTTP/2", "hypercorn", "httpx[http2]")
+def _replies(
+    bench: Bench, serving: Server, version: str, asked: Sequence[_Asked], *, reused: bool
+) -> list[tuple[str, int, dict[str, str]]]:
+    client = _H3 if version == "HTTP/3" else _HTTP
+    arguments = json.dumps([serving.port, asked, version, reused], default=dict)
+    done = bench.run("python", "-c", client, arguments)
+    assert done.returncode == 0, (done.stdout, serving.log())
+    return [json.loads(line) for line in done.stdout.splitlines() if line[0] == "["]
+
+
+def _tls(bench: Bench, certificate_option: str, key_option: str) -> tuple[str, ...]:
+    certificate, key = map(str, bench.certificate)
+    return (certificate_option, certificate, key_option, key)
+
+
+@server(
+    "hypercorn, HTTP/2",
+    "hypercorn",
+    "httpx[http2]",
+    setup="nothing; hypercorn itself closes the connection after a response to an unread body",
+)
 def hypercorn_h2(bench: Bench) -> None:
-    certificate, key = map(str, bench.certificate)
-    tls = ("--certfile", certificate, "--keyfile", key)
-    _assert_protocol(
-        bench, _H2, "HTTP/2", "hypercorn", "app.main:app", "-b", "127.0.0.1:{port}", *tls
-    )
+    bench.write_main(after=_ROUTES)
+    tls = _tls(bench, "--certfile", "--keyfile")
+    _assert_protocol(bench, "HTTP/2", *_HYPERCORN, *tls, reused=False)
 
 
-@server("hypercorn, HTTP/3", "hypercorn[h3]")
+@server(
+    "hypercorn, HTTP/3",
+    "hypercorn[h3]",
+    setup="nothing; hypercorn itself stops listening after a response to a large unread body",
+)
 def hypercorn_h3(bench: Bench) -> None:
-    certificate, key = map(str, bench.certificate)
-    listen = ("--bind", "127.0.0.1:{port}", "--quic-bind", "127.0.0.1:{port}")
-    tls = ("--certfile", certificate, "--keyfile", key)
-    _assert_protocol(bench, _H3, "HTTP/3", "hypercorn", "app.main:app", *listen, *tls)
+    bench.write_main(after=_ROUTES)
+    tls = ("--quic-bind", "127.0.0.1:{port}", *_tls(bench, "--certfile", "--keyfile"))
+    _assert_protocol(bench, "HTTP/3", *_HYPERCORN, *tls, unread=500)
 
 
 @server("granian, HTTP/2", "granian", "httpx[http2]")
 def granian_h2(bench: Bench) -> None:
-    certificate, key = map(str, bench.certificate)
-    tls = ("--ssl-certificate", certificate, "--ssl-keyfile", key)
-    command = ("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}")
-    _assert_protocol(bench, _H2, "HTTP/2", *command, *tls, "app.main:app")
+    bench.write_main(after=_ROUTES)
+    tls = _tls(bench, "--ssl-certificate", "--ssl-keyfile")
+    _assert_protocol(bench, "HTTP/2", *_GRANIAN, *tls)
 
 
-@server("granian, HTTP/1.1", "granian")
+@server("granian, HTTP/1.1", "granian", "httpx")
 def granian(bench: Bench) -> None:
-    command = ("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}")
-    _assert_one_place_decides(bench, *command, "app.main:app")
+    bench.write_main(after=_ROUTES)
+    _assert_one_place_decides(bench, *_GRANIAN)
+    _assert_protocol(bench, "HTTP/1.1", *_GRANIAN)
 
 
 _LAMBDA = """
@@ -221,7 +370,7 @@ def _assert_nginx(bench: Bench, upstream: str, *command: str, trusted: str) -> N
         path.write_text(filled, "utf-8")
         with subprocess.Popen((nginx, "-p", bench.service, "-c", path)) as proxy:
             try:
-                patiently(lambda: _status(bench, port, "/ok") == 200)
+                wait_until(lambda: _status(bench, port, "/ok") == 200)
                 assert _status(bench, port, "/boom") == 500
             finally:
                 proxy.terminate()

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -145,28 +143,19 @@ async def refuse(
     await respond(response, scope, receive, send, close_code=close_code)
 
 
+class _ProblemContent(dict[str, Any]):
+    """What FastAPI describes as JSON, described as a problem: it knows no media type of a model."""
+
+    def setdefault(self, _: str, default: Any = None) -> Any:
+        return super().setdefault(MEDIA_TYPE, default)
+
+
 def problem_responses(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of each status in `statuses`."""
-    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
     return {
-        status: {"description": phrase(status), "content": {MEDIA_TYPE: {"schema": schema}}}
+        status: {"description": phrase(status), "model": Problem, "content": _ProblemContent()}
         for status in statuses
     }
-
-
-def problem_component() -> APIRouter:
-    """
-    Return webhooks that are none, but bring the schema of `Problem` into OpenAPI.
-
-    FastAPI collects the models of routes only, and lets none have a media type of its own.
-    """
-    responses: dict[int | str, dict[str, Any]] = {"default": {"model": Problem}}
-    route = APIRoute("/", _no_webhook, methods=[], operation_id="problem", responses=responses)
-    return APIRouter(routes=[route])
-
-
-async def _no_webhook() -> None:
-    """Never run."""
 
 
 def phrase(status: int) -> str:

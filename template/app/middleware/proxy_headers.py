@@ -3,12 +3,14 @@
 import os
 from collections.abc import Awaitable, Collection, Iterator
 from ipaddress import IPv4Network
+from traceback import walk_stack
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
 
+from .core.check import fail_start
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.networks import MAPPED_BITS, network, parse_network
@@ -16,6 +18,12 @@ from .core.reading import in_any_case
 
 # Of a client that came by a unix socket nobody knows an address.
 _UNIX: Final = "unix"
+# What uvicorn and gunicorn trust unless they are told otherwise.
+_DEFAULTS: Final = frozenset({"127.0.0.1", "::1"})
+_DISAGREES: Final = (
+    "The server was told to trust X-Forwarded-For from {}, which is not what TRUSTED_PROXIES says."
+    " Start it with --no-proxy-headers and without --forwarded-allow-ips: TRUSTED_PROXIES decides."
+)
 _SCHEMES: Final = {
     "http": {"http": "http", "https": "https", "ws": "http", "wss": "https"},
     "websocket": {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"},
@@ -38,7 +46,20 @@ class ProxyHeadersMiddleware(Layer):
 
     def __init__(self, app: ASGIApp, *, trusted_proxies: Collection[str]) -> None:
         super().__init__(app)
+        self.trusted_proxies = trusted_proxies
         self.uvicorn: Any = UvicornProxyHeaders(_nothing, list(_spellings(trusted_proxies)))
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # uvicorn and gunicorn's uvicorn worker put the same class around the app, where it would
+        # decide first: of its callers the app sees that one.
+        callers = [frame.f_locals.get("self") for frame, _ in walk_stack(None)]
+        for caller in callers:
+            if isinstance(caller, UvicornProxyHeaders):
+                stated = _stated(caller)
+                if not (stated <= _DEFAULTS or _as_set(stated) == _as_set(self.trusted_proxies)):
+                    await fail_start(_DISAGREES.format(",".join(sorted(stated))), receive, send)
+                caller.trusted_hosts = UvicornProxyHeaders(_nothing, []).trusted_hosts
+        await super().lifespan(scope, receive, send)
 
     def enter(self, exchange: Exchange) -> Awaitable[None] | None:
         if exchange.client is None and _UNIX in self.uvicorn.trusted_hosts:
@@ -75,6 +96,13 @@ class ProxyHeadersMiddleware(Layer):
         parse = self.uvicorn.trusted_hosts.get_trusted_client_address
         client = exchange.client
         return max((at for at, item in enumerate(addresses) if parse(item) == client), default=0)
+
+
+def _stated(server: UvicornProxyHeaders) -> set[str]:
+    """Return the proxies that the server was told to trust."""
+    hosts = server.trusted_hosts
+    found = hosts.trusted_literals | hosts.trusted_hosts | hosts.trusted_networks
+    return {"*"} if hosts.always_trust else {str(item) for item in found if item}
 
 
 async def _nothing(*_: object) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import re
 from enum import Enum
 from importlib import import_module
 from typing import Any, Final
 
 import pytest
 from fastapi import HTTPException, WebSocket
+from pydantic import create_model
 from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
@@ -306,4 +308,17 @@ def test_openapi_declares_the_shape(probe_app: ProbeApp) -> None:
     schemas = probe_app().openapi()["components"]["schemas"]
     errors = schemas["Problem"]["properties"]["errors"]["anyOf"]
     assert errors[0]["items"] == {"$ref": "#/components/schemas/InputError"}
-    assert "webhooks" not in probe_app().openapi()
+
+
+def test_a_model_of_the_same_name_leaves_no_reference_dangling(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    mine = create_model("Problem", solution=(str, ...))
+    app.add_api_route("/riddle", lambda: None, response_model=mine)
+
+    document = app.openapi()
+
+    names = re.findall(r'"#/components/schemas/(.+?)"', json.dumps(document))
+    assert {*names} <= document["components"]["schemas"].keys()
+    (content,) = document["paths"]["/riddle"]["get"]["responses"]["500"]["content"].values()
+    schema = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+    assert {"request_id", "layer"} <= schema["properties"].keys()

@@ -1,6 +1,7 @@
 """Proxy headers: the client is who the trusted proxies say, and nobody else is believed."""
 
 import json
+import re
 from typing import Any, Final
 
 import pytest
@@ -8,11 +9,12 @@ from httpx2 import Response
 from pydantic import ValidationError
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
 
 from app.middleware import innermost, outermost
 from app.middleware.order import LAYERS
 
-from .conftest import WS, LogLines, ProbeClient, stack_settings
+from .conftest import WS, LogLines, ProbeApp, ProbeClient, stack_settings
 
 PROXY: Final = "10.0.0.1"
 TRUSTED: Final[dict[str, Any]] = {"trusted_proxies": ["10.0.0.0/8", "2001:db8:1::/48"]}
@@ -276,6 +278,35 @@ def test_a_server_that_trusts_the_same_may_start(
     settings = stack_settings(trusted_proxies=json.dumps(["10.0.0.0/8", "::1"]))
 
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
+
+
+@pytest.mark.parametrize("stated", ["127.0.0.1,::1", "", "2001:db8:1:0::/48, 10.0.0.0/8"])
+def test_the_server_s_own_list_decides_nothing(
+    stated: str, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """Without `--no-proxy-headers` uvicorn puts its class around the app."""
+    app = UvicornProxyHeaders(probe_app(**TRUSTED), stated)  # type: ignore[arg-type]
+    headers = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https, https"}
+
+    seen = [
+        probe_client(app=app, client_host=peer).get("/probe/state", headers=headers)
+        for peer in ("127.0.0.1", PROXY)
+    ]
+
+    assert [(client_of(item), scheme_of(item)) for item in seen] == [
+        ("127.0.0.1", "http"),
+        ("6.6.6.6", "https"),
+    ]
+
+
+@pytest.mark.parametrize("stated", ["*", "127.0.0.1,192.0.2.1", "10.0.0.0/8"])
+def test_a_server_that_was_told_to_trust_others_does_not_start(
+    stated: str, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = UvicornProxyHeaders(probe_app(**TRUSTED), stated)  # type: ignore[arg-type]
+
+    with pytest.raises(BaseException, match=f"from {re.escape(stated)}, which is not what"):
+        probe_client(app=app)
 
 
 def test_the_scheme_of_the_nearest_proxy_counts(probe_client: ProbeClient) -> None:

@@ -210,18 +210,32 @@ def test_the_server_is_told_why_it_may_not_start(probe_app: ProbeApp) -> None:
     app.add_middleware(Mine)
     sent: list[Message] = []
 
+    with pytest.raises(RuntimeError, match="was added outside the middleware stack"):
+        asyncio.run(_start(app, sent))
+
+    (failed,) = sent
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "Mine was added outside the middleware stack" in failed["message"]
+
+
+def test_a_server_without_asyncio_is_told_so(probe_app: ProbeApp) -> None:
+    """As hypercorn with trio: the layers would fail at each request."""
+    sent: list[Message] = []
+
+    with pytest.raises(RuntimeError, match="The layers need asyncio"):
+        _start(probe_app(), sent).send(None)
+
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+
+
+async def _start(app: ASGIApp, sent: list[Message]) -> None:
     async def receive() -> Message:
         return {"type": "lifespan.startup"}
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    with pytest.raises(RuntimeError, match="was added outside the middleware stack"):
-        asyncio.run(app({"type": "lifespan", "state": {}}, receive, send))
-
-    (failed,) = sent
-    assert failed["type"] == "lifespan.startup.failed"
-    assert "Mine was added outside the middleware stack" in failed["message"]
+    await app({"type": "lifespan", "state": {}}, receive, send)
 
 
 def test_own_layers_stand_where_they_are_put(probe_app: ProbeApp) -> None:

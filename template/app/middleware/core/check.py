@@ -1,10 +1,11 @@
 """The check of the order: when the service starts, and for `python -m app.middleware`."""
 
+from asyncio import get_running_loop
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from types import NoneType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -32,6 +33,10 @@ _LOST: Final = (
     "The app that is served has no checked layers. Something builds an app around yours or anew,"
     " such as VersionedFastAPI(app). Pass **stack_options(settings) to the FastAPI that is served."
 )
+_NO_ASYNCIO: Final = (
+    "The layers need asyncio, and the server runs the app without it. Start the server with its"
+    " worker of asyncio: hypercorn, for instance, without --worker-class trio."
+)
 
 
 class OrderCheck(Layer):
@@ -52,8 +57,10 @@ class OrderCheck(Layer):
             policies.install(self)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _runs_asyncio():
+            await fail_start(_NO_ASYNCIO, receive, send)
         if found := faults(scope["app"]):
-            await _fail(" ".join(found), receive, send)
+            await fail_start(" ".join(found), receive, send)
 
         async def received() -> Message:
             message = await receive()
@@ -65,7 +72,16 @@ class OrderCheck(Layer):
         await self.app(scope, received, send)
 
 
-async def _fail(message: str, receive: Receive, send: Send) -> None:
+def _runs_asyncio() -> bool:
+    try:
+        get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def fail_start(message: str, receive: Receive, send: Send) -> NoReturn:
+    """End the start of the service with a sentence (the lifespan protocol of ASGI)."""
     await receive()
     await send({"type": "lifespan.startup.failed", "message": message})
     raise RuntimeError(message)

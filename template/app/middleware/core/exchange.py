@@ -362,8 +362,8 @@ class Place:
         # HTTP/2 and HTTP/3 know no such header (RFC 9113, 8.2.2; RFC 9114, 4.2).
         if closes and exchange.scope["http_version"][0] == "1":
             response.headers["Connection"] = "close"
-            if announces_body(exchange.scope, exchange.headers):
-                send = linger(send, exchange.received, exchange.is_arriving)
+        if closes and announces_body(exchange.scope, exchange.headers):
+            send = linger(send, exchange.received, exchange.is_arriving)
         await respond(response, exchange.scope, exchange.receive, send, close_code=close_code)
 
     async def refuse(self, layer: str, refusal: Refusal) -> None:

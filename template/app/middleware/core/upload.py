@@ -26,7 +26,8 @@ def linger(send: Send, receive: Receive, arrives: Callable[[], bool]) -> Send:
 
     A connection that is closed while bytes arrive is reset, and a reset can overtake the
     response (RFC 9112, 9.6): it is sent in full, but ended only when the client fell silent
-    or two seconds are over.
+    or two seconds are over. Over HTTP/2 clients such as httpx send all of a body before they
+    read, and would wait for a window that nobody opens.
     """
 
     async def send_and_linger(message: Message) -> None:
