@@ -273,7 +273,8 @@ with TestClient(app, base_url="http://localhost") as client:
 def test_the_recipes_work(render: Render) -> None:
     service = render(preset="everything")
     program = """
-from fastapi import FastAPI, Request
+from typing import Annotated
+from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from starlette.middleware import Middleware
@@ -289,13 +290,20 @@ app = FastAPI(**stack_options(Settings.from_environment(), [innermost(Middleware
 async def me(user: CurrentUser, request: Request) -> str:
     bind(order_id=1, password=SecretStr("abc"))
     return user.id + request.state.tenant
+async def raw(request: Request) -> bytes:
+    return await request.body()
+@app.post("/raw")
+async def read(order: dict[str, int], body: Annotated[bytes, Depends(raw)], request: Request) -> str:
+    return f"{order['id']}{body.decode()}{len(request.state.request_id)}"
 app.dependency_overrides[current_user] = lambda: User("ada")
 with TestClient(app, base_url="http://localhost", headers={"X-Environment": "production"}) as c:
+    print(c.post("/raw", json={"id": 1}).json())
     print(c.get("/me?token=abc", headers={"X-Secret": "abc"}).json())
 """
 
-    *_, line, last = output_of(service, "-c", program, **first_run(service)).splitlines()
+    *_, raw, line, last = output_of(service, "-c", program, **first_run(service)).splitlines()
 
+    assert raw == '1{"id":1}36'
     assert last == "adaa"
     assert '"order_id":1' in line
     assert "abc" not in line
@@ -321,7 +329,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from app.middleware import outermost, stack_options
 from app.middleware.core.check import faults
 from app.settings import Settings
-async def add_build(request, call_next):
+async def add_process_time(request, call_next):
     return await call_next(request)
 settings = Settings.from_environment()
 print(*faults(FastAPI(**stack_options(settings, [{place}]))))
