@@ -159,7 +159,7 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
         raise ValueError(msg)
     if any(re.fullmatch(regex, origin) for origin in _STRANGERS):
         msg = (
-            "CORS_ALLOW_ORIGIN_REGEX must not admit every origin with"
+            "CORS_ALLOW_ORIGIN_REGEX must not allow every origin with"
             f" CORS_ALLOW_CREDENTIALS; it is {regex!r}"
         )
         raise ValueError(msg)
@@ -171,7 +171,7 @@ _NEVER: Final = (
     (re.compile(r"""[\s"'@#]|,(?![^{]*})"""), "write one expression; (a|b) matches two"),
     (re.compile(r"^\^?[*/]|/\*"), "write [a-z0-9-]+ for a wildcard"),
     (re.compile(r"[a-z0-9)\]+*]\\?/\$?$"), "an origin ends without a slash"),
-    (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave the usual port out"),
+    (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave out the default port"),
     (re.compile(r"^(?!.*(:|(?<!\\)\.[*+{]|\[\^|\\[SDW]))."), "begin it with https://"),
 )
 _CAPITAL: Final = re.compile(r"[A-Z]")

@@ -88,7 +88,7 @@ async def _http_handler(request: Request, exc: HTTPException) -> Response:
 async def _validation_handler(request: Request, exc: RequestValidationError) -> Response:
     # Without `input` and `ctx`: both repeat what the client sent, secrets included.
     errors = [{key: error[key] for key in ("loc", "msg", "type")} for error in exc.errors()]
-    detail = "The request does not match what this operation takes; see `errors`."
+    detail = "The request is invalid; see `errors`."
     return problem_response(
         request.scope, 422, detail, members={"errors": jsonable_encoder(errors)}
     )
@@ -97,7 +97,7 @@ async def _validation_handler(request: Request, exc: RequestValidationError) -> 
 async def _websocket_validation_handler(
     websocket: WebSocket, _: WebSocketRequestValidationError
 ) -> None:
-    await websocket.close(_WS_POLICY_VIOLATION, "The handshake does not match what is taken here.")
+    await websocket.close(_WS_POLICY_VIOLATION, "The handshake is invalid.")
 
 
 def _http_problem(scope: Scope, exc: HTTPException) -> Response:

@@ -25,7 +25,7 @@ _MALFORMED: Final = Refusal(
     status=400,
     detail="Send exactly one Idempotency-Key of 1 to 255 printable ASCII characters.",
 )
-_MISSING: Final = Refusal(status=400, detail="This needs an Idempotency-Key, once for each try.")
+_MISSING: Final = Refusal(status=400, detail="Send a new Idempotency-Key for each operation.")
 _LOST: Final = Refusal(
     status=503,
     detail="Stored responses can't be read at the moment. Retry in a second.",

@@ -55,7 +55,7 @@ def check_lists(*, allow: Collection[str], deny: Collection[str]) -> None:
     blocked = [parse_network(item) for item in deny]
     if allow and all(covers(blocked, parse_network(item)) for item in allow):
         msg = (
-            "IP_DENY must not hold all that IP_ALLOW allows, since IP_DENY wins; without IP_DENY"
-            " all but IP_ALLOW is refused"
+            "IP_DENY must not block all of IP_ALLOW, since it takes precedence; without IP_DENY,"
+            " every client outside IP_ALLOW is blocked"
         )
         raise ValueError(msg)

@@ -48,7 +48,7 @@ class MaintenanceMiddleware(Layer):
 
 def _file(value: str) -> str:
     if value.lower() in _SWITCHES or value.startswith(("~", "file:")) or set("*?$") & set(value):
-        hint = "it is the path of a file, and requests are refused while that file exists"
+        hint = "it is the path of a file, and requests get 503 while that file exists"
     elif Path(value).is_dir():
         hint = f"that is a folder; name a file in it, such as {Path(value) / 'on'}"
     else:

@@ -76,7 +76,7 @@ class _MetricsPage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._admits(scope.get("client")):
-            detail = "The metrics are not for this address."
+            detail = "Your IP address can't read the metrics."
             await refuse(scope, receive, send, layer="metrics", status=_FORBIDDEN, detail=detail)
             return
         registry = scope["state"]["metrics_registry"]
@@ -116,11 +116,11 @@ def check_directory_of_workers() -> None:
     if directory is None:
         return
     if not _can_be_written_to(directory):
-        msg = f"{DIRECTORY} must name a directory that can be written to, not {directory!r}"
+        msg = f"{DIRECTORY} must be a writable directory, not {directory!r}"
         raise ValueError(msg)
     if disk_usage(directory).free < _ROOM:
         # The files are memory-mapped: on a full disk a write kills the process without a log line.
-        msg = f"{DIRECTORY} must have 16 MiB of room or more, which {directory!r} has not"
+        msg = f"{DIRECTORY} must have 16 MiB of free space, which {directory!r} doesn't have"
         raise ValueError(msg)
 
 

@@ -97,7 +97,7 @@ def check_server_agrees(trusted_proxies: Collection[str]) -> None:
     if stated and _as_set(stated.split(",")) != _as_set(trusted_proxies):
         msg = (
             "FORWARDED_ALLOW_IPS must be unset or name the same proxies as TRUSTED_PROXIES"
-            f" ({','.join(trusted_proxies)}), not {stated!r}: one place decides who is believed"
+            f" ({','.join(trusted_proxies)}), not {stated!r}: one setting must decide which to trust"
         )
         raise ValueError(msg)
 
@@ -133,12 +133,12 @@ def _proxy(value: str) -> str:
     if value == _UNIX:
         return value
     if value.startswith(_UNIX):
-        msg = f"must name the peers of a unix socket by the word unix alone, not {value!r}"
+        msg = f"must be the word unix alone for peers on a unix socket, not {value!r}"
         raise ValueError(msg)
     if value == "*" or parse_network(network(value)).prefixlen == 0:
         msg = (
-            f"must not hold {value!r}: whoever is trusted may claim any address, and everybody"
-            " would be; list the addresses and networks of your proxies"
+            f"must not hold {value!r}, with which every client can claim any address; list the"
+            " addresses and networks of your proxies"
         )
         raise ValueError(msg)
     return value

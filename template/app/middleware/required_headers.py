@@ -33,7 +33,7 @@ class RequiredHeadersMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Refusal | None:
         for key, name, value in self.required:
             if exchange.header(key) != value:
-                detail = f"The header {name} must be sent, once, with the value that was agreed on."
+                detail = f"The header {name} must be sent once, with the required value."
                 return Refusal(status=400, detail=detail)
         return None
 

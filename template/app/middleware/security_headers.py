@@ -177,7 +177,7 @@ def _permissions(value: str) -> str:
     for item in filter(str.strip, value.split(",")):
         if not _PERMISSION.fullmatch(item.strip()):
             msg = (
-                "must be features with whom they are for, such as camera=(), fullscreen=(self),"
+                "must be features and who can use them, such as camera=(), fullscreen=(self),"
                 f" with commas between them, not {item.strip()!r}"
             )
             raise ValueError(msg)

@@ -65,7 +65,7 @@ def _pattern(value: str) -> str:
 
 def _some(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
-        msg = "must name at least one host, or every request is refused"
+        msg = "must name at least one host, or every request is rejected"
         raise ValueError(msg)
     return value
 

@@ -230,7 +230,7 @@ def test_a_regular_expression_admits_whole_origins(probe_client: ProbeClient) ->
         ({"cors_allow_origins": ["app.example"]}, "write it like"),
         ({"cors_allow_origins": ["null"]}, "sandboxed pages"),
         ({"cors_allow_origins": ["https://app.example:99999"]}, "its port is above 65535"),
-        ({"cors_allow_origins": ["https://[:]"]}, "or its address is none"),
+        ({"cors_allow_origins": ["https://[:]"]}, "or its address is invalid"),
         ({"cors_allow_origin_regex": "("}, "must be a regular expression"),
         ({"cors_allow_origins": ["*"], "cors_allow_credentials": True}, "list the origins"),
     ],
@@ -247,9 +247,9 @@ def test_nonsense_is_refused_at_start(settings: dict[str, Any], sentence: str) -
         ("https://.*", "must start with"),
         ("^https://.*", "must start with"),
         ("https://.*$", "must start with"),
-        ("^https?://.*$", "must not admit every origin"),
-        ("^https://.*$", "must not admit every origin"),
-        ("^http://.*$", "must not admit every origin"),
+        ("^https?://.*$", "must not allow every origin"),
+        ("^https://.*$", "must not allow every origin"),
+        ("^http://.*$", "must not allow every origin"),
     ],
 )
 def test_a_regular_expression_that_shares_credentials_with_strangers_is_refused(

@@ -21,9 +21,9 @@ _DURATION: Final = (
 )
 _IN_PROGRESS: Final = (
     "http_requests_in_progress",
-    "Requests and websockets that have not ended yet.",
+    "Requests and websockets in progress.",
 )
-_REFUSALS: Final = ("http_refusals", "Requests that a layer refused.")
+_REFUSALS: Final = ("http_refusals", "Requests that a layer rejected.")
 _BOUNDS: Final = Histogram.DEFAULT_BUCKETS
 _NAMES: Final = [*map(str, _BOUNDS[:-1]), "+Inf"]
 

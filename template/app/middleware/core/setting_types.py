@@ -45,7 +45,7 @@ def absolute_path(value: str) -> str:
     if not exact or any(mark in value for mark in "?#{}<>*%,; \\") or "/:" in value:
         msg = (
             "must be exact paths such as /healthz, without a pattern, a query or a host,"
-            f" not {value!r}; write each path that is meant"
+            f" not {value!r}; list each path"
         )
         raise ValueError(msg)
     return value
@@ -71,12 +71,12 @@ def host_name(value: str) -> str:
 def _host_hint(name: str) -> str:
     """Return what to write instead of `name`, which isn't a host."""
     with suppress(ValueError):
-        return f"an IPv6 address stands in brackets; write [{IPv6Address(name)}]"
+        return f"an IPv6 address needs brackets; write [{IPv6Address(name)}]"
     parts = _ABOUT_HOST.fullmatch(name)
     if parts and _LABELS.fullmatch(parts["host"]):
-        hint = "without scheme, port, path and dots around it"
+        hint = "no scheme, port, path or dots around it"
         below = " or *." + parts["host"] if name.startswith(".") else ""
-        return f"a host name stands {hint}; write {parts['host']}{below}"
+        return f"a host name has {hint}; write {parts['host']}{below}"
     if not name.isascii():
         with suppress(UnicodeError):
             return f"clients send it in ASCII; write {name.encode('idna').decode()}"
@@ -111,7 +111,7 @@ def check_origin(value: str, *, instead: str) -> str:
     lower = value.lower()
     match = ORIGIN.match(lower)
     if value == "null":
-        hint = "sandboxed pages and local files of anybody send it; serve the page from an origin"
+        hint = "every sandboxed page and local file sends it; serve the page from an origin"
     elif "*" in value:
         hint = f"a wildcard never matches; {instead}"
     elif "://" in value and not value.isascii():
@@ -119,9 +119,9 @@ def check_origin(value: str, *, instead: str) -> str:
     elif match and match[0] != lower:
         hint = f"an origin ends after host and port; write {match[0]!r}"
     elif match and match[0].endswith("."):
-        hint = f"leave the last dot out; write {match[0].rstrip('.')!r}"
+        hint = f"leave out the last dot; write {match[0].rstrip('.')!r}"
     elif lower.startswith(("http://", "https://")):
-        hint = "its port is above 65535, or its address is none"
+        hint = "its port is above 65535, or its address is invalid"
     elif "://" in value:
         hint = f"the scheme is http or https; {instead}"
     else:
@@ -136,7 +136,7 @@ def _item(value: str) -> str:
         msg = "must not hold an empty item"
         raise ValueError(msg)
     if "*" in value or value.startswith("^") or "\\" in value:
-        msg = f"must hold beginnings as they are sent, not a pattern such as {value!r}"
+        msg = f"must hold prefixes of what clients send, not a pattern such as {value!r}"
         raise ValueError(msg)
     return header_value(value)
 
