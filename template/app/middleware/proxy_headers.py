@@ -97,7 +97,7 @@ def check_server_agrees(trusted_proxies: Collection[str]) -> None:
     if stated and _as_set(stated.split(",")) != _as_set(trusted_proxies):
         msg = (
             "FORWARDED_ALLOW_IPS must be unset or name the same proxies as TRUSTED_PROXIES"
-            f" ({','.join(trusted_proxies)}), not {stated!r}: one setting must decide which to trust"
+            f" ({','.join(trusted_proxies)}), not {stated!r}, or uvicorn trusts others"
         )
         raise ValueError(msg)
 
