@@ -421,7 +421,7 @@ def test_the_readme_leads_to_files_that_exist(service: Path) -> None:
 
 
 def test_the_example_of_the_settings_holds_the_defaults(service: Path, tmp_path: Path) -> None:
-    """Whoever takes every # away gets the service that she had."""
+    """Without any # the service is the same."""
     lines = (service / ".env.example").read_text("utf-8").splitlines()
     settings = [line[1:] for line in lines if re.match(r"#[A-Z_]+=", line)]
     (tmp_path / ".env").write_text("\n".join(line for line in settings if not line.endswith("=")))
@@ -463,7 +463,7 @@ def test_the_files_around_the_code_pass_their_linters(
 
 
 def test_the_image_asks_a_probe_path_for_its_health(render: Render) -> None:
-    """A probe path is admitted whatever the gates are told."""
+    """A probe path passes, whatever the settings are."""
     service = render(layers=["trusted_host"])
     image = (service / "Dockerfile").read_text("utf-8").replace("\\\n", "")
     check, server = (json.loads(words) for words in re.findall(r"CMD +(\[.*\])", image))

@@ -57,7 +57,7 @@ PROBLEM: Final = "application/problem+json"
 
 
 class Case(NamedTuple):
-    """How something is asked for, and what is answered."""
+    """A request, and its response."""
 
     path: str
     method: str

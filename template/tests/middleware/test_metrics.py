@@ -273,7 +273,7 @@ def test_only_the_listed_networks_may_read(
 
 
 def test_a_client_without_an_address_may_not_read(probe_app: ProbeApp) -> None:
-    """It came by a unix socket, whoever it is."""
+    """It comes from a unix socket."""
     dialogue = Dialogue("GET", "/metrics")
     dialogue.scope["client"] = None
 
