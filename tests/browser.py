@@ -1,4 +1,4 @@
-"""What the tests in a browser stand on: servers of a service, pages of other origins, Chromium."""
+"""What tests in a browser need: servers of a service, pages of other origins, Chromium."""
 
 import importlib
 import json
@@ -204,7 +204,7 @@ _IMAGE: Final = "<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>"
 
 class Network:
     """
-    Stands in for the networks that the documentation pages load from.
+    Replaces the networks that the documentation pages load from.
 
     The files of the CDN are those that it would send: the newest of the range that a page names,
     from the npm registry. npm verifies and caches them.

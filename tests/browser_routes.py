@@ -75,7 +75,7 @@ async def login(request: Request, name: str) -> dict[str, str]:
 
 @router.get("/visit")
 async def visit(request: Request) -> dict[str, str | None]:
-    """Tell who is logged in, and keep it for `/visits`: a foreign page can't read the answer."""
+    """Return the user, and keep it for `/visits`: a foreign page can't read the response."""
     name = session_of(request).get("name")
     visits.append(name)
     return {"name": name}

@@ -1,4 +1,4 @@
-"""A clone of this repository, with a tag for each release and for what stands here."""
+"""A clone of this repository, with a tag for each release and for the files here."""
 
 import shutil
 import tomllib
@@ -32,7 +32,7 @@ def releases(repository: Path) -> dict[str, str]:
 
 
 def _lay_working_tree(clone: Path) -> None:
-    """Replace the files of the clone by those that stand here, git-ignored ones left out."""
+    """Replace the files of the clone by those here, without ignored ones."""
     git("rm", "--quiet", "-r", ".", cwd=clone)
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     for name in {*listed.strip("\0").split("\0")}:

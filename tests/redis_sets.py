@@ -107,7 +107,7 @@ class Cluster(RedisSet):
         self.ports = [free_port() for _ in range(6)]
         for port in self.ports:
             lines = ("cluster-enabled yes", f"cluster-node-timeout {_SILENCE}")
-            # The bus has a port of its own, 10000 higher unless it is told.
+            # The bus has its own port, 10000 higher by default.
             self.start(port, 'save ""', *lines, f"cluster-port {free_port()}")
         hosts = [f"127.0.0.1:{port}" for port in self.ports]
         options = ("--cluster-replicas", "1", "--cluster-yes")

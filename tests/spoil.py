@@ -23,7 +23,7 @@ CRASHED = 70  # none of pytest's own exit statuses
 
 def spoil(verb: str, layer: str, neighbour: str) -> None:
     """Patch the service that is importable as `app`."""
-    import app.middleware  # noqa: PLC0415 - the service stands in the working directory
+    import app.middleware  # noqa: PLC0415 - the service is in the working directory
     import app.middleware.core.check  # noqa: PLC0415
     from app.middleware.order import layer_of  # noqa: PLC0415
 

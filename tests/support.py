@@ -18,7 +18,7 @@ TESTS: Final = Path(__file__).parent
 ROOT: Final = TESTS.parent
 TEMPLATE: Final = ROOT / "template"
 
-# `uv run` tells where it is.
+# `uv run` sets its path.
 UV: Final = os.environ.get("UV") or shutil.which("uv") or ""
 
 Answers = Mapping[str, Any]
@@ -118,11 +118,11 @@ def commit(folder: Path, message: str = "change") -> None:
 def interpreter(version: str) -> str:
     """Return where a Python such as 3.11 is on this machine; nothing is downloaded for it."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    # What pyenv puts on the path are scripts, which fail unless it was told of the version.
+    # What pyenv puts on the path are scripts, which fail unless the version is set.
     path = os.pathsep.join([*map(str, pyenv.glob("versions/*/bin")), os.environ["PATH"]])
     find = ("python", "find", "--system", "--no-project", "--no-python-downloads")
     done = run(UV, *find, version, cwd=ROOT, PATH=path) if UV else None
-    # What uv has to say besides stands above.
+    # Other output of uv comes before it.
     return done.stdout.splitlines()[-1] if done and done.returncode == 0 else ""
 
 

@@ -16,7 +16,7 @@ from .benchmark.workload import WORKLOADS
 from .conftest import Render
 from .support import LAYERS
 
-# "check" is the check of the order, which stands first in every stack; with it comes the driver.
+# "check" is the check of the order, which is first in every stack; with it comes the driver.
 MEASURED: Final = {
     "check": 1.070,
     "tracing": 1.072,

@@ -227,13 +227,13 @@ def test_an_entry_is_complete_and_short(name: str) -> None:
     assert len(layer["place"]) <= 88
     assert layer["summary"][0].islower()
     assert not layer["summary"].endswith(".")
-    # A choice stands behind a pointer and a mark, in a terminal of 80 columns.
+    # A choice follows a pointer and a mark, in a terminal of 80 columns.
     assert len(f" » ○ {layer['label']}: {layer['summary']}") <= 80
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_place_names_no_other_layer(name: str) -> None:
-    """It stands in services that have only this one."""
+    """It is in services that have only this one."""
     others = {other for other in LAYERS if other != name and "_" in other}
 
     assert [other for other in others if other in LAYERS[name]["place"]] == []

@@ -298,7 +298,7 @@ def test_workers_run_a_repeated_request_once(render: Render, serve: Serve) -> No
 
         responses = asyncio.run(ask())
 
-        # One that comes late, on a busy machine, is answered from what was kept.
+        # One that comes late, on a busy machine, gets the stored response.
         first = [item for item in responses if "idempotency-replayed" not in item.headers]
         assert sorted({response.status_code for response in first}) == [200, 409]
         assert [response.status_code for response in first].count(200) == 1

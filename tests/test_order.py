@@ -2,8 +2,8 @@
 Every rule of the order is broken once, and every layer removed: a test of behaviour must notice.
 
 For a rule "A outside of B" layer A is moved directly inside of B, and the one test that the
-catalogue names for the rule must fail. A removed layer must make its own tests fail. What comes
-of it stands in docs/order.md; `ORDER_TABLES=write` in the environment writes the page anew.
+catalogue names for the rule must fail. A removed layer must make its own tests fail. The result is
+in docs/order.md; `ORDER_TABLES=write` in the environment writes the page anew.
 """
 
 import json
@@ -39,7 +39,7 @@ Rule = dict[str, str]
 
 @pytest.fixture(scope="module")
 def telling(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a template whose services tell what its hooks computed, in `onion.json`."""
+    """Return a template whose services contain what its hooks computed, in `onion.json`."""
     clone = tmp_path_factory.mktemp("telling") / "fastapi-onion"
     git("clone", "--quiet", template, clone, cwd=template)
     (clone / "template" / "onion.json.jinja").write_text("{{ onion | to_json }}\n")

@@ -1,4 +1,4 @@
-"""What stands around the code of this repository: README, changelog, decisions."""
+"""The pages of this repository: README, changelog, decisions."""
 
 import re
 from pathlib import Path

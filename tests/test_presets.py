@@ -56,7 +56,7 @@ def test_a_preset_lives_in_its_own_environment(
     if not interpreter(version):
         pytest.skip(f"Python {version} is not on this machine")
     service = render(preset=preset, **PRESETS[preset])
-    # The README's command resolves too, and shall find what stands in the lock.
+    # The README's command resolves too, and must find what the lock has.
     environment: dict[str, Any] = {"UV_RESOLUTION": resolution, "UV_PYTHON": interpreter(version)}
 
     synced = run(UV, "sync", cwd=service, VIRTUAL_ENV="", **environment)

@@ -27,7 +27,7 @@ printf '%s' "$ANSWER"
 
 
 def test_the_readme_says_what_ci_runs() -> None:
-    """What CI proves is what a reader is told to type."""
+    """CI runs the commands that the README shows."""
     script = (ROOT / ".ci/run").read_text("utf-8")
     readme = (ROOT / "README.md").read_text("utf-8")
 
@@ -168,7 +168,7 @@ def test_the_workflow_takes_the_oldest_copier_that_is_allowed(tmp_path: Path) ->
 
 @pytest.fixture
 def merged(tmp_path: Path) -> Path:
-    """Return a repository in which version 1.2.0 was merged, and told of."""
+    """Return a repository in which version 1.2.0 was merged and announced."""
     folder = tmp_path / "merged"
     folder.mkdir()
     (folder / "pyproject.toml").write_text('[project]\nversion = "1.2.0"\n', "utf-8")
@@ -237,7 +237,7 @@ def _scripts(workflow: str, job: str) -> dict[str, str]:
 def _run(
     script: str, cwd: Path, folder: Path, *faked: str, **environment: str
 ) -> tuple[Done, list[str]]:
-    """Run a script as a workflow does, with some commands faked; return what these were told."""
+    """Run a script as a workflow does, with some commands faked; return their arguments."""
     for name in faked:
         (folder / name).write_text(FAKE, "utf-8")
         (folder / name).chmod(0o755)

@@ -233,7 +233,7 @@ def _traces(service: Path, absent: set[str]) -> list[str]:
 
 
 def _classes(name: str) -> Iterator[str]:
-    # A library's class may stand on any docs page, as an example.
+    # A library's class may be on any docs page, as an example.
     for entry in with_variants(ENTRIES[name]):
         if entry.get("class", "").startswith("."):
             yield entry["class"].split(":")[1]

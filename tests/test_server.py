@@ -57,7 +57,7 @@ PROBLEM: Final = "application/problem+json"
 
 
 class Case(NamedTuple):
-    """How something is asked for, and what is answered."""
+    """A request, and its response."""
 
     path: str
     method: str
@@ -263,11 +263,11 @@ WRONG: Final = {
     "a wildcard for an audience": ({"JWT_AUDIENCE": "*"}, ["JWT_AUDIENCE must hold values as"]),
     "quotes that a tool kept": (
         {"MAINTENANCE_FILE": '"down"'},
-        ["MAINTENANCE_FILE must not stand in quotes"],
+        ["MAINTENANCE_FILE must not be in quotes"],
     ),
     "lists that admit nobody": (
         {"IP_ALLOW": "10.0.0.5", "IP_DENY": "10.0.0.0/8"},
-        ["IP_DENY must not hold all that IP_ALLOW admits"],
+        ["IP_DENY must not block all of IP_ALLOW"],
     ),
     "three at once": (
         {"ALLOWED_HOSTS": "a/b", "LOG_FORMAT": "xml", "MAX_BODY_BYTES": "-1"},

@@ -172,7 +172,7 @@ def test_quotes_and_white_space_are_no_part_of_a_value(scheme: str, reader: Read
 
 
 def _usual(name: str) -> str:
-    """Return the default as it stands in `.env.example`, or the first value that works."""
+    """Return the default as `.env.example` has it, or the first value that works."""
     default = NEEDED.get(name, KNOBS[name].get("default"))
     if default in ("", [], None):
         return next(iter(WORKS[name])).strip()

@@ -1,4 +1,4 @@
-"""What stands around a service: other people's settings, tools, plugins and bots."""
+"""What surrounds a service: other people's settings, tools, plugins and bots."""
 
 import json
 import re

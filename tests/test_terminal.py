@@ -1,4 +1,4 @@
-"""The questions as a person sees them: a real terminal of 80 columns, answered key by key."""
+"""The questions as a person sees them: a real terminal of 80 columns, used key by key."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ ENTER, CLEAR, INTERRUPT, DOWN = "\r", "\x15", "\x03", "\x1b[B"
 
 
 class Terminal:
-    """Copier in a terminal, and what stands on its screen."""
+    """Copier in a terminal, and its screen."""
 
     def __init__(self, *command: str | Path) -> None:
         arguments = ["-m", "copier", *map(str, command)]
@@ -28,7 +28,7 @@ class Terminal:
         )
 
     def see(self, text: str) -> list[str]:
-        """Wait until `text` stands on the screen; return its rows."""
+        """Wait until `text` is on the screen; return its rows."""
         while text not in "\n".join(rows := [row.rstrip() for row in self._screen.display]):
             data = self._child.read_nonblocking(65536, timeout=SECONDS)
             # A program may ask where the cursor is.
@@ -38,7 +38,7 @@ class Terminal:
         return rows
 
     def answer(self, text: str, keys: str = ENTER) -> list[str]:
-        """Press `keys` when `text` stands on the screen; return its rows."""
+        """Press `keys` when `text` is on the screen; return its rows."""
         rows = self.see(text)
         self._child.send(keys)
         return rows
@@ -52,7 +52,7 @@ class Terminal:
 
 
 def test_a_service_is_chosen_key_by_key(template: Path, tmp_path: Path) -> None:
-    """Each layer stands on one row, whole."""
+    """Each layer has one row, whole."""
     service = tmp_path / "service"
     terminal = Terminal("copy", "--vcs-ref=HEAD", template, service)
 
@@ -109,7 +109,7 @@ def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_pat
 
 
 def test_a_wrong_answer_is_told_on_the_spot(template: Path, tmp_path: Path) -> None:
-    """Copier gives it one row, so the rule must stand at the beginning."""
+    """Copier gives it one row, so the rule must come first."""
     terminal = Terminal("copy", "--vcs-ref=HEAD", template, tmp_path / "service")
 
     terminal.answer("What is the service called?", f"{CLEAR}{ENTER}")

@@ -145,7 +145,7 @@ MOVED: Final = {
     },
 }
 
-# What a user adds by which command, and the mark below which it is to stand.
+# What a user adds by which command, and the mark below which it belongs.
 OWN_DEPENDENCIES: Final = [
     (command, dependency, f"    # Yours: `{command}` appends below.\n")
     for command, dependency in (("uv add", "idna>=3"), ("uv add --dev", "pytest-cov>=7"))
@@ -412,7 +412,7 @@ def _questions(folder: Path) -> dict[str, Any]:
 def _values(question: dict[str, Any]) -> set[str]:
     choices = question.get("choices", ())
     values = choices.values() if isinstance(choices, dict) else ()
-    # One with a rule of its own stands beside it.
+    # One with its own rule is beside it.
     return {value["value"] if isinstance(value, dict) else value for value in values}
 
 

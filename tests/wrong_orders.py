@@ -1,4 +1,4 @@
-"""Orders that popular generators ship, told with our layers: outermost first."""
+"""Orders that popular generators ship, in our layers: outermost first."""
 
 from typing import Final, NamedTuple
 

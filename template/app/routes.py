@@ -15,7 +15,7 @@ class Order(BaseModel):
 
 @router.get("/", include_in_schema=False)
 async def index() -> dict[str, str]:
-    """Greet whoever opens the address of the service."""
+    """Greet visitors of the service's address."""
     return {
         "message": "The service is running.",
         "routes": "/docs lists them; app/routes.py has their code.",
@@ -26,13 +26,13 @@ async def index() -> dict[str, str]:
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """Tell a probe that the process answers."""
+    """Respond to health probes."""
     return {"status": "ok"}
 
 
 @router.get("/orders/{order_id}")
 async def read_order(order_id: int) -> dict[str, int]:
-    """Show a path parameter; `/orders/abc` is answered 422."""
+    """Show a path parameter; `/orders/abc` gets 422."""
     return {"order_id": order_id}
 
 
@@ -44,6 +44,6 @@ async def create_order(order: Order) -> Order:
 
 @router.get("/boom", include_in_schema=False)
 async def boom() -> None:
-    """Raise on purpose, to show what a client sees of a programming error."""
+    """Raise on purpose, to show what clients see of an unhandled exception."""
     msg = "raised on purpose"
     raise RuntimeError(msg)

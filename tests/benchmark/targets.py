@@ -156,7 +156,7 @@ class Worker:
         shutil.rmtree(self._out)
 
     def measure(self, what: str, name: str, count: int, **options: Any) -> float:
-        """Return what one of `count` requests took; the last must be answered as expected."""
+        """Return what one of `count` requests took; the last must get the expected response."""
         told = {"what": what, "name": name, "count": count, **options}
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None

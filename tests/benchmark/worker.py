@@ -30,7 +30,7 @@ Drive = Callable[[], Awaitable[None]]
 
 
 class Client:
-    """Sends one request after the other, and stays until it is answered."""
+    """Sends one request after the other, and waits for each response."""
 
     def __init__(self, app: FastAPI, body: bytes, size: int = 0) -> None:
         self.status = 0

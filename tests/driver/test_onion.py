@@ -36,7 +36,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of layer: `number` tells those of one stack apart."""
+    """A kind of layer: `number` distinguishes those of one stack."""
 
     name: str
     number: int

@@ -1,4 +1,4 @@
-"""Access log: exactly one line a request, whatever becomes of it."""
+"""Access log: one line per request, including rejected and failed ones."""
 
 import logging
 from collections.abc import Collection
@@ -21,13 +21,13 @@ _OF_WEBSOCKETS: Final = (
 
 class AccessLogMiddleware(Layer):
     """
-    Log each request once: when its last byte was sent, or when it ended without one.
+    Log each request once: after its last byte was sent, or when it ended without one.
 
-    A client that went away before that is logged as 499; a websocket as one line when it
-    closes, with 101 if it was accepted. `duration_ms` ends at the last byte, background tasks
-    left out; `bytes` are those of the body on the wire. Header values and the query string are
-    never logged. A request for one of `silent_paths` is logged only when it fails (5xx), and so
-    is any where it `logs` not.
+    A client that disconnected early is logged with 499, and a websocket when it closes, with 101
+    if it was accepted. `duration_ms` ends at the last byte and leaves out background tasks.
+    `bytes` counts the body as it was sent. Header values and the query string are never logged.
+    Requests to `silent_paths` are logged only when they fail (5xx), and so are all with
+    `logs=False`.
     """
 
     def __init__(self, app: ASGIApp, *, silent_paths: Collection[str], logs: bool = True) -> None:
@@ -35,11 +35,11 @@ class AccessLogMiddleware(Layer):
         self.logs = logs
         self.silent_paths = frozenset(silent_paths)
         self.write = {level: line_writer(level) for level in ("info", "error")}
-        # One line a request: uvicorn writes its own only where this logger has a handler.
+        # uvicorn writes a line of its own only if this logger has a handler.
         server_log = logging.getLogger("uvicorn.access")
         server_log.handlers = []
         server_log.propagate = False
-        # Of websockets it tells elsewhere, with the query string.
+        # It logs websockets through this one, with the query string.
         logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
 
     def ended(self, exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""Body limit: answers 413 to a request whose body is too large."""
+"""Body limit: returns 413 when a request body is too large."""
 
 from collections.abc import Awaitable
 from typing import Final
@@ -16,11 +16,11 @@ _TOO_LARGE: Final = 413
 
 class BodyLimitMiddleware(Layer):
     """
-    Respond with 413 once a body passes `max_bytes`, and close the connection (RFC 9110, 15.5.14).
+    Respond with 413 once a body exceeds `max_bytes`, and close the connection.
 
-    A body that declares its length is refused before it is read, or invited by `100 Continue`;
-    any other is counted as it arrives, so nothing inside sees more than the limit. Websockets
-    pass through: the server limits their messages (`--ws-max-size`).
+    A body with a `Content-Length` is rejected before it is read, and before `100 Continue`. Any
+    other is counted as it arrives, so inner layers never read more than the limit (RFC 9110,
+    15.5.14). Websockets pass through: the server limits their messages (`--ws-max-size`).
     """
 
     scopes = HTTP
@@ -65,6 +65,6 @@ class BodyLimitMiddleware(Layer):
         try:
             await exchange.proceed()
         except Exception:
-            # What fails inside for want of the rest of the body has been answered.
+            # The endpoint failed because the rest of the body is missing; the 413 is already sent.
             if not refused:
                 raise

@@ -1,4 +1,4 @@
-"""Client version: answers 410 to a client whose version is no longer supported."""
+"""Client version: returns 410 to outdated clients."""
 
 from collections.abc import Collection
 
@@ -11,11 +11,11 @@ from .problem import Refusal
 
 class ClientVersionMiddleware(Layer):
     """
-    Refuse a client whose User-Agent starts with one of `blocked_clients`, in any case.
+    Reject clients whose User-Agent starts with one of `blocked_clients`, in any case.
 
-    The answer says `detail`, which should tell people how to upgrade. A client without a
-    User-Agent passes, as do `probe_paths`. Websocket handshakes are checked alike. This is a
-    courtesy to old clients and no protection: a User-Agent is whatever a client says.
+    The response contains `detail`, which should explain how to upgrade. Clients without a
+    User-Agent and `probe_paths` pass. Websocket handshakes are checked too. This helps users of
+    old clients and isn't security: a client can send any User-Agent.
     """
 
     def __init__(

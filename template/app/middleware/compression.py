@@ -15,11 +15,11 @@ from .core.threads import run_apart, run_at_once
 _REMEMBERED: Final = 128
 _LARGE: Final = 128 * 1024
 _IDENTITY: Final = "identity"
-# The first is taken where a client likes several alike.
+# Preferred first, where a client gives several the same weight.
 _CODINGS: Final = {"zstd": "zstd", "br": "brotli", "gzip": "gzip"}
 _WEIGHT: Final = re.compile(r"q\s*=\s*([01](\.\d*)?)")
 _NOT_MODIFIED: Final = 304
-# Their Vary is that of the 200 in whose place they stand (RFC 9110, 15.3.7 and 15.4.5).
+# They need the Vary of the 200 that they replace (RFC 9110, 15.3.7 and 15.4.5).
 _INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
 _ZERO_COPY: Final = "http.response.zerocopysend"
 _TAKEN: Final = "compression.taken"
@@ -27,7 +27,7 @@ _TAKEN: Final = "compression.taken"
 _DENSE: Final = (b"audio/", b"image/gif", b"image/jpeg", b"image/png", b"image/webp", b"video/")
 _TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
 _ENCODED: Final = frozenset({b"content-encoding", b"content-length"})
-# Besides these, what describes the body as it was (RFC 9530; RFC 9110, 14.3).
+# And the headers that describe the uncompressed body (RFC 9530; RFC 9110, 14.3).
 _REMOVED: Final = _ENCODED | {
     b"accept-ranges",
     b"content-digest",
@@ -42,14 +42,13 @@ _UNTOUCHED: Final = (b"content-type", b"application/octet-stream")
 
 class CompressionMiddleware(Layer):
     """
-    Compress complete bodies of `minimum_size` bytes or more, and streams of text by the chunk.
+    Compress complete bodies of `minimum_size` bytes or more, and text streams chunk by chunk.
 
-    The coding is the one that the client likes best (RFC 9110, 12.5.3). A stream, which is a
-    response without Content-Length, goes out as it comes: its head at once, then each chunk as it
-    is made. Partial responses (206) and bodies that are encoded already are left alone. A
-    compressed response has no Accept-Ranges (14.3) and no digest, since both are about the body
-    as it was. A strong ETag becomes weak on it, and on a 304 to a client that would get one
-    (8.8.3.3). Large bodies are compressed in a thread.
+    Uses the coding that the client prefers (RFC 9110, 12.5.3). A stream, that is a response
+    without Content-Length, isn't delayed: its head is sent at once, then each chunk. Partial
+    responses (206) and encoded bodies aren't changed. A compressed response loses Accept-Ranges
+    (14.3) and digests, which describe the uncompressed body. A strong ETag becomes weak, on a 304
+    to such a client too (8.8.3.3). Large bodies are compressed in a thread.
     """
 
     scopes = HTTP
@@ -70,7 +69,7 @@ class CompressionMiddleware(Layer):
     def enter(self, exchange: Exchange) -> None:
         extensions = exchange.scope.get("extensions")
         if extensions and _ZERO_COPY in extensions:
-            # What the server's own hand sends can't be compressed.
+            # A file that the server sends itself can't be compressed.
             others = {key: value for key, value in extensions.items() if key != _ZERO_COPY}
             exchange.scope["extensions"] = others
 
@@ -88,7 +87,7 @@ class CompressionMiddleware(Layer):
         return None
 
     def _gains(self, headers: Headers) -> bool:
-        """Say whether a body with these headers may become smaller."""
+        """Return whether a body with these headers can be compressed."""
         length = first(headers, b"content-length") or b""
         if length.isdigit() and int(length) < self.minimum_size:
             return False
@@ -97,7 +96,7 @@ class CompressionMiddleware(Layer):
 
 
 class _Encoder:
-    """Sends one response through the library, which decides in the end whether to encode it."""
+    """Sends one response through the library, which decides whether to compress it."""
 
     def __init__(self, scope: Scope, library: CompressMiddleware) -> None:
         self._scope = scope
@@ -118,7 +117,7 @@ class _Encoder:
             taken: list[Send] = []
             await self._library({**self._scope, _TAKEN: taken}, _nothing, self._collect)
             self._encode = taken.pop()
-        # The library edits what it is sent: hand it copies.
+        # Copies, because the library changes the messages that it gets.
         encoding = self._encode(_prepared(message))
         if len(message.get("body", b"")) > _LARGE:
             await run_apart(run_at_once, encoding)
@@ -140,12 +139,12 @@ class _Encoder:
 
 
 async def _nothing() -> Message:
-    """Stand where the library would receive."""
+    """Act as the library's `receive`."""
     return {}
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
-    """Stand where the library calls an app, and take what it would have the app send to."""
+    """Act as the app that the library calls, and keep the `send` that it passes."""
     scope[_TAKEN].append(send)
 
 
@@ -177,7 +176,7 @@ def _prepared(message: Message) -> Message:
 
 
 def _finished(message: Message, *, compressed: bool) -> Message:
-    """Return the head of the service with what the library did to it."""
+    """Return the service's head with the changes that the library made."""
     start: Message = message["prepared"]
     headers: Headers = list(start["headers"])
     if compressed:
@@ -189,7 +188,7 @@ def _finished(message: Message, *, compressed: bool) -> Message:
 
 
 def _is_encoded(message: Message) -> bool:
-    """Say whether the library encoded the body to which this head belongs."""
+    """Return whether the library compressed the body of this head."""
     theirs = first(message["prepared"].get("headers", ()), b"content-encoding")
     return first(message["headers"], b"content-encoding") != theirs
 

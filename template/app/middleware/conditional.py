@@ -1,4 +1,4 @@
-"""Conditional: spares a client the body that it already has."""
+"""Conditional: adds ETags, and returns 304 when the client has the body."""
 
 import asyncio
 import re
@@ -25,13 +25,13 @@ _KEPT: Final = frozenset(
 
 class ConditionalMiddleware(Layer):
     """
-    Add an ETag to complete responses, and respond with 304 to a client that names it.
+    Add an ETag to complete responses, and respond with 304 if the client sends it back.
 
-    Complete is a 200 to GET or HEAD whose one body has the length that its head declares. An
-    endpoint's own ETag is respected, whatever its body. Other streams pass as they come. Tags are
-    compared weakly (RFC 9110, 13.1.2), so one that was learnt from a compressed response matches
-    too. The 304 keeps the headers of the 200 but for those that describe the body (15.4.5). The
-    endpoint still does its work; what is saved is the way to the client.
+    A response is complete if it is a 200 to GET or HEAD whose body comes in one piece with the
+    declared length. An endpoint's own ETag is used for any body. Other streams pass unchanged.
+    Tags are compared weakly (RFC 9110, 13.1.2), so the tag of a compressed response matches too.
+    The 304 has the headers of the 200, except those that describe the body (15.4.5). The endpoint
+    still runs; only the transfer is saved.
     """
 
     scopes = HTTP
@@ -46,7 +46,7 @@ class ConditionalMiddleware(Layer):
 
 
 def _without_body(send: Send) -> Send:
-    """Send 304 in place of the response that comes, whatever its length."""
+    """Send 304 instead of the response, whatever its length."""
 
     async def send_head(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -57,7 +57,7 @@ def _without_body(send: Send) -> Send:
 
 
 class _Held:
-    """Holds the head of a response back until its body is known, but no longer than a moment."""
+    """Delays the head of a response until its body is known, for a moment at most."""
 
     def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange = exchange
@@ -70,7 +70,7 @@ class _Held:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
-            # A body in one piece follows at once; whatever takes longer is a stream.
+            # A body in one piece follows at once; anything later is a stream.
             self._timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, self._expire)
             return
         start = self.forget()
@@ -83,7 +83,7 @@ class _Held:
         await self._send(message)
 
     def forget(self) -> Message | None:
-        """Return the head if it is still held back, and hold it no longer."""
+        """Return the head if it is still delayed, and stop delaying it."""
         if self._timer is not None:
             self._timer.cancel()
         start, self._start = self._start, None
@@ -95,12 +95,12 @@ class _Held:
             self._late = asyncio.ensure_future(self._send(start))
 
     def _judged(self, start: Message, message: Message) -> tuple[Message, Message]:
-        """Return the head and body of the answer: with an ETag, or 304."""
+        """Return the head and body to send: with an ETag, or 304."""
         headers = start["headers"]
         named = dict(headers)
         body = message.get("body", b"")
         if named[b"content-length"] != b"%d" % len(body):
-            # The body of HEAD may be left out, and nothing is known of it.
+            # A response to HEAD may have no body to compute a tag from.
             return start, message
         tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
         headers = [*headers, (b"etag", tag)]
@@ -115,7 +115,7 @@ def _not_modified(start: Message, headers: Headers) -> Message:
 
 
 def _names(exchange: Exchange, tag: bytes) -> bool:
-    """Say whether If-None-Match names `tag`, or any by an asterisk."""
+    """Return whether If-None-Match contains `tag` or an asterisk."""
     opaque = tag.removeprefix(b"W/")
     lines = exchange.lines(b"if-none-match")
     return any(line.strip() == b"*" or opaque in _TAG.findall(line) for line in lines)

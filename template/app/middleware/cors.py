@@ -1,4 +1,4 @@
-"""CORS: pages on the origins that are listed may call the service and read its answers."""
+"""CORS: lets pages of the listed origins call the service and read its responses."""
 
 import re
 from collections.abc import Awaitable, Sequence
@@ -31,12 +31,11 @@ _RULE: Final = HeaderRule(
 
 class CorsMiddleware(Layer):
     """
-    Answer preflights, and let a page on an allowed origin read every other answer (Fetch, 3.3).
+    Respond to preflights, and let pages of allowed origins read all other responses (Fetch, 3.3).
 
-    Starlette's class decides, and answers preflights. This one only writes the headers of other
-    answers from bytes that it prepared: Starlette encodes and looks each one up every time.
-    Websockets pass: browsers don't apply CORS to them. An Origin that is sent twice counts as
-    none.
+    Starlette's class decides, and responds to preflights. This class writes the headers of other
+    responses from prepared bytes, because Starlette encodes and looks up each one every time.
+    Websockets pass: browsers don't apply CORS to them. An Origin that is sent twice is ignored.
     """
 
     scopes = HTTP
@@ -92,7 +91,7 @@ def _origin(value: str) -> str:
 
 
 def _regex(value: str) -> str:
-    """Refuse what is no regular expression, and one that matches no origin."""
+    """Reject an invalid regular expression, and one that matches no origin."""
     try:
         re.compile(value)
     except re.error as error:
@@ -124,7 +123,7 @@ def _exposed(value: str) -> str:
 
 def check_exposed(*, headers: tuple[str, ...], credentials: bool) -> None:
     """
-    Refuse the wildcard where browsers take it for the name of a header.
+    Reject the wildcard where browsers read it as the name of a header.
 
     Raises:
         ValueError: a sentence with the way out.
@@ -139,9 +138,9 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
     """
     Refuse to share credentials with every origin.
 
-    Starlette builds such a layer silently and mirrors any Origin. It matches the whole origin,
-    so what has to be anchored is each name: a bare `.*` admits `https://evil.example`, and
-    `https://.*app.example` admits `https://evilapp.example`.
+    Starlette accepts that silently and mirrors any Origin. It matches the whole origin, so each
+    name must be anchored: a bare `.*` allows `https://evil.example`, and `https://.*app.example`
+    allows `https://evilapp.example`.
 
     Raises:
         ValueError: a sentence with the way out.
@@ -160,7 +159,7 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
         raise ValueError(msg)
     if any(re.fullmatch(regex, origin) for origin in _STRANGERS):
         msg = (
-            "CORS_ALLOW_ORIGIN_REGEX must not admit every origin with"
+            "CORS_ALLOW_ORIGIN_REGEX must not allow every origin with"
             f" CORS_ALLOW_CREDENTIALS; it is {regex!r}"
         )
         raise ValueError(msg)
@@ -172,7 +171,7 @@ _NEVER: Final = (
     (re.compile(r"""[\s"'@#]|,(?![^{]*})"""), "write one expression; (a|b) matches two"),
     (re.compile(r"^\^?[*/]|/\*"), "write [a-z0-9-]+ for a wildcard"),
     (re.compile(r"[a-z0-9)\]+*]\\?/\$?$"), "an origin ends without a slash"),
-    (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave the usual port out"),
+    (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave out the default port"),
     (re.compile(r"^(?!.*(:|(?<!\\)\.[*+{]|\[\^|\\[SDW]))."), "begin it with https://"),
 )
 _CAPITAL: Final = re.compile(r"[A-Z]")

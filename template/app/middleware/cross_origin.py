@@ -1,4 +1,4 @@
-"""Cross-origin: pages of other sites can't act in the name of a user."""
+"""Cross-origin: blocks forged requests from other sites (CSRF)."""
 
 from collections.abc import Awaitable, Collection, MutableMapping
 from typing import Annotated, Any, Final
@@ -22,13 +22,12 @@ _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 
 class CrossOriginMiddleware(Layer):
     """
-    Refuse what a browser sends at the wish of another site's page, unless it is `trusted`.
+    Reject requests that a page of another origin makes a browser send, unless it is `trusted`.
 
-    Over HTTP that is a request that may change something (not GET, HEAD or OPTIONS): judged by
-    Sec-Fetch-Site, or by Origin where a browser doesn't send it. A websocket handshake is judged
-    by its Origin, since browsers let every page open one. An origin is scheme, host and port;
-    one that is sent twice is never trusted. Whoever sends neither header is no browser, can't be
-    misled by a page, and passes.
+    Checks HTTP requests that can change something (not GET, HEAD or OPTIONS) by Sec-Fetch-Site,
+    or by Origin if the browser doesn't send that. Checks websocket handshakes by Origin, because
+    browsers let every page open them. An origin is scheme, host and port; one that is sent twice
+    is never trusted. A client that sends neither header isn't a browser, and passes.
     """
 
     def __init__(self, app: ASGIApp, *, trusted: Collection[str]) -> None:
@@ -57,18 +56,18 @@ class CrossOriginMiddleware(Layer):
             await exchange.here().refuse(self.name, _REFUSAL)
 
     def _knows(self, exchange: Exchange) -> bool:
-        """Judge by Origin alone, scheme included; the library leaves the scheme out."""
+        """Check Origin alone, with the scheme, which the library leaves out."""
         origin = (exchange.header(b"origin") or "").lower()
         return origin in self.trusted or origin in _own_origins(exchange)
 
 
 async def _admit(scope: MutableMapping[str, Any], *_: object) -> None:
-    """Stand where the library calls the app."""
+    """Act as the app that the library calls."""
     scope[_ADMITTED] = True
 
 
 async def _deny(*_: object) -> None:
-    """Stand where the library refuses."""
+    """Act as the library's handler for rejections."""
 
 
 def _own_origins(exchange: Exchange) -> tuple[str, ...]:
@@ -76,14 +75,14 @@ def _own_origins(exchange: Exchange) -> tuple[str, ...]:
     if not host:
         return ()
     scheme = "https" if exchange.scope["scheme"] in _SECURE else "http"
-    # Browsers leave the default port out, some proxies write it.
+    # Browsers leave out the default port; some proxies add it.
     return (f"{scheme}://{host}", f"{scheme}://{host.removesuffix(_DEFAULT_PORT[scheme])}")
 
 
 def _origin(value: str) -> str:
     origin = check_origin(value, instead="list the origins")
     try:
-        # What the library refuses it would refuse later, when a server goes on without the app.
+        # At start, because the library refuses it only at the first request.
         parse_trusted_origin(origin)
     except ValueError:
         msg = f"must be origins such as https://app.example:8443, without a path, not {value!r}"

@@ -1,4 +1,4 @@
-"""Error handler: an exception becomes a problem answer that the outer layers still decorate."""
+"""Error handler: turns every exception into one JSON error format."""
 
 import logging
 from asyncio import CancelledError
@@ -29,16 +29,15 @@ _WS_SERVICE_RESTART: Final = 1012
 
 class ErrorHandlerMiddleware(Layer):
     """
-    Answer 500 in the one shape of `problem.py` where a request raises.
+    Respond with 500, in the format of `problem.py`, when a request raises an exception.
 
-    Starlette's handler of last resort stands outside of every layer, so its 500 has no CORS
-    headers, no request id and no security headers; this one stands inside of them. The
-    exception is logged once, with its traceback, and recorded on the current span; its message
-    never reaches the client. Once a response has started nothing can be answered any more: the
-    exception is raised again, and the server logs it and cuts the connection. With `debug` on
-    every exception is raised again, for Starlette's traceback page. A websocket is closed with
-    1011, its handshake answered 500. A client that went away is no error. A request that is
-    cancelled, as by a server that stops, is answered 503 unless its response has started.
+    Starlette's ServerErrorMiddleware runs outside every layer, so its 500 has no CORS headers, no
+    request ID and no security headers. This layer runs inside the layers that add them. It logs
+    the exception once, with its traceback, and records it on the current span; clients never see
+    its message. It raises the exception again if the response has started, so that the server
+    closes the connection, and in `debug` mode, for Starlette's page with the traceback. It closes
+    a websocket with 1011, and responds to its handshake with 500. A client that disconnected is
+    no error. A request that is cancelled, for example by a stopping server, gets 503.
     """
 
     async def enter(self, exchange: Exchange) -> None:
@@ -48,7 +47,7 @@ class ErrorHandlerMiddleware(Layer):
         except (ClientDisconnect, WebSocketDisconnect):
             _logger.debug("the client went away")
         except CancelledError:
-            # So a server ends what outlasts its grace; it would answer with a bare 500 itself.
+            # A stopping server cancels late requests, and would respond with a plain 500.
             if not place.started:
                 headers = {"Retry-After": "1"}
                 response = problem_response(exchange.scope, 503, _DETAIL_OF_503, headers=headers)
@@ -72,7 +71,7 @@ class ErrorHandlerMiddleware(Layer):
 
 
 def exception_handlers() -> dict[Any, Any]:
-    """Return the handlers for what routes and dependencies raise, in the one shape."""
+    """Return the handlers for exceptions of routes and dependencies, in the same format."""
     return {
         HTTPException: _http_handler,
         RequestValidationError: _validation_handler,
@@ -82,14 +81,14 @@ def exception_handlers() -> dict[Any, Any]:
 
 async def _http_handler(request: Request, exc: HTTPException) -> Response:
     if isinstance(exc.__cause__, ClientDisconnect):
-        raise exc.__cause__  # FastAPI takes a body that was cut off for a wrong one: 400
+        raise exc.__cause__  # FastAPI would respond to an incomplete body with 400
     return _http_problem(request.scope, exc)
 
 
 async def _validation_handler(request: Request, exc: RequestValidationError) -> Response:
-    # Neither `input` nor `ctx` is shown: they echo what the client sent, secrets included.
+    # Without `input` and `ctx`: both repeat what the client sent, secrets included.
     errors = [{key: error[key] for key in ("loc", "msg", "type")} for error in exc.errors()]
-    detail = "The request does not match what this operation takes; see `errors`."
+    detail = "The request is invalid; see `errors`."
     return problem_response(
         request.scope, 422, detail, members={"errors": jsonable_encoder(errors)}
     )
@@ -98,7 +97,7 @@ async def _validation_handler(request: Request, exc: RequestValidationError) -> 
 async def _websocket_validation_handler(
     websocket: WebSocket, _: WebSocketRequestValidationError
 ) -> None:
-    await websocket.close(_WS_POLICY_VIOLATION, "The handshake does not match what is taken here.")
+    await websocket.close(_WS_POLICY_VIOLATION, "The handshake is invalid.")
 
 
 def _http_problem(scope: Scope, exc: HTTPException) -> Response:
@@ -111,10 +110,10 @@ def _http_problem(scope: Scope, exc: HTTPException) -> Response:
 
 def _described(value: object) -> tuple[str, dict[str, Any]]:
     """
-    Return the text and the further members for what `HTTPException` got as its `detail`.
+    Return the text and the extra members for the `detail` of an `HTTPException`.
 
-    FastAPI allows any value there. RFC 9457 has only text: a mapping becomes members, and what
-    is neither becomes the member `details`.
+    FastAPI allows any value, RFC 9457 only text: a mapping becomes members, and any other value
+    becomes the member `details`.
     """
     try:
         encoded = jsonable_encoder(value)

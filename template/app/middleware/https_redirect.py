@@ -1,4 +1,4 @@
-"""HTTPS redirect: leads clients that come in clear to the same address over https."""
+"""HTTPS redirect: redirects http requests to https."""
 
 import re
 from collections.abc import Collection
@@ -22,12 +22,12 @@ _SAFE: Final = "/%:=@!$&'()*+,;~[]"
 
 class HttpsRedirectMiddleware(Layer):
     """
-    Answer 307 to a request over http, and to a websocket over ws, with the same address over TLS.
+    Redirect http to https, and ws to wss, with 307.
 
-    A 307 makes the client repeat method and body (RFC 9110, 15.4.8); the first request went in
-    clear all the same. Requests for localhost, for a loopback address and for `probe_paths`
-    are served as they come. Starlette's rule for ports: 80 and 443 are left out, others kept.
-    A browser does not follow a redirected websocket handshake: it fails there.
+    After a 307 the client repeats the method and the body (RFC 9110, 15.4.8); its first request
+    was still unencrypted. Requests to localhost, to loopback addresses and to `probe_paths` aren't
+    redirected. Ports 80 and 443 are left out of the new address, others are kept, as Starlette
+    does it. Browsers don't follow redirects of websocket handshakes; the handshake fails.
     """
 
     def __init__(self, app: ASGIApp, *, probe_paths: Collection[str]) -> None:
@@ -36,7 +36,7 @@ class HttpsRedirectMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Refusal | None:
         if exchange.scope["scheme"] not in _SECURE:
             return None
-        # Without one Host there is nowhere to lead; whoever checks Host has refused that.
+        # Without exactly one Host there is no address; Trusted host has rejected such requests.
         host = exchange.header(b"host") or "localhost"
         if _is_local(_PORT.sub("", host)):
             return None
@@ -62,11 +62,11 @@ def _location(scope: Scope, host: str) -> str:
 
 
 def _path(scope: Scope) -> str:
-    # As it was sent: a decoded %2F or %3F would lead elsewhere.
+    # As it was sent: a decoded %2F or %3F would change the address.
     path = quote(scope.get("raw_path") or scope["path"].encode(), safe=_SAFE)
     if not path.startswith("/"):
-        # h11 passes `GET @evil.example` on, which would become a part of the host.
+        # h11 accepts `GET @evil.example`, which would become a part of the host.
         return "/"
-    # A proxy that takes a prefix off leaves it in `root_path` alone.
+    # A prefix that a proxy removed is only in `root_path`.
     stripped = route_path(scope) == scope["path"]
     return quote(scope.get("root_path", "").rstrip("/")) + path if stripped else path

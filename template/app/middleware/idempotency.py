@@ -1,4 +1,4 @@
-"""Idempotency: a request that is sent again under its key gets the first answer."""
+"""Idempotency: runs a repeated POST or PATCH once, by its Idempotency-Key."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ _MALFORMED: Final = Refusal(
     status=400,
     detail="Send exactly one Idempotency-Key of 1 to 255 printable ASCII characters.",
 )
-_MISSING: Final = Refusal(status=400, detail="This needs an Idempotency-Key, once for each try.")
+_MISSING: Final = Refusal(status=400, detail="Send a new Idempotency-Key for each operation.")
 _LOST: Final = Refusal(
     status=503,
     detail="Stored responses can't be read at the moment. Retry in a second.",
@@ -49,18 +49,17 @@ _REFUSALS: Final = {
 
 class IdempotencyMiddleware(Layer):
     """
-    Replay the answer to a POST or PATCH that a user sends again under its `Idempotency-Key`.
+    Replay the response to a POST or PATCH that a user repeats with its `Idempotency-Key`.
 
-    A replay has the status, the headers and the body of the first answer, without Set-Cookie, and
-    `Idempotency-Replayed: true`. The same key with another request is answered 422, one that is
-    still running 409 (draft-ietf-httpapi-idempotency-key-header-07). Answers of 2xx and 3xx are
-    kept for `ttl` seconds. A refusal (4xx) or a failure (5xx, an exception) frees the key: the
-    client can mend the one and retry the other. A request that was cut off, such as by Timeout, may
-    run on in its thread: its key stays taken for up to a minute. An answer above 256 KiB, or one
-    that the client left before its end, isn't kept, but its request doesn't run again: 409. While
-    the storage is lost requests with a key are answered 503, so nothing runs twice. Anonymous
-    requests and those without a key pass untouched, as do websockets; where `key_required`, a POST
-    or PATCH without one is answered 400.
+    A replay has the first response's status, headers and body, without Set-Cookie, and
+    `Idempotency-Replayed: true`. The key of another request gets 422, and one whose request is
+    still running 409 (draft-ietf-httpapi-idempotency-key-header-07). Responses of 2xx and 3xx are
+    kept for `ttl` seconds. A 4xx, a 5xx or an exception releases the key, so the client can correct
+    the request or retry it. After a request was cut off, for example by Timeout, its key is held
+    for up to a minute, because its thread may still run. A response above 256 KiB, or one that the
+    client didn't read to its end, isn't stored, and its repetition gets 409. While the storage is
+    unreachable, requests with a key get 503, so nothing runs twice. Anonymous requests, those
+    without a key and websockets pass; with `key_required`, a POST or PATCH without a key gets 400.
     """
 
     scopes = HTTP
@@ -98,7 +97,7 @@ class IdempotencyMiddleware(Layer):
             await exchange.here().refuse(self.name, _LOST)
             return
         except asyncio.CancelledError:
-            # Nobody knows yet whether it was taken.
+            # It is unknown whether the key was claimed.
             await claim.free()
             raise
         if found is not None:
@@ -111,7 +110,7 @@ class IdempotencyMiddleware(Layer):
             await exchange.proceed()
 
     async def _again(self, found: bytes, fingerprint: bytes, exchange: Exchange) -> None:
-        """Respond to a request whose key was taken."""
+        """Respond to a request whose key is claimed already."""
         kind, first, response = read(found)
         if first == fingerprint and kind not in _REFUSALS:
             await replay(response, exchange.send)
@@ -122,7 +121,7 @@ class IdempotencyMiddleware(Layer):
 
 @asynccontextmanager
 async def _held(claim: Claim, keeper: Keeper) -> AsyncGenerator[None]:
-    """Hold the key as long as the request runs; freed after it, unless a response is kept."""
+    """Hold the key while the request runs; release it then, unless a response is kept."""
 
     async def renew() -> None:
         while True:
@@ -148,7 +147,7 @@ async def _held(claim: Claim, keeper: Keeper) -> AsyncGenerator[None]:
 
 
 def _place(scope: Scope, key: str) -> str:
-    # As JSON, so that no user can choose a key that reads like another user's.
+    # As JSON, so that a user can't choose a key that looks like another user's.
     owner = json.dumps([namespace(scope), scope["state"]["user"].id, key])
     return "answer:" + hashlib.sha256(owner.encode()).hexdigest()
 
@@ -159,7 +158,7 @@ def _fingerprint(scope: Scope, body: bytes) -> bytes:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """Read all of it; None if the client goes away."""
+    """Read the whole body; None if the client disconnects."""
     body = bytearray()
     while True:
         message = await receive()

@@ -1,4 +1,4 @@
-"""IP filter: admits and refuses clients by their addresses."""
+"""IP filter: allows or blocks clients by IP address."""
 
 from collections.abc import Collection
 from typing import Final
@@ -17,12 +17,12 @@ _REFUSAL: Final = Refusal(status=403, detail="Requests from your IP address are 
 
 class IpFilterMiddleware(Layer):
     """
-    Answer 403 to a client whose address is in `deny`, or not in `allow` where that is set.
+    Return 403 to a client whose address is in `deny`, or isn't in `allow` if that is set.
 
-    `deny` wins. An IPv4 address that the server spells as IPv6, `::ffff:192.0.2.1`, is taken
-    for what it is. A client without an address, such as one that came by a unix socket, can't
-    be in a list: it is refused where `allow` is set. Websocket handshakes are checked alike,
-    and so are probes: a prober's address belongs in `allow`.
+    `deny` takes precedence. An IPv4 address in IPv6 notation, `::ffff:192.0.2.1`, is compared as
+    IPv4. A client without an address, for example on a unix socket, is in no list, and is blocked
+    if `allow` is set. Websocket handshakes and probes are checked too: `allow` must contain the
+    prober's address.
     """
 
     def __init__(self, app: ASGIApp, *, allow: Collection[str], deny: Collection[str]) -> None:
@@ -48,7 +48,7 @@ class IpFilterMiddleware(Layer):
 
 def check_lists(*, allow: Collection[str], deny: Collection[str]) -> None:
     """
-    Refuse lists that together admit nobody.
+    Reject lists that together block every client.
 
     Raises:
         ValueError: a sentence with the way out.
@@ -57,7 +57,7 @@ def check_lists(*, allow: Collection[str], deny: Collection[str]) -> None:
     blocked = [parse_network(item) for item in deny]
     if allow and all(covers(blocked, parse_network(item)) for item in allow):
         msg = (
-            "IP_DENY must not hold all that IP_ALLOW admits, since IP_DENY wins; without IP_DENY"
-            " all but IP_ALLOW is refused"
+            "IP_DENY must not block all of IP_ALLOW, since it takes precedence; without IP_DENY,"
+            " every client outside IP_ALLOW is blocked"
         )
         raise ValueError(msg)

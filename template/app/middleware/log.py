@@ -1,4 +1,4 @@
-"""Log lines: one JSON object (or one readable line) each, with the fields of the request."""
+"""Log lines: JSON or readable text, with the fields of the request."""
 
 import json
 import logging
@@ -30,25 +30,25 @@ _fields: ContextVar[Mapping[str, object]] = ContextVar(
     "fields of the log line", default=MappingProxyType({})
 )
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-# To format a number anew for each line would cost half as much as the line.
+# Formatting the number for every line would cost half as much as the rest of the line.
 _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
-# What structlog takes by these names itself; `extra` may hold anything.
+# structlog has parameters of these names; `extra` can have any.
 _TAKEN: Final = frozenset({"event", "level", "logger", "self", "timestamp"})
 _LONGEST_TEXT: Final = 2048
 _LONGEST_TRACEBACK: Final = 65_536
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
-# It tells of each file that changes; written into the project, that line is the next change.
+# It logs each changed file; in a log file inside the project, that line is the next change.
 _RELOADER: Final = "watchfiles"
 
 
 def bind(**fields: object) -> Token[Mapping[str, object]]:
-    """Add `fields` to each further log line of this request."""
+    """Add `fields` to all further log lines of this request."""
     known = _fields.get()
     return _fields.set({**known, **fields} if known else fields)
 
 
 def unbind(token: Token[Mapping[str, object]]) -> None:
-    """Take back what `bind` added when it returned `token`."""
+    """Remove the fields of the `bind` that returned `token`."""
     _fields.reset(token)
 
 
@@ -72,7 +72,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     root.setLevel(level)
     for name in _UVICORN:
         logger = logging.getLogger(name)
-        # One without any was switched off, as by `--no-access-log`.
+        # A logger without handlers was switched off, for example by `--no-access-log`.
         if logger.hasHandlers():
             logger.handlers = []
             logger.propagate = True
@@ -81,10 +81,10 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
 
 def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     """
-    Return what writes a line with the fields that it is given, `event` among them.
+    Return a function that writes a line with the given fields, `event` among them.
 
-    It is the line that structlog writes, as configured now, without the way through its logger:
-    that costs as much as the line, which is too much for one that each request has.
+    The line is structlog's, as configured now, without a call of its logger, which would double
+    the cost of a line that every request writes.
     """
     render = structlog.get_config()["processors"][-1]
     output = _StandardOutput()
@@ -97,7 +97,7 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
 
 
 class _StandardOutput:
-    """Writes a line at once; looks standard output up anew, since tests replace it."""
+    """Writes a line at once, to the current standard output, since tests replace it."""
 
     def __init__(self, *_: object) -> None:
         self._stream: TextIO | None = None
@@ -110,14 +110,14 @@ class _StandardOutput:
             if stream is not self._stream:
                 self._stream = stream
                 self._descriptor = _descriptor(stream)
-            # The stream would take three times as long to come to the same call.
+            # Writing to the stream would take three times as long for the same call.
             if self._descriptor is not None:
                 line = line[os.write(self._descriptor, line) :]
             if line:
                 stream.buffer.write(line)
                 stream.buffer.flush()
         except OSError:
-            return  # a full disk or a reader that is gone: no request may fail for its line
+            return  # a full disk or a closed pipe; no request may fail because of its line
 
     debug = info = warning = warn = error = critical = exception = fatal = log = msg
 
@@ -125,12 +125,12 @@ class _StandardOutput:
 def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except OSError:  # nothing that the operating system knows, as in tests
+    except OSError:  # not a file of the operating system, as in tests
         return None
 
 
 class _ToStructlog(logging.Handler):
-    """Hands the lines of `logging`, of libraries and of the server, to structlog."""
+    """Passes the log records of libraries and of the server to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         extra = {
@@ -159,7 +159,7 @@ def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
 
 def _completed(level: str, event: EventDict) -> EventDict:
     line = {"timestamp": _timestamp(), "level": level, "event": event["event"]}
-    if _CONTEXT_VARS:  # of which a look at all costs as much as the rest, in vain if none is bound
+    if _CONTEXT_VARS:  # merging none costs as much as the rest of the line
         line.update(get_contextvars())
     line.update(_fields.get())
     line.update(event)
@@ -178,7 +178,7 @@ def _second(seconds: int) -> str:
 
 
 def _bounded(render: Render) -> Render:
-    """Return `render`, which cuts what is long: a client chooses the path, among others."""
+    """Return `render` that shortens long values, since clients choose some, such as the path."""
 
     def render_bounded(logger: Any, name: str, event: EventDict) -> bytes:
         line = render(logger, name, event)
@@ -196,7 +196,7 @@ def _cut(key: str, value: object) -> object:
 
 
 def _json_line(_: object, __: str, event: EventDict) -> bytes:
-    # JSON escapes line breaks and control characters, so no value can forge a line.
+    # JSON escapes line breaks and control characters, so a value can't forge a line.
     try:
         return to_json(event, fallback=str, inf_nan_mode="strings")
     except ValueError:  # a text with a lone surrogate, which UTF-8 can't hold
@@ -210,7 +210,7 @@ def _console_line() -> Render:
         traceback = event.get("exception")
         shown = {key: _escaped(value) for key, value in event.items() if key != "exception"}
         if traceback is not None:
-            # Set in, so that a message of several lines can't pass for lines of the log.
+            # Indented, so that a message of several lines can't look like log lines.
             lines = (f"    {_escaped(line)}" for line in str(traceback).splitlines())
             shown["exception"] = "\n".join(lines)
         line: Any = renderer(logger, name, shown)
@@ -220,6 +220,6 @@ def _console_line() -> Render:
 
 
 def _escaped(value: object) -> object:
-    """Show control characters as escapes: a path must not forge a line or drive a terminal."""
+    """Escape control characters, so that a path can't forge a line or control a terminal."""
     text = value if isinstance(value, str) else repr(value)
     return value if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""Maintenance: turns requests away while a file exists."""
+"""Maintenance: returns 503 while a file exists."""
 
 from collections.abc import Collection
 from os.path import isfile
@@ -18,13 +18,13 @@ _TRY_AGAIN_LATER: Final = 1013
 
 class MaintenanceMiddleware(Layer):
     """
-    Answer 503 with Retry-After, in seconds, while `file` exists.
+    Return 503 with Retry-After, in seconds, while `file` exists.
 
-    No restart is needed, and each worker sees the file at its next request: it is looked up
-    for each one, which costs a microsecond on a local disk (a network file system may hold
-    every request up). A folder of that name counts for nothing. `probe_paths` are served, or an
-    orchestrator would restart what is only being maintained. A websocket handshake is refused
-    alike, with 1013 where the server can't send a response; open ones live on.
+    No restart is needed: each worker looks for the file at every request, which takes a
+    microsecond on a local disk, and may block every request on a network file system. A folder
+    of that name is ignored. `probe_paths` are served, or an orchestrator would restart the
+    service. Websocket handshakes are rejected too, with 1013 if the server can't send a response;
+    open connections stay open.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class MaintenanceMiddleware(Layer):
 
 def _file(value: str) -> str:
     if value.lower() in _SWITCHES or value.startswith(("~", "file:")) or set("*?$") & set(value):
-        hint = "it is the path of a file, and requests are refused while that file exists"
+        hint = "it is the path of a file, and requests get 503 while that file exists"
     elif Path(value).is_dir():
         hint = f"that is a folder; name a file in it, such as {Path(value) / 'on'}"
     else:

@@ -1,4 +1,4 @@
-"""Metrics: every request is counted and timed, on a page that Prometheus reads."""
+"""Metrics: counts and times requests and rejections, for Prometheus."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -34,11 +34,11 @@ _ROOM: Final = 16 * 1024 * 1024
 
 class MetricsMiddleware(Layer):
     """
-    Count each request once: when its last byte was sent, or when it ended without one.
+    Count each request once: after its last byte was sent, or when it ended without one.
 
-    A client that went away before that counts as 499; a websocket when it closes, as method
-    WEBSOCKET with 101 if it was accepted, and without a duration. The labels are few whatever
-    clients send: a path that matches no route and a method that HTTP doesn't know share one.
+    A client that disconnected early counts as 499. A websocket counts when it closes, as method
+    WEBSOCKET, with 101 if it was accepted, and without a duration. Clients can't create labels:
+    all paths without a route share one, and so do all unknown methods.
     """
 
     def __init__(self, app: ASGIApp, *, readings: Sequence[Reading] = ()) -> None:
@@ -69,14 +69,14 @@ def _method(exchange: Exchange) -> str:
 
 
 class _MetricsPage:
-    """Answers a client of the networks `allow`, 403 any other."""
+    """Responds to clients of the networks `allow`, and returns 403 to others."""
 
     def __init__(self, *, allow: Collection[str]) -> None:
         self.networks = [parse_network(network) for network in allow]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._admits(scope.get("client")):
-            detail = "The metrics are not for this address."
+            detail = "Your IP address can't read the metrics."
             await refuse(scope, receive, send, layer="metrics", status=_FORBIDDEN, detail=detail)
             return
         registry = scope["state"]["metrics_registry"]
@@ -97,7 +97,7 @@ class _MetricsPage:
 
 
 class _ExactRoute(Route):
-    """A route without parameters: it is asked for each request, so it looks before it matches."""
+    """A route without parameters, which compares the path first, since every request asks it."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["path"].endswith(self.path):
@@ -111,16 +111,16 @@ def metrics_route(path: str, *, allow: Collection[str]) -> Route:
 
 
 def check_directory_of_workers() -> None:
-    """Refuse a directory in which nothing can be written: each request would fail for it."""
+    """Reject a directory that isn't writable, or every request would fail."""
     directory = os.environ.get(DIRECTORY)
     if directory is None:
         return
     if not _can_be_written_to(directory):
-        msg = f"{DIRECTORY} must name a directory that can be written to, not {directory!r}"
+        msg = f"{DIRECTORY} must be a writable directory, not {directory!r}"
         raise ValueError(msg)
     if disk_usage(directory).free < _ROOM:
-        # The files are memory maps: on a full disk a write ends the process, without a line.
-        msg = f"{DIRECTORY} must have 16 MiB of room or more, which {directory!r} has not"
+        # The files are memory-mapped: on a full disk a write kills the process without a log line.
+        msg = f"{DIRECTORY} must have 16 MiB of free space, which {directory!r} doesn't have"
         raise ValueError(msg)
 
 
@@ -133,7 +133,7 @@ def _can_be_written_to(directory: str) -> bool:
 
 
 def _of_this_app() -> Counters:
-    """Return counters for one app, beside what others register in the usual registry."""
+    """Return counters for one app; the default registry stays free for other metrics."""
     registry = CollectorRegistry()
     registry.register(REGISTRY)
     return ProcessCounters(registry)
@@ -141,18 +141,18 @@ def _of_this_app() -> Counters:
 
 @cache
 def _of_this_worker() -> Counters:
-    # A process of the same number may have left its gauges in the directory.
+    # A process with the same ID may have left its gauges in the directory.
     mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
     return SharedCounters()
 
 
 def _registry_of_all_workers() -> CollectorRegistry:
-    """Return the sums over all workers, those that ended included, except for their gauges."""
+    """Return the sums over all workers, including ended ones, but without the gauges of those."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     for file in Path(os.environ[DIRECTORY]).glob("gauge_live*.db"):
         pid = int(file.stem.rpartition("_")[2])
-        # Another worker may be at the same.
+        # Another worker may do the same at the same time.
         with suppress(FileNotFoundError):
             if _has_ended(pid):
                 mark_process_dead(pid)  # type: ignore[no-untyped-call]

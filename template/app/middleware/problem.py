@@ -1,4 +1,4 @@
-"""Problem: the one shape of every error, `application/problem+json` (RFC 9457)."""
+"""Problem: the format of every error, `application/problem+json` (RFC 9457)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 MEDIA_TYPE: Final = "application/problem+json"
 
 _NEVER_STORED: Final = frozenset({401, 403, 429})
-# Python has the names of RFC 9110 for them since 3.13 only.
+# Python has the names of RFC 9110 from 3.13 on.
 _RENAMED: Final[Mapping[int, str]] = {
     413: "Content Too Large",
     414: "URI Too Long",
@@ -52,9 +52,9 @@ def problem_response(
     members: Mapping[str, Any] | None = None,
 ) -> Response:
     """
-    Return the answer for `status`, titled by its phrase, with the id of the request.
+    Return an error response with the phrase of `status` as its title, and the request ID.
 
-    `members` are further ones (RFC 9457, 3.2); they can't replace those of the standard.
+    `members` are added to the body (RFC 9457, 3.2); they can't replace standard members.
     """
     standard = {
         "type": "about:blank",
@@ -68,7 +68,7 @@ def problem_response(
         body["request_id"] = request_id
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     response = Response(
-        # A lone surrogate, which JSON may hold and UTF-8 may not, becomes the escape that it was.
+        # JSON allows a lone surrogate, UTF-8 doesn't: it becomes an escape.
         text.encode(errors="backslashreplace"),
         status_code=status,
         headers=headers,
@@ -85,8 +85,8 @@ async def respond(
     """
     Send `response`, to a websocket handshake too.
 
-    A server without the extension `websocket.http.response` can't send one there: the
-    handshake is then closed with `close_code` (RFC 6455, 7.4.1), which a client sees as 403.
+    A server without the extension `websocket.http.response` can't do that: it gets a close with
+    `close_code` (RFC 6455, 7.4.1) instead, and the client sees 403.
     """
     if scope["type"] == "websocket" and "websocket.http.response" not in (
         scope.get("extensions") or ()
@@ -99,11 +99,11 @@ async def respond(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """
-    The response of a layer in place of the service.
+    The response of a layer that rejects a request.
 
-    `detail` is for the client. A websocket handshake is closed with `close_code` where the server
+    `detail` is for the client. A websocket handshake is closed with `close_code` if the server
     can't send a response to it (RFC 6455, 7.4.1). `closes` ends an HTTP/1 connection, so that the
-    server doesn't read the rest of a body that nobody wants.
+    server doesn't read the rest of the body.
     """
 
     status: int
@@ -114,14 +114,14 @@ class Refusal:
 
 
 def refusal_response(scope: Scope, layer: str, refusal: Refusal) -> Response:
-    """Return the response for `refusal`, and note in the scope that `layer` refused, and why."""
+    """Return the response for `refusal`, and record in the scope which `layer` rejected and why."""
     state = scope.setdefault("state", {})
     state["refused_by"] = layer
     state["refused_because"] = refusal.detail
     response = problem_response(
         scope, refusal.status, refusal.detail, headers=refusal.headers, members={"layer": layer}
     )
-    # It is about this client, not about the URL; a 410 is kept by caches unasked.
+    # It concerns this client, not the URL, and caches store a 410 by default.
     response.headers.setdefault("Cache-Control", "no-store")
     return response
 
@@ -137,7 +137,7 @@ async def refuse(
     headers: Mapping[str, str] | None = None,
     close_code: int = 1008,
 ) -> None:
-    """Respond in place of the service, in the name of `layer`: for layers of plain ASGI."""
+    """Reject a request from a plain ASGI layer; the log and the metrics name `layer`."""
     refusal = Refusal(status=status, detail=detail, headers=headers, close_code=close_code)
     response = refusal_response(scope, layer, refusal)
     await respond(response, scope, receive, send, close_code=close_code)
@@ -151,7 +151,7 @@ class _ProblemContent(dict[str, Any]):
 
 
 def problem_responses(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of each status in `statuses`."""
+    """Return the OpenAPI responses for `statuses`."""
     return {
         status: {"description": phrase(status), "model": Problem, "content": _ProblemContent()}
         for status in statuses

@@ -1,4 +1,4 @@
-"""Proxy headers: the client's address and scheme, as the proxies in front report them."""
+"""Proxy headers: reads client IP address and scheme from trusted proxies."""
 
 import os
 from collections.abc import Awaitable, Collection, Iterator
@@ -16,7 +16,7 @@ from .core.layer import Layer
 from .core.networks import MAPPED_BITS, network, parse_network
 from .core.reading import in_any_case
 
-# Of a client that came by a unix socket nobody knows an address.
+# A peer on a unix socket has no address.
 _UNIX: Final = "unix"
 # What uvicorn and gunicorn trust unless they are told otherwise.
 _DEFAULTS: Final = frozenset({"127.0.0.1", "::1"})
@@ -32,16 +32,16 @@ _SCHEMES: Final = {
 
 class ProxyHeadersMiddleware(Layer):
     """
-    Believe X-Forwarded-For and X-Forwarded-Proto of `trusted_proxies`, and of nobody else.
+    Trust X-Forwarded-For and X-Forwarded-Proto from `trusted_proxies` only.
 
-    The client is the rightmost entry of X-Forwarded-For that is no trusted proxy: what stands
-    left of it is hearsay. A peer that is not trusted is taken for the client itself; one that
-    came by a unix socket has no address, and is trusted by the word `unix`. That is uvicorn's
-    class; this one adds the lists that several proxies write, `X-Forwarded-Proto: https, http`,
-    reads a scheme whatever its case (RFC 3986, 3.1), and trusts an IPv4 proxy that the server
-    tells of as `::ffff:10.0.0.1`. The scope is changed in place, so that what stands further
-    out sees the client too once the request went through. Websockets alike; their schemes are
-    ws and wss, those of requests http and https, whichever pair a proxy names.
+    The client is the rightmost address of X-Forwarded-For that isn't a trusted proxy; entries
+    left of it can be forged. A peer that isn't trusted is the client itself. A peer on a unix
+    socket has no address, and is trusted by the word `unix`. So far uvicorn's class; this one
+    adds the lists of several proxies, such as `X-Forwarded-Proto: https, http`, ignores the case
+    of a scheme (RFC 3986, 3.1), and trusts an IPv4 proxy that the server reports as
+    `::ffff:10.0.0.1`. It changes the scope in place, so outer layers see the client too once the
+    request passed. Websockets get ws or wss and requests http or https, whichever pair the proxy
+    sends.
     """
 
     def __init__(self, app: ASGIApp, *, trusted_proxies: Collection[str]) -> None:
@@ -82,14 +82,14 @@ class ProxyHeadersMiddleware(Layer):
 
     def _position(self, exchange: Exchange, length: int) -> int:
         """
-        Return which entry of X-Forwarded-Proto tells how the client came.
+        Return the entry of X-Forwarded-Proto that has the client's scheme.
 
-        Where each proxy added to both lists, the entries of one place belong together, and
-        those left of the client's are hearsay. Else the first proxy's is the leftmost.
+        If each proxy added to both lists, the entry at the client's position has it, and
+        entries left of that can be forged. Otherwise it is the leftmost, the first proxy's.
         """
         addresses = _entries(exchange, b"x-forwarded-for")
         if len(addresses) == 1:
-            # One proxy added to what the client sent: its line is the last.
+            # A proxy added a header after the client's: the last one counts.
             return length - len(exchange.lines(b"x-forwarded-proto")[-1].split(b","))
         if len(addresses) != length:
             return 0
@@ -106,16 +106,15 @@ def _stated(server: UvicornProxyHeaders) -> set[str]:
 
 
 async def _nothing(*_: object) -> None:
-    """Stand where uvicorn's class calls an app."""
+    """Act as the app that uvicorn's class calls."""
 
 
 def check_server_agrees(trusted_proxies: Collection[str]) -> None:
     """
-    Refuse FORWARDED_ALLOW_IPS where it says something else than TRUSTED_PROXIES.
+    Reject a FORWARDED_ALLOW_IPS that differs from TRUSTED_PROXIES.
 
-    uvicorn reads that variable itself, and decides first unless it runs with
-    `--no-proxy-headers`; two lists would be believed one after the other. An empty one is fine:
-    it switches uvicorn's part off.
+    uvicorn reads that variable, and applies it first unless it runs with `--no-proxy-headers`;
+    both lists would be trusted. An empty value is fine: it switches uvicorn's part off.
 
     Raises:
         ValueError: a sentence with the way out.
@@ -125,7 +124,7 @@ def check_server_agrees(trusted_proxies: Collection[str]) -> None:
     if stated and _as_set(stated.split(",")) != _as_set(trusted_proxies):
         msg = (
             "FORWARDED_ALLOW_IPS must be unset or name the same proxies as TRUSTED_PROXIES"
-            f" ({','.join(trusted_proxies)}), not {stated!r}: one place decides who is believed"
+            f" ({','.join(trusted_proxies)}), not {stated!r}, or uvicorn trusts others"
         )
         raise ValueError(msg)
 
@@ -161,12 +160,12 @@ def _proxy(value: str) -> str:
     if value == _UNIX:
         return value
     if value.startswith(_UNIX):
-        msg = f"must name the peers of a unix socket by the word unix alone, not {value!r}"
+        msg = f"must be the word unix alone for peers on a unix socket, not {value!r}"
         raise ValueError(msg)
     if value == "*" or parse_network(network(value)).prefixlen == 0:
         msg = (
-            f"must not hold {value!r}: whoever is trusted may claim any address, and everybody"
-            " would be; list the addresses and networks of your proxies"
+            f"must not hold {value!r}, with which every client can claim any address; list the"
+            " addresses and networks of your proxies"
         )
         raise ValueError(msg)
     return value

@@ -1,4 +1,4 @@
-"""Rate limit: so many requests a period from one address."""
+"""Rate limit: limits how many requests one IP address can send in a period."""
 
 import socket
 from collections.abc import Awaitable, Collection
@@ -19,13 +19,12 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 class RateLimitMiddleware(Layer):
     """
-    Answer 429 to an address that spent `rate`, with `Retry-After` (RFC 6585, 4).
+    Return 429 with `Retry-After` (RFC 6585, 4) to an address that sent more than `rate`.
 
-    Every request counts, whatever becomes of it: 404s and websocket handshakes do as well,
-    `probe_paths` don't. An IPv6 address counts as its /64, since one client has all of that.
-    Clients whose address nobody knows share one limit. A `route` with a rate of its own is counted
-    apart. While the storage is lost, `on_error`
-    says whether requests are admitted uncounted or answered 503.
+    Every request counts, 404s and websocket handshakes included; `probe_paths` don't. An IPv6
+    address counts as its /64 network, since one client can have all of it. Clients without an
+    address share one limit. A `route` with its own rate is counted separately. While the storage
+    is unreachable, `on_error` decides whether requests pass uncounted or get 503.
     """
 
     def __init__(
@@ -60,5 +59,5 @@ def _address(host: str) -> str:
         packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     except (OSError, ValueError):
         return "unknown"
-    # An IPv4 address in the clothes of IPv6 is the one that it wears (RFC 4291, 2.5.5.2).
+    # An IPv4 address in IPv6 notation counts as IPv4 (RFC 4291, 2.5.5.2).
     return packed[12:].hex() if packed.startswith(_MAPPED) else packed[:8].hex()

@@ -1,4 +1,4 @@
-"""Request id: one id for a request, in its answer, its log lines and its errors."""
+"""Request ID: sets a request ID in the response, the log lines and the errors."""
 
 import re
 from functools import partial
@@ -15,7 +15,7 @@ from .core.setting_types import HeaderName
 from .log import bind, unbind
 
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# What frames a message, or tells something else in a request or an answer.
+# They frame a message, or have another meaning in a request or a response.
 _TAKEN: Final = re.compile(
     r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
     r"|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date|etag"
@@ -31,10 +31,10 @@ _TAKEN: Final = re.compile(
 
 class RequestIdMiddleware(Layer):
     """
-    Give each request an id and send it back under `header`.
+    Give each request an ID, and send it in the response as `header`.
 
-    A client's own id is kept if it is 1 to 128 of `[A-Za-z0-9._-]`, so that it can't forge a
-    log line; any other, and a doubled one, is replaced. Endpoints read it from
+    A client's own ID is kept if it has 1 to 128 characters of `[A-Za-z0-9._-]`, so that it can't
+    forge a log line. Any other, or one that is sent twice, is replaced. Endpoints read it from
     `request.state.request_id`. A websocket gets it in the response to its handshake.
     """
 
@@ -49,7 +49,7 @@ class RequestIdMiddleware(Layer):
             request_id = urandom(16).hex()
         exchange.state["request_id"] = request_id
         exchange.add(self.rule, [(self.header, request_id.encode("ascii"))])
-        # An exception leaves the id bound on purpose: the server's line about it carries it.
+        # After an exception the ID stays bound, so that the server's log line has it.
         exchange.at_exit(partial(unbind, bind(request_id=request_id)))
 
 

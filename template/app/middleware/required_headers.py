@@ -1,4 +1,4 @@
-"""Required headers: answers 400 to requests that lack a header, or have another value there."""
+"""Required headers: returns 400 to requests without a required header."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated
@@ -14,11 +14,11 @@ from .problem import Refusal
 
 class RequiredHeadersMiddleware(Layer):
     """
-    Refuse a request that lacks one of `required`, each a `Name: value`.
+    Reject a request that lacks one of `required`, each a `Name: value`.
 
-    The header must be there once, with exactly that value. The answer names the header and
-    never the value. `probe_paths` pass, and so do websockets, since a browser can't set headers
-    there. It keeps requests for another environment out, by mistake; it is no protection.
+    The header must be sent once, with exactly that value. The response names the header, but not
+    the value. `probe_paths` and websockets pass, because browsers can't set headers there. It
+    stops requests that were meant for another environment; it isn't security.
     """
 
     scopes = HTTP
@@ -35,7 +35,7 @@ class RequiredHeadersMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Refusal | None:
         for key, name, value in self.required:
             if exchange.header(key) != value:
-                detail = f"The header {name} must be sent, once, with the value that was agreed on."
+                detail = f"The header {name} must be sent once, with the required value."
                 return Refusal(status=400, detail=detail)
         return None
 

@@ -1,4 +1,4 @@
-"""Security headers: what protects browsers, and the service from them, on every response."""
+"""Security headers: adds CSP, HSTS, nosniff and others to every response."""
 
 import base64
 import hashlib
@@ -51,10 +51,10 @@ class SecurityHeadersMiddleware(Layer):
     """
     Add the headers that OWASP recommends for APIs to every response.
 
-    What an endpoint set itself is kept. `referrer_policy` and `permissions_policy` go out with
-    HTML only, where browsers read them. HSTS goes out over https only (RFC 6797, 7.2), with
-    `hsts_max_age` in seconds, and covers subdomains. The pages of Swagger UI and ReDoc, also those
-    of mounted apps, get a policy of their own that names their one inline script by its hash.
+    Headers that an endpoint sets are kept. `referrer_policy` and `permissions_policy` are sent
+    with HTML only, where browsers read them. HSTS is sent over https only (RFC 6797, 7.2), with
+    `hsts_max_age` in seconds, and covers subdomains. The pages of Swagger UI and ReDoc, those of
+    mounted apps too, get their own policy with the hash of their inline script.
     """
 
     scopes = HTTP
@@ -86,7 +86,7 @@ class SecurityHeadersMiddleware(Layer):
     def enter(self, exchange: Exchange) -> None:
         app = exchange.scope.get("app")
         if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.routes)):
-            # The script is read from the page, which therefore has to come whole and as it is.
+            # The script is read from the page, so the page must be complete and unencoded.
             exchange.drop_headers(_SPARING)
             exchange.at_head(self._hold_page)
 
@@ -106,7 +106,7 @@ def _is_html(headers: Headers) -> bool:
 
 
 class _DocsPage:
-    """Holds the head of a documentation page back until its inline script is known."""
+    """Delays the head of a documentation page until its inline script is known."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -148,7 +148,7 @@ def _pages(app: FastAPI, prefix: str) -> Iterator[str]:
 
 
 def _content_security(value: str) -> str:
-    """Refuse what browsers skip without a word."""
+    """Reject directives that browsers ignore silently."""
     for directive in filter(str.strip, value.split(";")):
         name, *sources = directive.split()
         if not re.fullmatch(r"[A-Za-z-]+", name):
@@ -173,11 +173,11 @@ def _referrer(value: str) -> str:
 
 
 def _permissions(value: str) -> str:
-    """Refuse what is no dictionary of RFC 9651: browsers ignore all of it."""
+    """Reject an invalid dictionary (RFC 9651), which browsers ignore as a whole."""
     for item in filter(str.strip, value.split(",")):
         if not _PERMISSION.fullmatch(item.strip()):
             msg = (
-                "must be features with whom they are for, such as camera=(), fullscreen=(self),"
+                "must be features and who can use them, such as camera=(), fullscreen=(self),"
                 f" with commas between them, not {item.strip()!r}"
             )
             raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Session: what endpoints store for a client, in a signed cookie."""
+"""Session: stores small data for your endpoints in a signed cookie."""
 
 import re
 from typing import Annotated, Final, Literal, get_args
@@ -20,11 +20,11 @@ _TAKEN: Final = "session.taken"
 
 class SessionMiddleware(Layer):
     """
-    Put the session of a request on `request.session`, and set its cookie where it changed.
+    Provide `request.session`, and set its cookie when the session changed.
 
-    Starlette's class reads and writes the cookie. This one runs it only for a request that has
-    the cookie, and for a response whose endpoint used the session. A websocket can read the
-    session; what it changes is not kept.
+    Starlette's class reads and writes the cookie. This class runs it only for requests with the
+    cookie, and for responses whose endpoint used the session. A websocket can read the session;
+    its changes aren't stored.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SessionMiddleware(Layer):
     def head(self, exchange: Exchange, message: Message) -> None:
         session: Session = exchange.scope["session"]
         if session.accessed and message["type"] == "http.response.start":
-            # In a scope of its own, since Starlette reads the session from the cookie again.
+            # In a copy of the scope, since Starlette reads the session from the cookie again.
             taken: list[Send] = []
             scope = {**exchange.scope, _TAKEN: taken}
             run_at_once(self.starlette(scope, exchange.receive, _nowhere))
@@ -67,24 +67,24 @@ class SessionMiddleware(Layer):
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
-    """Stand where Starlette's class calls an app, and take what it would have the app send to."""
+    """Act as the app that Starlette's class calls, and keep the `send` that it passes."""
     if _TAKEN in scope:
         scope[_TAKEN].append(send)
 
 
 async def _nowhere(_: Message) -> None:
-    """Stand where Starlette's class would send."""
+    """Act as the `send` of Starlette's class."""
 
 
 def _secret(value: SecretStr) -> SecretStr:
-    """Refuse what others could guess: who knows the secret can be any user."""
+    """Reject a secret that can be guessed: anyone who has it can forge sessions."""
     check_secret(value.get_secret_value())
     return value
 
 
 def check_cookie(*, name: str, same_site: str, https_only: bool) -> None:
     """
-    Refuse a cookie that browsers drop: one for all sites has to be Secure, as its name may say.
+    Reject a cookie that browsers drop: SameSite=None and some names require Secure.
 
     Raises:
         ValueError: a sentence with the way out.
@@ -100,7 +100,7 @@ def check_cookie(*, name: str, same_site: str, https_only: bool) -> None:
 
 
 def _cookie_name(value: str) -> str:
-    """Refuse what no cookie can be named (RFC 6265, 4.1.1)."""
+    """Reject an invalid name of a cookie (RFC 6265, 4.1.1)."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", value):
         msg = (
             "must be the name of a cookie: letters, digits, hyphens, dots and underscores,"

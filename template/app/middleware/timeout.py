@@ -17,11 +17,11 @@ class TimeoutMiddleware(Layer):
     """
     Respond with 504 if no response has started after `seconds`, and cancel what runs inside.
 
-    The 504 goes out on time and closes an HTTP/1 connection, so an upload that trickles in ends
-    there. A stream that has started is not cut, and background tasks live on. What is cancelled
-    may clean up at its own pace, and a thread that runs a `def` endpoint or dependency, which
-    can't be stopped, keeps its place in the pool and its dependencies until it ends: its effects
-    may come after the response. Websockets pass through.
+    The 504 is sent on time and closes an HTTP/1 connection, which ends a slow upload. A stream
+    that has started continues, and so do background tasks. Cancelled code may clean up as slowly
+    as it needs to. The thread of a `def` endpoint or dependency can't be stopped: it keeps its
+    place in the pool and its dependencies until it ends, and may have effects after the
+    response. Websockets pass through.
     """
 
     scopes = HTTP
@@ -46,7 +46,7 @@ class TimeoutMiddleware(Layer):
 
 
 class _Expiry:
-    """What happens when the time of one request is over: the 504, and a cancellation."""
+    """The expiry of one request: sends the 504 and cancels inner code."""
 
     def __init__(self, layer: TimeoutMiddleware, place: Place) -> None:
         self.response: asyncio.Task[None] | None = None
@@ -59,7 +59,7 @@ class _Expiry:
         self._timer = asyncio.get_running_loop().call_later(self._layer.seconds, self._begin)
 
     def __exit__(self, cls: type[BaseException] | None, *_: object) -> bool:
-        """End the cancellation here if it is the one of this expiry."""
+        """Stop the cancellation here if this expiry caused it."""
         self._timer.cancel()
         if self._task is None or self.response is None:
             return False
@@ -68,7 +68,7 @@ class _Expiry:
     def _begin(self) -> None:
         if self._task is None or self._place.started:
             return
-        # A task of its own: the one that runs the endpoint may ignore that it is cancelled.
+        # A separate task, since the endpoint's task may ignore its cancellation.
         refusing = self._place.refuse(self._layer.name, self._layer.refusal)
         self.response = asyncio.create_task(refusing)
         self._task.cancel()

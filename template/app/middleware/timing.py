@@ -1,4 +1,4 @@
-"""Timing: tells a client how long the service took to respond."""
+"""Timing: reports on every response how long the service took."""
 
 from time import perf_counter
 from typing import Final
@@ -16,8 +16,8 @@ class TimingMiddleware(Layer):
     """
     Add `Server-Timing: app;dur=` in milliseconds and `X-Process-Time` in seconds.
 
-    Both measure until the response starts, since headers can't be sent later. What an endpoint
-    put into Server-Timing stays beside it (W3C Server Timing). Browsers show it to pages of other
+    Both measure until the response starts, since headers can't be sent later. A Server-Timing
+    that an endpoint sets is kept beside it (W3C Server Timing). Browsers show it to pages of other
     origins only with Timing-Allow-Origin. Websockets pass through.
     """
 

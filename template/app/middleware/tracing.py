@@ -1,4 +1,4 @@
-"""Tracing: FastAPI makes one span a request; this layer completes it and joins it to the log."""
+"""Tracing: completes the span of each request, and adds its trace ID to the log lines."""
 
 import asyncio
 import logging
@@ -33,12 +33,12 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 
 class TracingMiddleware(Layer):
     """
-    Put the trace id into the log lines, and what layers further in find out onto the span.
+    Add the trace ID to the log lines, and add attributes from inner layers to the span.
 
-    FastAPI opens the span around the whole stack, where nobody knows the request's id yet, nor
-    what a trusted proxy says of the client. When the answer starts both are known: the span gets
-    `client.address`, `url.scheme` and `request.id`. A websocket gets them when it ends. An
-    unsampled request passes at once, as does every request while no exporter is configured.
+    FastAPI starts the span outside the whole stack, before the request ID and the client behind a
+    proxy are known. When the response starts, the span gets `client.address`, `url.scheme` and
+    `request.id`; that of a websocket when it ends. Requests that aren't sampled pass at once, and
+    so do all requests without an exporter.
     """
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +48,7 @@ class TracingMiddleware(Layer):
         provider = telemetry.get("tracer_provider") or get_tracer_provider()
 
         async def flush_and_send(message: Message) -> None:
-            # A provider flushes at exit, which uvicorn skips: it ends by the signal that it got.
+            # A provider flushes at exit, which uvicorn skips: it ends itself by the signal.
             if message["type"] in _STOPPED:
                 await asyncio.to_thread(_flush, provider)
             await send(message)
@@ -56,7 +56,7 @@ class TracingMiddleware(Layer):
         await super().lifespan(scope, receive, flush_and_send)
 
     def enter(self, exchange: Exchange) -> Awaitable[None] | None:
-        # FastAPI's mark on what it traces: it costs less to look for than a current span.
+        # FastAPI's mark of a traced request, cheaper to look up than the current span.
         if "fastapi.telemetry" not in exchange.scope:
             return None
         span = get_current_span()
@@ -77,17 +77,17 @@ class TracingMiddleware(Layer):
         finally:
             if span.is_recording():
                 _describe(span, scope, scheme)
-        # An exception leaves the id bound on purpose: the server's line about it carries it.
+        # After an exception the ID stays bound, so that the server's log line has it.
         unbind(token)
 
 
 def telemetry() -> TelemetryConfig:
     """
-    Return what FastAPI is to do: spans, once there is a place for them, and nothing else.
+    Return FastAPI's telemetry settings: spans, if there is an exporter, and nothing else.
 
-    FastAPI's own metrics and logs stay off: the log has the trace id already, and an exception
-    is not to be sent elsewhere with its message. Spans of dependencies and serialization would
-    multiply what is sent for each request.
+    FastAPI's metrics and logs stay off: the log has the trace ID already, and messages of
+    exceptions must not be exported. Spans of dependencies and serialization would multiply what
+    is exported for each request.
     """
     exported = any(os.environ.get(name) for name in _ENDPOINTS)
     provided = _is_provided()
@@ -96,13 +96,13 @@ def telemetry() -> TelemetryConfig:
         metrics=False,
         logs=False,
         operation_spans=False,
-        # A provider has its exporters: one more would export each span twice.
+        # A provider that exists has its exporters; one more would export each span twice.
         auto_configure=exported and not provided,
     )
 
 
 def _flush(provider: Any) -> None:
-    """Export the spans that wait; only the SDK's provider has any."""
+    """Export waiting spans; only the SDK's provider has any."""
     if not hasattr(provider, "force_flush"):
         return
     try:
@@ -127,7 +127,7 @@ def _describe(span: Span, scope: Scope, scheme: str) -> None:
 
 
 def _keep(span: Span, corrected: Mapping[str, AttributeValue]) -> None:
-    """Set attributes that FastAPI sets too, when it ends the span, from what it saw at first."""
+    """Set attributes that FastAPI would overwrite with its first values when the span ends."""
     set_attributes = span.set_attributes
 
     def set_others(attributes: Mapping[str, AttributeValue]) -> None:

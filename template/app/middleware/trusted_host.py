@@ -1,4 +1,4 @@
-"""Trusted host: answers 400 for a Host that is not the service's own."""
+"""Trusted host: rejects requests whose Host header isn't one of yours."""
 
 import re
 from collections.abc import Collection
@@ -25,12 +25,11 @@ _HIGHEST_PORT: Final = 65_535
 
 class TrustedHostMiddleware(Layer):
     """
-    Refuse a request whose Host is missing, doubled or not one of `allowed_hosts`.
+    Return 400 if Host is missing, sent twice or not one of `allowed_hosts`.
 
-    Host decides where a redirect or an absolute link leads, so a foreign one must get no
-    further (RFC 9110, 7.2). The port is ignored, as is the case of letters; `*.example.com`
-    admits the names below example.com, not example.com itself. `probe_paths` are exempt: a
-    probe asks by the address of a container. Websocket handshakes are checked alike.
+    Redirects and absolute links are built from Host (RFC 9110, 7.2). Port and case are ignored.
+    `*.example.com` allows names below example.com, but not example.com itself. `probe_paths` are
+    exempt, since probes use the IP address of a container. Websocket handshakes are checked too.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ def _pattern(value: str) -> str:
 
 def _some(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
-        msg = "must name at least one host, or every request is refused"
+        msg = "must name at least one host, or every request is rejected"
         raise ValueError(msg)
     return value
 

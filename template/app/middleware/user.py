@@ -1,4 +1,4 @@
-"""The user of a request, and what can go wrong on the way to one."""
+"""The user of a request, and the errors of checking credentials."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from starlette.types import Scope
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who is calling: `request.state.user`, which is None when nobody says."""
+    """The caller: `request.state.user`, or None for an anonymous request."""
 
     id: str
     scopes: frozenset[str] = frozenset()
@@ -16,7 +16,7 @@ class User:
 
 
 def read_scopes(value: object) -> frozenset[str]:
-    """Read a text with spaces between the scopes, or a list of them; anything else is none."""
+    """Read a text with spaces between the scopes, or a list; any other value has none."""
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return frozenset()
@@ -25,9 +25,9 @@ def read_scopes(value: object) -> frozenset[str]:
 
 class BadCredentialError(Exception):
     """
-    A credential was sent and is wrong; the message is for its sender: ASCII, no quotes.
+    The credential is wrong; the message is for the client: ASCII, without quotes.
 
-    `code` names the error in the challenge (RFC 6750, 3.1); None where nothing is named.
+    `code` names the error in the challenge (RFC 6750, 3.1), if any.
     """
 
     def __init__(self, message: str, *, code: str | None = "invalid_token") -> None:
@@ -36,12 +36,12 @@ class BadCredentialError(Exception):
 
 
 class CannotCheckError(Exception):
-    """Nobody knows whether the credential is good; the message is for its sender."""
+    """The credential can't be checked now; the message is for the client."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-# None is a request without a credential. Awaitable where it has to wait for somebody.
+# None without a credential; awaitable if the check has to wait.
 Authenticate = Callable[[Scope], User | Awaitable[User | None] | None]

@@ -1,4 +1,4 @@
-"""User rate limit: so many requests a period of one user, from wherever."""
+"""User rate limit: limits how many requests one user can send in a period."""
 
 from collections.abc import Awaitable, Collection
 
@@ -13,11 +13,11 @@ from .storage.limits import Limit, OnError
 
 class UserRateLimitMiddleware(Layer):
     """
-    Answer 429 to a user who spent `rate`, with `Retry-After` (RFC 6585, 4).
+    Return 429 with `Retry-After` (RFC 6585, 4) to a user who sent more than `rate`.
 
-    Websocket handshakes count as well. Anonymous requests pass uncounted, as do `probe_paths`. A
-    `route` with a rate of its own is counted apart. While the storage is lost, `on_error` says
-    whether requests are admitted uncounted or answered 503.
+    Websocket handshakes count too. Anonymous requests and `probe_paths` pass uncounted. A `route`
+    with its own rate is counted separately. While the storage is unreachable, `on_error` decides
+    whether requests pass uncounted or get 503.
     """
 
     def __init__(

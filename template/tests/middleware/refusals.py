@@ -1,4 +1,4 @@
-"""What the tests of the layers tell each other of refusals; `test_refusals.py` uses it."""
+"""How each layer rejects, declared in its test module and used by `test_refusals.py`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Access log: exactly one line a request, whatever becomes of it."""
+"""Access log: one line per request, including rejected and failed ones."""
 
 import asyncio
 import logging
@@ -106,7 +106,7 @@ def test_a_page_of_a_mounted_app_has_its_prefix(
 def test_what_the_service_failed_at_is_an_error(
     path: str, level: str, probe_client: ProbeClient, log_lines: LogLines
 ) -> None:
-    """What a client does wrong is no failure of the service: anybody could raise the alarm."""
+    """A client's mistake is no failure of the service, or clients could raise alarms."""
     probe_client().get(f"/probe/{path}")
 
     (line,) = requests(log_lines())

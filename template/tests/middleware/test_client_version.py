@@ -1,4 +1,4 @@
-"""Client version: old clients are told to upgrade."""
+"""Client version: outdated clients get 410."""
 
 import pytest
 from pydantic import ValidationError

@@ -199,7 +199,7 @@ def test_head_tells_what_get_would(probe_app: ProbeApp, probe_client: ProbeClien
 
 
 def test_a_shared_answer_is_not_edited(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
-    """A list that is edited in place tells the next client of an encoding that isn't there."""
+    """A list that is edited in place would give the next client a wrong encoding."""
     shared = PlainTextResponse(TEXT, headers={"Vary": "X-Tenant"})
     before = list(shared.raw_headers)
     client = probe_client(app=with_answer(probe_app(), shared))
@@ -260,7 +260,7 @@ def test_a_304_has_the_tag_of_its_200(
 
 
 def test_the_route_is_noted_where_the_server_could_send_files_itself(probe_app: ProbeApp) -> None:
-    """Layers further out read it from the scope that they passed in."""
+    """Outer layers read it from the scope that they passed in."""
     dialogue = Dialogue("GET", "/probe/items/7")
     dialogue.scope["extensions"] = {"http.response.zerocopysend": dict[str, object]()}
 

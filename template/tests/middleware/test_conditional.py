@@ -226,7 +226,7 @@ class HeadOnly(Response):
 
 
 def test_a_head_whose_body_breaks_is_never_sent(probe_app: ProbeApp) -> None:
-    """Somebody else has answered when its moment is over."""
+    """Another layer has responded when its moment is over."""
     app = with_answer(probe_app(), HeadOnly("text"))
 
     async def outlasted(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""CORS: pages on the listed origins can call the service and read every answer."""
+"""CORS: pages of the listed origins can call the service and read every response."""
 
 from importlib import import_module
 from typing import Any, Final
@@ -15,8 +15,7 @@ from .refusals import ORIGIN, Answer
 
 SETTINGS: Final[dict[str, Any]] = {"cors_allow_origins": [ORIGIN], "cors_allow_credentials": True}
 
-# What the layers read from requests and set on answers. The way in which users prove who they are
-# is told by its setting.
+# The headers that layers read and set. The authentication scheme follows from its setting.
 READ: Final = {
     "api_key_header": ["X-API-Key"],
     "conditional": ["If-None-Match"],
@@ -114,7 +113,7 @@ def test_a_preflight_is_decorated(
 def test_a_doubled_origin_is_not_trusted(
     settings: dict[str, Any], method: str, second: str, probe_client: ProbeClient
 ) -> None:
-    """Two readers may each believe another one; as a preflight it goes on, to the 405."""
+    """Two readers could each use another one; it passes as an ordinary OPTIONS, to the 405."""
     headers = [("Origin", ORIGIN), ("Origin", second), ("Access-Control-Request-Method", "PUT")]
 
     response = probe_client(**settings).request(method, "/probe/ok", headers=headers)
@@ -138,7 +137,7 @@ def test_a_doubled_origin_is_not_trusted(
 def test_an_origin_may_be_listed_as_people_write_it(
     listed: str, sent: str, probe_client: ProbeClient
 ) -> None:
-    """Browsers send lower case and leave the default port out."""
+    """Browsers send lower case, without the default port."""
     client = probe_client(cors_allow_origins=listed)
 
     response = client.get("/probe/ok", headers={"Origin": sent})
@@ -147,7 +146,7 @@ def test_an_origin_may_be_listed_as_people_write_it(
 
 
 def test_a_star_is_answered_as_it_is(probe_client: ProbeClient) -> None:
-    """One answer for all, so that a cache can keep it for everybody."""
+    """One response for all origins, so that caches can store it."""
     response = probe_client(cors_allow_origins="*").get("/probe/ok", headers={"Origin": ORIGIN})
 
     assert response.headers["access-control-allow-origin"] == "*"
@@ -230,7 +229,7 @@ def test_a_regular_expression_admits_whole_origins(probe_client: ProbeClient) ->
         ({"cors_allow_origins": ["app.example"]}, "write it like"),
         ({"cors_allow_origins": ["null"]}, "sandboxed pages"),
         ({"cors_allow_origins": ["https://app.example:99999"]}, "its port is above 65535"),
-        ({"cors_allow_origins": ["https://[:]"]}, "or its address is none"),
+        ({"cors_allow_origins": ["https://[:]"]}, "or its address is invalid"),
         ({"cors_allow_origin_regex": "("}, "must be a regular expression"),
         ({"cors_allow_origins": ["*"], "cors_allow_credentials": True}, "list the origins"),
     ],
@@ -247,9 +246,9 @@ def test_nonsense_is_refused_at_start(settings: dict[str, Any], sentence: str) -
         ("https://.*", "must start with"),
         ("^https://.*", "must start with"),
         ("https://.*$", "must start with"),
-        ("^https?://.*$", "must not admit every origin"),
-        ("^https://.*$", "must not admit every origin"),
-        ("^http://.*$", "must not admit every origin"),
+        ("^https?://.*$", "must not allow every origin"),
+        ("^https://.*$", "must not allow every origin"),
+        ("^http://.*$", "must not allow every origin"),
     ],
 )
 def test_a_regular_expression_that_shares_credentials_with_strangers_is_refused(

@@ -13,7 +13,7 @@ from app.middleware.order import LAYERS
 from .conftest import WS, ProbeClient, stack_settings
 from .refusals import ORIGIN, Refusal
 
-# The requests of other layers' tests come from a page there, which shall get as far as they.
+# Other layers' tests send requests from a page there, which must pass.
 SETTINGS: Final[dict[str, Any]] = {"cross_origin_trusted": [ORIGIN]}
 REFUSAL = Refusal(
     status=403,

@@ -228,7 +228,7 @@ def test_a_wrong_handshake_is_explained_and_not_echoed(
 def test_a_websocket_client_that_goes_away_is_no_error(
     probe_client: ProbeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The endpoint waits for a text and is told of the end instead."""
+    """The endpoint waits for a text and gets the end instead."""
     with caplog.at_level(logging.ERROR), probe_client().websocket_connect(WS):
         pass
 

@@ -1,4 +1,4 @@
-"""Idempotency: a request that is sent again under its key runs once."""
+"""Idempotency: a request that is repeated with its key runs once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -75,7 +75,7 @@ class Shop:
         return "done"
 
     async def fails(self) -> PlainTextResponse:
-        """Answer each of `statuses` once; 0 stands for an exception."""
+        """Respond with each of `statuses` once; 0 means an exception."""
         self.orders += 1
         status = self.statuses.pop(0) if self.statuses else 200
         if not status:
@@ -298,7 +298,7 @@ def test_two_at_once_run_once(shop: Shop, probe_client: ProbeClient) -> None:
 def test_a_refusal_and_a_crash_free_the_key(
     status: int, shop: Shop, probe_client: ProbeClient
 ) -> None:
-    """The client can mend the one, with another body too, and retry the other."""
+    """The client can correct the one, with another body too, and retry the other."""
     shop.statuses = [status]
     client = probe_client(app=shop.app)
     first = post(client, url="/fails")
@@ -312,7 +312,7 @@ def test_a_refusal_and_a_crash_free_the_key(
 
 
 def test_a_redirection_is_kept(shop: Shop, probe_client: ProbeClient) -> None:
-    """See Other (303) is how a form tells of what it did."""
+    """See Other (303) is how a form reports what it did."""
     shop.statuses = [303]
     client = probe_client(app=shop.app)
 

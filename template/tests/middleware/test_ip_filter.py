@@ -1,4 +1,4 @@
-"""IP filter: clients are admitted and refused by their addresses."""
+"""IP filter: clients are allowed or blocked by IP address."""
 
 from typing import Any
 
@@ -91,7 +91,7 @@ class UnixSocket:
 def test_a_client_without_an_address_is_refused_where_addresses_are_listed(
     settings: dict[str, Any], expected: int, probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
-    """It can't be on the list, whoever it is."""
+    """It has no address that a list could contain."""
     app = probe_app(own=[outermost(Middleware(UnixSocket))], **settings)
 
     assert probe_client(app=app).get("/probe/ok").status_code == expected
@@ -99,7 +99,7 @@ def test_a_client_without_an_address_is_refused_where_addresses_are_listed(
 
 @pytest.mark.skipif("probe_paths" not in StackSettings.model_fields, reason="needs probes")
 def test_a_probe_is_filtered_too(probe_client: ProbeClient) -> None:
-    """Whoever may not come in may not look through the keyhole either."""
+    """A blocked client gets no response from a probe path either."""
     settings = {"ip_deny": ["192.0.2.66"], "probe_paths": ["/probe/ok"]}
 
     assert status(probe_client, "192.0.2.66", **settings) == 403

@@ -57,7 +57,7 @@ class FullDisk(io.RawIOBase):
 
 
 def test_a_line_that_can_not_be_written_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would undo the request that it tells of."""
+    """It would cancel its own request."""
     configure_logging(level="INFO", log_format="json")
     disk = FullDisk()
     stream = io.TextIOWrapper(io.BufferedWriter(disk))

@@ -1,4 +1,4 @@
-"""Maintenance: while a file exists, requests are told to come back later."""
+"""Maintenance: while a file exists, requests get 503."""
 
 from pathlib import Path
 

@@ -273,7 +273,7 @@ def test_only_the_listed_networks_may_read(
 
 
 def test_a_client_without_an_address_may_not_read(probe_app: ProbeApp) -> None:
-    """It came by a unix socket, whoever it is."""
+    """It comes from a unix socket."""
     dialogue = Dialogue("GET", "/metrics")
     dialogue.scope["client"] = None
 
@@ -360,7 +360,7 @@ def test_a_directory_that_can_not_be_written_to_is_refused_at_start(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", directory)
 
-    with pytest.raises(ValidationError, match="must name a directory that can be written to"):
+    with pytest.raises(ValidationError, match="must be a writable directory"):
         stack_settings()
 
 
@@ -372,7 +372,7 @@ def test_a_directory_without_room_is_refused_at_start(
     full = Mock(return_value=SimpleNamespace(free=256 * 1024))
     monkeypatch.setattr("app.middleware.metrics.disk_usage", full)
 
-    with pytest.raises(ValidationError, match="must have 16 MiB of room"):
+    with pytest.raises(ValidationError, match="must have 16 MiB of free space"):
         stack_settings()
 
 

@@ -1,4 +1,4 @@
-"""Proxy headers: the client is who the trusted proxies say, and nobody else is believed."""
+"""Proxy headers: the client's address and scheme come from trusted proxies only."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def test_without_the_headers_the_peer_is_the_client(probe_client: ProbeClient) -
 def test_the_rightmost_untrusted_entry_wins(
     forwarded: str, client: str, probe_client: ProbeClient
 ) -> None:
-    """What stands left of it was sent by the client, which may write what it likes."""
+    """The client sent the entries left of it, and can forge them."""
     assert client_of(ask(probe_client, ("X-Forwarded-For", forwarded))) == client
 
 

@@ -1,4 +1,4 @@
-"""Rate limit: an address gets what its rate admits, and not one request more."""
+"""Rate limit: an address can send as many requests as its rate allows."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from .conftest import WS, ProbeApp, ProbeClient, stack_settings
 from .refusals import ORIGIN, Refusal
 from .storage.test_base import LostStorage, with_storage
 
-# Gates whose refusal depends on nothing but the request and the settings.
+# Layers that reject by the request and the settings alone.
 STATIC_GATES: Final = [
     name
     for name in (
@@ -100,7 +100,7 @@ def test_what_an_endpoint_says_of_its_own_limit_is_kept(probe_client: ProbeClien
 
 @pytest.mark.parametrize("path", ["/nowhere", "/probe/items/x", "/probe/items/1", "/probe/ok"])
 def test_every_request_counts(path: str, probe_client: ProbeClient) -> None:
-    """Whoever looks for a hole in the routes spends the limit as well."""
+    """Scanning for routes uses up the limit too."""
     client = probe_client(rate_limit="2/minute")
     ask(client, path=path)
     ask(client, path=path)
@@ -169,7 +169,7 @@ def test_a_preflight_does_not_count(probe_client: ProbeClient) -> None:
     ],
 )
 def test_one_client_is_limited_as_one(one: str, other: str, probe_client: ProbeClient) -> None:
-    """Whoever has an IPv6 address has the whole /64."""
+    """A client with an IPv6 address has its whole /64 network."""
     client = probe_client(rate_limit="1/minute")
     ask(client, host=one)
 
@@ -208,7 +208,7 @@ def test_clients_behind_a_proxy_are_counted_apart(probe_client: ProbeClient) -> 
 
 @pytest.mark.parametrize("gate", STATIC_GATES)
 def test_a_static_refusal_spends_nothing(gate: str, probe_client: ProbeClient) -> None:
-    """A client that is refused for a reason that it can mend shall be told the reason."""
+    """A client that can correct its request must get the real reason."""
     refusal: Refusal = import_module(f".test_{gate}", __package__).REFUSAL
     client = probe_client(
         base_url=refusal.base_url,

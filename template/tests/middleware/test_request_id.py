@@ -1,4 +1,4 @@
-"""Request id: one id in the answer, the log lines and the errors of a request."""
+"""Request ID: one ID in the response, the log lines and the errors of a request."""
 
 import logging
 import re
@@ -42,7 +42,7 @@ def test_a_good_id_is_kept(inbound: str, probe_client: ProbeClient) -> None:
 
 @pytest.mark.parametrize("inbound", ["", "x" * 129, "a b", "a\tb", "é", 'a"b', "a,b"])
 def test_a_bad_id_is_replaced(inbound: str, probe_client: ProbeClient) -> None:
-    """It stands in log lines and headers, so it must not carry what a client likes."""
+    """It is in log lines and headers, so clients must not choose its characters."""
     headers = [(b"X-Request-ID", inbound.encode("latin-1"))]
 
     response = probe_client().get("/probe/ok", headers=headers)
@@ -59,7 +59,7 @@ def test_a_doubled_id_is_replaced(probe_client: ProbeClient) -> None:
 
 
 def test_an_endpoint_can_not_set_another(probe_client: ProbeClient) -> None:
-    """One header, one id: the one that stands in the log."""
+    """One header with one ID: that of the log."""
     response = probe_client().get("/probe/headers?name=X-Request-ID&value=mine")
 
     assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
@@ -84,7 +84,7 @@ def test_the_header_can_be_renamed(header: str, probe_client: ProbeClient) -> No
     ],
 )
 def test_a_header_with_another_meaning_is_refused_at_start(header: str) -> None:
-    """An id there would break the answer, or tell a client what is not so."""
+    """An ID there would break the response, or have another meaning."""
     with pytest.raises(ValidationError, match="must be a header that has no other meaning"):
         stack_settings(request_id_header=header)
 

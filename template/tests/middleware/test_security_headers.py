@@ -1,4 +1,4 @@
-"""Security headers: every answer tells a browser to distrust it."""
+"""Security headers: every response has them."""
 
 import base64
 import hashlib

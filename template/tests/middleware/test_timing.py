@@ -1,4 +1,4 @@
-"""Timing: every answer tells how long it took to start."""
+"""Timing: every response reports how long it took to start."""
 
 import re
 from time import perf_counter

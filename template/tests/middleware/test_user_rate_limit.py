@@ -1,4 +1,4 @@
-"""User rate limit: a user gets what the rate admits, from wherever."""
+"""User rate limit: a user can send as many requests as the rate allows, from any address."""
 
 import re
 

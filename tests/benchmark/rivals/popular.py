@@ -55,7 +55,7 @@ async def answer_error(_: Request, __: Exception) -> JSONResponse:
 
 
 def make_app(*, limit: str) -> FastAPI:
-    """Return the app, which admits `limit` requests from an address."""
+    """Return the app, which allows `limit` requests from an address."""
     _configure_logging()
     handlers: dict[Any, Any] = {
         Exception: answer_error,

@@ -28,7 +28,7 @@ logger = logging.getLogger("tutorial")
 
 
 def make_app(*, limit: str) -> FastAPI:
-    """Return the app, which admits `limit` requests from an address."""
+    """Return the app, which allows `limit` requests from an address."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
     app = FastAPI()
     _add_decisions(app, limit=limit)

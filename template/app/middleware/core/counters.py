@@ -1,4 +1,4 @@
-"""Counters: what became of the requests, as numbers that Prometheus reads."""
+"""Counters: the numbers of requests and rejections, for Prometheus."""
 
 import os
 from bisect import bisect_left
@@ -21,15 +21,15 @@ _DURATION: Final = (
 )
 _IN_PROGRESS: Final = (
     "http_requests_in_progress",
-    "Requests and websockets that have not ended yet.",
+    "Requests and websockets in progress.",
 )
-_REFUSALS: Final = ("http_refusals", "Requests that a layer refused.")
+_REFUSALS: Final = ("http_refusals", "Requests that a layer rejected.")
 _BOUNDS: Final = Histogram.DEFAULT_BUCKETS
 _NAMES: Final = [*map(str, _BOUNDS[:-1]), "+Inf"]
 
 
 class Counters(Protocol):
-    """What is counted of each request; `seconds` is None for a websocket."""
+    """The counters of requests; `seconds` is None for a websocket."""
 
     registry: CollectorRegistry
 
@@ -47,8 +47,8 @@ class ProcessCounters:
     """
     The counters of one process: plain numbers, which a scrape makes into metrics.
 
-    An instrument of prometheus-client takes a lock and looks for its bucket one by one, which
-    costs ten times as much.
+    An instrument of prometheus-client takes a lock and searches its buckets one by one, which is
+    ten times as slow.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

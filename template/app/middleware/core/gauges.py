@@ -1,4 +1,4 @@
-"""Gauges: the numbers that alerts need besides those of requests."""
+"""Gauges: numbers for alerts, besides those of requests."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_SAMPLES: Final = 1.0
 
 
 class Reading(NamedTuple):
-    """A number of this process, and what is shown of several workers: the least, most or sum."""
+    """A number of this process, and how several workers' are joined: minimum, maximum or sum."""
 
     name: str
     meaning: str
@@ -26,8 +26,8 @@ class Gauges(Collector):
     """
     Show `readings` and the state of the thread pool.
 
-    One worker reads them when Prometheus asks. Of several, each writes its own down once a
-    second, since a scrape reaches only one of them.
+    A single worker reads them at the scrape. Several workers write theirs once a second, since a
+    scrape reaches only one of them.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Gauges(Collector):
             self._written.append((gauge, read))
 
     def start(self) -> None:
-        """Begin to read, on the event loop that serves."""
+        """Start to read, on the event loop of the server."""
         self._pool.limiter = current_default_thread_limiter()
         if self._timer is not None:
             self._timer.cancel()

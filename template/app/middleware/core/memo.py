@@ -1,4 +1,4 @@
-"""Memo: decisions about what clients send, remembered within a bound in bytes."""
+"""Memo: remembers decisions about values that clients send, within a fixed size."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,9 +12,9 @@ _LONGEST: Final = 255
 
 def remembered(function: Callable[[Key], Value], *, most: int) -> Callable[[Key], Value]:
     """
-    Return `function` with a memory for the last `most` arguments.
+    Return `function` with a cache for the last `most` arguments.
 
-    A long one is decided anew each time: a client chooses it, and would choose what is kept.
+    Long arguments aren't cached: clients choose them, and could fill the memory.
     """
     known = lru_cache(most)(function)
 

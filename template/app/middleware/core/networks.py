@@ -49,7 +49,7 @@ def network(value: str) -> str:
         msg = f"must hold addresses and networks such as 10.0.0.5 or 10.0.0.0/8, not {value!r}"
         raise ValueError(msg + _network_hint(value)) from None
     if spelled.num_addresses == 1 and spelled.network_address.is_unspecified:
-        msg = f"must not hold {value!r}, the address of nobody; write {value}/0 for everybody"
+        msg = f"must not hold {value!r}, no client has it; write {value}/0 for every client"
         raise ValueError(msg)
     return value
 
@@ -57,7 +57,7 @@ def network(value: str) -> str:
 def _network_hint(value: str) -> str:
     bare = value.strip("[]")
     if value == "*":
-        return ": write 0.0.0.0/0 and ::/0 if you mean everybody"
+        return ": write 0.0.0.0/0 and ::/0 to allow every client"
     if value.lower() == "localhost":
         return ": write 127.0.0.1 and ::1"
     with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Layers of your own: say where each stands, from `app/main.py`."""
+"""The places of your own layers, for `app/main.py`."""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -24,22 +24,22 @@ class Own(NamedTuple):
 
 
 def outermost(middleware: Middleware) -> Own:
-    """Stand outside of every layer."""
+    """Run outside every layer."""
     return Own(middleware, _OUTERMOST)
 
 
 def innermost(middleware: Middleware) -> Own:
-    """Stand inside of every layer, next to the routes."""
+    """Run inside every layer, next to the routes."""
     return Own(middleware, _INNERMOST)
 
 
 def inside(layer: str, middleware: Middleware) -> Own:
-    """Stand directly inside of `layer`: what it refuses never comes here."""
+    """Run directly inside `layer`: requests that it rejects don't arrive here."""
     return Own(middleware, _INSIDE, layer)
 
 
 def outside(layer: str, middleware: Middleware) -> Own:
-    """Stand directly outside of `layer`: what it refuses passes here too."""
+    """Run directly outside `layer`: its rejections pass here too."""
     return Own(middleware, _OUTSIDE, layer)
 
 
@@ -47,8 +47,8 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     """
     Return `stack` with each layer of `own` in its place.
 
-    Layers for one place keep their order, the first outermost. What has no place ends the
-    start, and so does a neighbour that this stack lacks: an update may have dropped it.
+    Layers for one place keep their order, the first outermost. A layer without a place ends the
+    start, and so does a neighbour that this stack lacks, for example since an update.
 
     Raises:
         SystemExit: after one sentence.
@@ -58,7 +58,7 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     outer: list[Middleware] = []
     inner: list[Middleware] = []
     slots: list[list[Middleware]] = [[] for _ in range(len(stack) + 1)]
-    given: Sequence[Any] = own  # from code that nobody may have checked
+    given: Sequence[Any] = own  # from code without a type check
     for item in given:
         if not isinstance(item, Own) or not isinstance(item.middleware, Middleware):
             refuse_to_start(

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 _QUOTES: Final = "\"'"
 _QUOTED: Final = (
-    "must not stand in quotes, which some tools such as `docker run --env-file` keep; write {}"
+    "must not be in quotes, which some tools such as `docker run --env-file` keep; write {}"
 )
 
 

@@ -1,4 +1,4 @@
-"""Secrets: a value that others could guess is refused at start."""
+"""Secrets: a value that can be guessed ends the start."""
 
 from itertools import pairwise
 from typing import Final
@@ -34,7 +34,7 @@ _KNOWN: Final = (
 
 def check_secret(value: str) -> None:
     """
-    Refuse a secret that is short, monotonous or known from an example.
+    Reject a secret that is short, repetitive or known from an example.
 
     Raises:
         ValueError: a sentence that says how to make one, and never shows the value.

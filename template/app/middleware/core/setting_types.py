@@ -1,4 +1,4 @@
-"""Types of settings that several layers share. Each refuses nonsense in one sentence."""
+"""Types of settings that several layers share. Each rejects a wrong value with a sentence."""
 
 import re
 from contextlib import suppress
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 
 from .reading import Plain
 
-# An origin in lower case, or what begins like one.
+# An origin in lower case, or the start of one.
 ORIGIN: Final = re.compile(r"(?P<name>https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+))(:[0-9]+)?")
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -19,7 +19,7 @@ _LABELS: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 def header_name(value: str) -> str:
-    """Refuse what no header can be named (RFC 9110, 5.1), and what reads as a pattern."""
+    """Reject an invalid header name (RFC 9110, 5.1), and a pattern."""
     if not _TOKEN.fullmatch(value) or set("*'") & set(value):
         msg = f"must be a header name: letters, digits and hyphens, not {value!r}"
         raise ValueError(msg)
@@ -27,12 +27,12 @@ def header_name(value: str) -> str:
 
 
 def header_name_or_all(value: str) -> str:
-    """Let the wildcard of CORS pass too."""
+    """Accept the wildcard of CORS too."""
     return value if value == "*" else header_name(value)
 
 
 def header_value(value: str) -> str:
-    """Refuse what no header can carry: line breaks and characters outside of ASCII."""
+    """Reject what a header can't contain: line breaks, and characters outside ASCII."""
     if not (value.isascii() and value.isprintable()):
         msg = f"must be printable ASCII on one line, not {value!r}"
         raise ValueError(msg)
@@ -40,12 +40,12 @@ def header_value(value: str) -> str:
 
 
 def absolute_path(value: str) -> str:
-    """Refuse what is no path of a route, or can't stand in the path of a request."""
+    """Reject what isn't the path of a route, or can't be in the path of a request."""
     exact = value.startswith("/") and value.isprintable() and "//" not in value
     if not exact or any(mark in value for mark in "?#{}<>*%,; \\") or "/:" in value:
         msg = (
             "must be exact paths such as /healthz, without a pattern, a query or a host,"
-            f" not {value!r}; write each path that is meant"
+            f" not {value!r}; list each path"
         )
         raise ValueError(msg)
     return value
@@ -69,14 +69,14 @@ def host_name(value: str) -> str:
 
 
 def _host_hint(name: str) -> str:
-    """Say what to write instead of `name`, which is no host."""
+    """Return what to write instead of `name`, which isn't a host."""
     with suppress(ValueError):
-        return f"an IPv6 address stands in brackets; write [{IPv6Address(name)}]"
+        return f"an IPv6 address needs brackets; write [{IPv6Address(name)}]"
     parts = _ABOUT_HOST.fullmatch(name)
     if parts and _LABELS.fullmatch(parts["host"]):
-        hint = "without scheme, port, path and dots around it"
+        hint = "no scheme, port, path or dots around it"
         below = " or *." + parts["host"] if name.startswith(".") else ""
-        return f"a host name stands {hint}; write {parts['host']}{below}"
+        return f"a host name has {hint}; write {parts['host']}{below}"
     if not name.isascii():
         with suppress(UnicodeError):
             return f"clients send it in ASCII; write {name.encode('idna').decode()}"
@@ -100,7 +100,7 @@ def browser_origin(value: str) -> str | None:
 
 def check_origin(value: str, *, instead: str) -> str:
     """
-    Return an origin as browsers send it; refuse what they never send, so never matches.
+    Return an origin as browsers send it; reject what they never send, and so never matches.
 
     Raises:
         ValueError: a sentence that says what to write; `instead` is the way out for a pattern.
@@ -111,7 +111,7 @@ def check_origin(value: str, *, instead: str) -> str:
     lower = value.lower()
     match = ORIGIN.match(lower)
     if value == "null":
-        hint = "sandboxed pages and local files of anybody send it; serve the page from an origin"
+        hint = "every sandboxed page and local file sends it; serve the page from an origin"
     elif "*" in value:
         hint = f"a wildcard never matches; {instead}"
     elif "://" in value and not value.isascii():
@@ -119,9 +119,9 @@ def check_origin(value: str, *, instead: str) -> str:
     elif match and match[0] != lower:
         hint = f"an origin ends after host and port; write {match[0]!r}"
     elif match and match[0].endswith("."):
-        hint = f"leave the last dot out; write {match[0].rstrip('.')!r}"
+        hint = f"leave out the last dot; write {match[0].rstrip('.')!r}"
     elif lower.startswith(("http://", "https://")):
-        hint = "its port is above 65535, or its address is none"
+        hint = "its port is above 65535, or its address is invalid"
     elif "://" in value:
         hint = f"the scheme is http or https; {instead}"
     else:
@@ -131,22 +131,22 @@ def check_origin(value: str, *, instead: str) -> str:
 
 
 def _item(value: str) -> str:
-    """Refuse an empty item, with which every value begins, and what reads as a pattern."""
+    """Reject an empty item, which is a prefix of every value, and a pattern."""
     if not value.strip():
         msg = "must not hold an empty item"
         raise ValueError(msg)
     if "*" in value or value.startswith("^") or "\\" in value:
-        msg = f"must hold beginnings as they are sent, not a pattern such as {value!r}"
+        msg = f"must hold prefixes of what clients send, not a pattern such as {value!r}"
         raise ValueError(msg)
     return header_value(value)
 
 
 T = TypeVar("T")
 
-# A list of a service, as readable as those of the stack.
+# For lists in a service's own settings.
 CommaList = tuple[T, ...]
 
-# More milliseconds than this no storage counts.
+# No storage counts more milliseconds.
 Duration = Annotated[PositiveInt, Field(le=10**15)]
 HeaderName = Annotated[str, AfterValidator(header_name), Plain]
 HeaderNames = tuple[HeaderName, ...]

@@ -1,4 +1,4 @@
-"""Threads for work that has nothing to do with the endpoints, which may hold all of theirs."""
+"""Threads for work that must not wait for the threads of endpoints."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -13,7 +13,7 @@ _limiter: Final[RunVar[CapacityLimiter]] = RunVar("threads of the layers")
 
 
 async def run_apart(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Run `function` in a thread that no endpoint can take."""
+    """Run `function` in a thread that endpoints can't use."""
     try:
         limiter = _limiter.get()
     except LookupError:
@@ -23,6 +23,6 @@ async def run_apart(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def run_at_once(work: Awaitable[None]) -> None:
-    """Run a coroutine of a library, which waits for nothing that is not there, to its end."""
+    """Run a coroutine of a library that never has to wait to its end."""
     for _ in work.__await__():
         pass

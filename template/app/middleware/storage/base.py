@@ -1,4 +1,4 @@
-"""The storage of counts and answers, as the layers see it; another module keeps it."""
+"""The storage of counts and responses, as layers use it; other modules implement it."""
 
 from typing import Final, Protocol, runtime_checkable
 
@@ -9,34 +9,34 @@ _STOPPED: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.fa
 
 
 class StorageLostError(Exception):
-    """The storage does not answer, or did not in time."""
+    """The storage doesn't respond, or not in time."""
 
 
 class Storage(Protocol):
-    """What a storage can do. Each operation is atomic, and may raise `StorageLostError`."""
+    """A storage. Each operation is atomic, and may raise `StorageLostError`."""
 
     async def open(self) -> None:
-        """Get ready, as far as that is possible now; never raises."""
+        """Connect, if possible now; never raises."""
 
     async def close(self) -> None:
         """Close the connections; never raises, and may be called again."""
 
     async def increment(self, key: str, seconds: int) -> tuple[int, float]:
-        """Count up, from a first call for `seconds`; return the count and the seconds left."""
+        """Increment a count that expires `seconds` after its first call; return both."""
         ...
 
     async def claim(self, key: str, value: bytes, seconds: int) -> bytes | None:
-        """Put `value` where nothing is and return None, or return what is there."""
+        """Store `value` under a free key and return None, or return the value that is there."""
         ...
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
-        """Put `new`, or nothing, where `old` is; say whether it was there."""
+        """Replace `old` with `new`, or delete it; return whether it was there."""
         ...
 
 
 @runtime_checkable
 class CountsAtOnce(Protocol):
-    """A storage in this process, which nobody waits for."""
+    """A storage in this process, without waiting."""
 
     def count(self, key: str, seconds: int) -> tuple[int, float]:
         """Do as `Storage.increment`."""
@@ -46,10 +46,10 @@ class CountsAtOnce(Protocol):
 async def attend_lifespan(
     storage: Storage, app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Pass the lifespan on; open the storage when the service starts, close it when it stops."""
+    """Open the storage when the service starts, and close it when it stops."""
 
     async def send_attended(message: Message) -> None:
-        # The server may end the process as soon as it gets this message.
+        # The server may end the process once it gets this message.
         if message["type"] == _STARTED:
             await storage.open()
         elif message["type"] in _STOPPED:

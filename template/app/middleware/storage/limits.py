@@ -1,4 +1,4 @@
-"""Limits: so many requests a period for each client, told in the headers of their answers."""
+"""Limits: how many requests each client can send in a period, reported in headers."""
 
 import re
 from collections.abc import Awaitable
@@ -34,12 +34,12 @@ _UNCOUNTED: Final = Refusal(
 
 class Limit:
     """
-    Admit `rate` requests of each client, such as `100/minute`, and refuse the others.
+    Allow `rate` requests of each client, such as `100/minute`, and reject the rest.
 
-    A client's window begins with its first request, so two windows side by side may admit
-    twice the rate. The 429 and the answers from further in say what is left
-    (draft-ietf-httpapi-ratelimit-headers-11), under `name`, beside what other limits say. While
-    the storage is lost, `on_error` decides.
+    A client's window starts with its first request, so two windows in a row can allow twice the
+    rate. The 429 and the responses of inner layers report what is left, under `name`, beside
+    other limits (draft-ietf-httpapi-ratelimit-headers-11). While the storage is unreachable,
+    `on_error` decides.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Limit:
         self._seconds = _SECONDS[self._period]
         self._layer = layer
         self._rule = HeaderRule({_STATE: Clash.PREPEND, _POLICY: Clash.PREPEND})
-        # Quoted, so that no client and no other name reads alike with it.
+        # Quoted, so that no two clients and names make the same key.
         self._key = quote(name, safe="") + ":"
         self._storage = storage
         self._on_error = on_error
@@ -61,7 +61,7 @@ class Limit:
     def spend(self, client: str, exchange: Exchange) -> Refusal | Awaitable[None] | None:
         """Count a request of `client`: None lets it pass, as `Layer.enter` returns it."""
         if len(client) > _LONGEST_NAME:
-            # An issuer may name users as it likes.
+            # The issuer chooses the user's ID.
             client = sha256(client.encode("utf-8", "surrogatepass")).hexdigest()
         if self._count is not None:
             # Nobody else counts there.

@@ -1,4 +1,4 @@
-"""Memory storage: counts and answers in this process, bounded whatever clients do."""
+"""Memory storage: counts and responses in this process, within fixed bounds."""
 
 from collections import OrderedDict, defaultdict
 from time import monotonic
@@ -12,28 +12,27 @@ Counts = OrderedDict[str, tuple[int, float]]
 
 _MOST_COUNTS: Final = 100_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
-# What an entry takes besides its key and its value, roughly.
+# Bytes of an entry besides its key and its value, roughly.
 _BYTES_OF_ENTRY: Final = 300
 
 
 class MemoryStorage:
     """
-    Keep counts and answers in this process; another worker has its own.
+    Keep counts and responses in this process; another worker has its own.
 
-    It holds at most 100,000 counts for each length of a window, and 64 MiB of answers. Where
-    more are needed the oldest give way: a client whose count does so gets a new window early,
-    and an answer that does so is forgotten before its time. Every operation takes the same
-    time, however much is kept.
+    It holds at most 100,000 counts for each length of a window, and 64 MiB of responses. Above
+    that it drops the oldest: the client of a dropped count gets a new window early, and a dropped
+    response is forgotten early. Every operation takes the same time, however much is kept.
     """
 
     def __init__(self) -> None:
-        # One dictionary for each length: what was put in first is then what ends first.
+        # One dictionary for each length, so that the oldest entry is the first to expire.
         self.counts: defaultdict[int, Counts] = defaultdict(OrderedDict)
         self.answers: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._bytes = 0
 
     async def open(self) -> None:
-        """Do nothing: memory is there."""
+        """Do nothing: memory needs no connection."""
 
     async def close(self) -> None:
         """Do nothing: memory ends with the process."""
@@ -50,7 +49,7 @@ class MemoryStorage:
             counts[key] = (count + 1, ends_at)
             return count + 1, ends_at - now
         counts.pop(key, None)
-        # Two at most go for each that comes, so no request pays for a long clean-up.
+        # Two at most are removed for each new one, so no request pays for a long clean-up.
         for _ in range(2):
             if counts and (len(counts) >= _MOST_COUNTS or _first_end(counts) <= now):
                 counts.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Redis storage: counts and answers that all workers share."""
+"""Redis storage: counts and responses that all workers share."""
 
 import asyncio
 from contextlib import suppress
@@ -12,7 +12,7 @@ from .redis_connection import RedisConnection
 
 _MOST_ATTEMPTS: Final = 60
 
-# Scripts are atomic, and in them time stands still: no key ends between two commands.
+# Scripts are atomic, and no key expires between two of their commands.
 _INCREMENT: Final = """
 local count = redis.call('INCR', KEYS[1])
 if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
@@ -33,17 +33,16 @@ return 1
 
 class RedisStorage:
     """
-    Keep counts and answers in Redis, under keys that end by themselves.
+    Keep counts and responses in Redis, under keys that expire.
 
-    Behind Sentinel and in a Cluster a replica must confirm what is claimed and replaced, so that
-    a failover forgets neither; counts may lose what the last moment before it counted. Each
-    script has one key, so all that it needs is in one slot. The operations raise
-    `StorageLostError` while Redis doesn't answer. What Redis forgets, by its own `maxmemory` or
-    at a restart, is forgotten here as well.
+    With Sentinel or a Cluster a replica must confirm claims and replacements, so that a failover
+    loses neither; it may lose the last counts. Each script has one key, so all its data is in one
+    slot. The operations raise `StorageLostError` while Redis doesn't respond. What Redis drops,
+    because of `maxmemory` or a restart, is lost here too.
     """
 
     def __init__(self, url: SecretStr) -> None:
-        # A key of this process alone: others may share the Redis, and the names in it.
+        # A key of this process only: other services may share the Redis and its names.
         trial = ("EVAL", _INCREMENT, 1, f"limit:trial:{token_hex(16)}", 1000)
         self._connection = RedisConnection(url, trial=trial)
         self._late: dict[tuple[str, bytes], tuple[Any, ...]] = {}
@@ -58,7 +57,7 @@ class RedisStorage:
         await self._connection.close()
 
     def is_up(self) -> bool:
-        """Return whether Redis responded when it was last asked."""
+        """Return whether Redis responded to the last command."""
         return not self._connection.is_lost
 
     async def increment(self, key: str, seconds: int) -> tuple[int, float]:
@@ -71,7 +70,7 @@ class RedisStorage:
         try:
             found: bytes | None = await self._connection.ask(*command, replicated=True)
         except StorageLostError:
-            if not was_lost:  # it may stand there, and would keep the key from the next attempt
+            if not was_lost:  # it may be stored, and would block the next attempt
                 self._later("EVAL", _REPLACE, 1, key, value, b"", 0)
             raise
         return found
@@ -91,7 +90,7 @@ class RedisStorage:
             self._catching_up = asyncio.get_running_loop().create_task(self._catch_up())
 
     async def _catch_up(self) -> None:
-        """Repeat what a failover kept from being replaced, as long as a claim lasts."""
+        """Repeat a replacement that a failover prevented, until the claim expires."""
         try:
             for _ in range(_MOST_ATTEMPTS):
                 await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""The connection to Redis: one a worker, and no request waits for it for long."""
+"""The connection to Redis: one per worker, with a short limit on waiting."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from .redis_clients import AddressError, Command, client
 
 _logger: Final = logging.getLogger(__name__)
 
-# Seconds: a request waits for one exchange or two; connecting is nobody's wait but at the start.
+# Seconds: a request waits for one or two exchanges; only the start waits for a connection.
 _ANSWER_TIMEOUT: Final = 0.1
 _TRIAL_TIMEOUT: Final = 1.5
 _PAUSE: Final = 1.0
@@ -30,11 +30,10 @@ class RedisConnection:
     """
     Send commands to Redis, those of many requests in one exchange.
 
-    Requests that come while an exchange runs share the next one, so a burst costs a few. A
-    Redis that is gone, or doesn't answer in 100 ms, is lost: all who wait are told, one line is
-    logged, and one more each minute; from then on everybody is told at once. Meanwhile `trial`,
-    a command that writes, is sent each second in the background, and ends that when it
-    succeeds.
+    Requests that arrive during an exchange share the next one, so a burst needs only a few. If
+    Redis is unreachable or doesn't respond within 100 ms, it is lost: all waiting requests fail,
+    one line is logged, and one more each minute; further requests fail at once. `trial`, a
+    command that writes, is sent each second in the background until it succeeds.
     """
 
     def __init__(self, url: SecretStr, *, trial: tuple[Any, ...]) -> None:
@@ -66,11 +65,11 @@ class RedisConnection:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        with suppress(Exception):  # what is left then is the end of the process's
+        with suppress(Exception):  # the rest ends with the process
             await self._client.disconnect()
 
     async def ask(self, *words: Any, replicated: bool = False) -> Any:
-        """Send a command; one that is `replicated` fails unless a replica has what it wrote."""
+        """Send a command; with `replicated` it fails unless a replica confirms the write."""
         loop = asyncio.get_running_loop()
         if self._lost_at is not None:
             if not self._open and loop.time() >= self._next_trial_at:
@@ -110,7 +109,7 @@ class RedisConnection:
         try:
             return await self._client.exchange(commands)
         finally:
-            # Without a lifespan (`--lifespan off`, lone tests) nobody would close it later.
+            # Without a lifespan (`--lifespan off`, single tests) nothing would close it later.
             if not self._open:
                 await self._client.disconnect()
 
@@ -152,16 +151,16 @@ class RedisConnection:
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    # Its lines are those of no request, so it has none of their fields.
+    # Its log lines belong to no request, so they have no fields of one.
     return asyncio.get_running_loop().create_task(work, context=Context())
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, _T]) -> _T:
     """
-    Return what `work` returns, or give it up after `seconds`.
+    Return the result of `work`, or stop waiting after `seconds`.
 
-    The time is waited for in slices, each at least a turn of the loop: while the loop is late,
-    the answer may long be there, and must not be taken for one that didn't come.
+    It waits in slices of at least one turn of the loop: if the loop is late, the reply may have
+    arrived already, and must not count as missing.
     """
     task = asyncio.get_running_loop().create_task(work)
     task.add_done_callback(lambda task: task.cancelled() or task.exception())

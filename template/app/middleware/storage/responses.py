@@ -1,4 +1,4 @@
-"""Answers that are kept under a key: how they stand in the storage, and how they get there."""
+"""Responses that are kept under a key: their format in the storage, and how to store them."""
 
 import json
 from contextlib import suppress
@@ -22,26 +22,26 @@ _SUCCESSES: Final = range(200, 400)
 
 
 class Claim:
-    """The key of one request: taken while it runs, then given to its answer or back."""
+    """The claim of one request on its key, until a response is stored or the key released."""
 
     def __init__(self, storage: Storage, place: str, fingerprint: bytes) -> None:
         self._storage = storage
         self._place = place
         self._fingerprint = fingerprint
-        # The random end tells it from a claim of the same request that ran out.
+        # The random end distinguishes it from an expired claim of the same request.
         self._value = RUNNING + fingerprint + token_bytes(16)
 
     async def take(self) -> bytes | None:
-        """Return what stands there already, if anything does."""
+        """Return the value that is stored already, if any."""
         return await self._storage.claim(self._place, self._value, _LEASE_SECONDS)
 
     async def renew(self) -> None:
-        """Keep the claim of a request that runs for long; that of a dead process runs out."""
+        """Renew the claim of a long request; that of a dead process expires."""
         with suppress(StorageLostError):
             await self._storage.replace(self._place, self._value, self._value, _LEASE_SECONDS)
 
     async def keep(self, answer: bytes | None, seconds: int) -> None:
-        """Leave the answer, or that there was one; lost now, the claim stays for its lease."""
+        """Store the response, or only that there was one; if that fails, the claim expires."""
         kept = NOT_KEPT + self._fingerprint
         if answer is not None:
             kept = _ANSWERED + self._fingerprint + answer
@@ -55,7 +55,7 @@ class Claim:
 
 
 class Keeper:
-    """Passes an answer on and keeps it, if it is one to keep: 2xx or 3xx, and complete."""
+    """Passes a response on, and stores it if it is a complete 2xx or 3xx."""
 
     def __init__(self, claim: Claim, *, seconds: int) -> None:
         self._claim = claim
@@ -65,7 +65,7 @@ class Keeper:
         self._kept = False
 
     def taking_over(self, send: Send) -> Send:
-        """Return what the response is sent to on its way to `send`."""
+        """Return a `send` that records the response and passes it to `send`."""
         self._send = send
         return self.send
 
@@ -77,7 +77,7 @@ class Keeper:
             self._take(message)
             if not message.get("more_body", False):
                 self._kept = True
-                # Kept first: whoever has the answer may ask for it again.
+                # Stored first: a client that has the response may repeat the request.
                 answer = None if self._answer is None else bytes(self._answer)
                 await self._claim.keep(answer, self._seconds)
         await self._send(message)
@@ -86,12 +86,12 @@ class Keeper:
         if self._answer is None:
             return
         self._answer.extend(message.get("body", b""))
-        # The body of a file may pass by the server's own hand (`http.response.pathsend`).
+        # The server may send the body of a file itself (`http.response.pathsend`).
         if message["type"] != "http.response.body" or len(self._answer) > LARGEST:
             self._answer = None
 
     async def end(self) -> None:
-        """Give the key back, unless there was an answer: one that was cut off did its work too."""
+        """Release the key, unless a response started: then the work is done, even if it was cut."""
         if self._kept:
             return
         if self.succeeds:
@@ -101,12 +101,12 @@ class Keeper:
 
 
 def read(found: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the kind of what was found, the fingerprint of its request, and its answer."""
+    """Return the kind of a stored value, the fingerprint of its request, and its response."""
     return found[:1], found[1 : 1 + _DIGEST_SIZE], found[1 + _DIGEST_SIZE :]
 
 
 async def replay(answer: bytes, send: Send) -> None:
-    """Send a kept answer, marked as such."""
+    """Send a stored response, marked as a replay."""
     head, _, body = answer.partition(b"\n")
     status, headers = json.loads(head)
     packed = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]

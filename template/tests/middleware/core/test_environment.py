@@ -81,7 +81,7 @@ def test_settings_that_do_not_fit_together_are_told_as_they_are(
 def test_everything_that_is_wrong_is_told_at_once(
     said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever deploys would else learn of one setting a start."""
+    """Otherwise each start would report one setting only."""
 
     class Mine(Settings):
         onion_key: str

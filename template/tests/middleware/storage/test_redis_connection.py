@@ -132,7 +132,7 @@ def test_a_redis_that_stays_lost_is_told_again(
 def test_its_lines_are_those_of_no_request(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They would carry the id of whoever came first."""
+    """They would have the ID of the first request."""
     request_id: ContextVar[str] = ContextVar("request_id", default="")
     seen: list[str] = []
 
@@ -242,7 +242,7 @@ def test_a_service_starts_without_redis(
 
 
 def test_its_end_leaves_nothing_open(server: RedisServer) -> None:
-    """Warnings are errors here; a request that still waits is told."""
+    """Warnings are errors here; a request that still waits fails."""
 
     async def scenario() -> bool:
         async with connected(server) as connection:
