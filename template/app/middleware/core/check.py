@@ -28,7 +28,7 @@ from .cancellation import until_cancelled_have_ended
 from .layer import Layer
 from .policies import Policies
 
-_LOST: Final = (
+LOST: Final = (
     "The app that is served has no checked layers. Something builds an app around yours or anew,"
     " such as VersionedFastAPI(app). Pass **stack_options(settings) to the FastAPI that is served."
 )
@@ -92,7 +92,7 @@ def faults(app: ASGIApp) -> list[str]:
     service = service_of(app)
     listed: list[Any] = [item.cls for item in service.user_middleware] if service else []
     if service is None or OrderCheck not in listed:
-        return [_LOST]
+        return [LOST]
     policies = policies_of(service)
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]

@@ -13,7 +13,7 @@ from app.middleware.order import LAYERS, dotted_name, layer_of, observer_of
 
 from .check import faults, live_stack, policies_of, service_of
 from .explain.command import explain_request
-from .explain.options import add_arguments
+from .explain.request import add_arguments
 from .policies_command import add_arguments as add_arguments_of_route
 from .policies_command import show_openapi, show_route, summary
 

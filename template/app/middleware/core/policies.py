@@ -97,7 +97,7 @@ class Policies:
         for middleware in stack:
             self._made.setdefault(layer_of(middleware.cls) or "", middleware)
         self._fields = fields
-        self._settings = settings
+        self.settings = settings
         self._live: dict[str, Layer] = {}
         self._told: list[Layer] = []
         self._sized: dict[tuple[Rule | None, int], Rule] = {}
@@ -174,9 +174,9 @@ class Policies:
                 sized = rule.sized and name == _SIZE
                 value = rule.policy[name]
                 source = "max_body_size" if sized else f"ROUTES[{rule.name!r}]"
-            elif argument and name in type(self._settings).model_fields:
-                value = getattr(self._settings, name)
-                given = name in self._settings.model_fields_set
+            elif argument and name in type(self.settings).model_fields:
+                value = getattr(self.settings, name)
+                given = name in self.settings.model_fields_set
                 source = name.upper() if given else "default"
             else:
                 value, source = default, "stack"
