@@ -74,12 +74,14 @@ KEYS_OF_A_QUESTION: Final = {
 KEYS_OF_AN_ENTRY: Final = {
     *("answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
-    *("looks_at", "modules", "options", "outside_of_refusals", "place", "policies", "probe_paths"),
-    "public",
+    *("looks_at", "methods", "modules", "options", "outside_of_refusals", "per_route", "place"),
+    *("policies", "probe_paths", "public"),
     *("reads", "refuses", "requires", "sets", "settings", "setup", "summary"),
     *("test_dependencies", "variants", "verifier", "websocket"),
 }
-KEYS_OF_A_LAYER: Final = {"label", "summary", "band", "class", "place", "websocket", "client_sees"}
+KEYS_OF_A_LAYER: Final = {
+    *("label", "summary", "band", "class", "place", "websocket", "per_route", "client_sees"),
+}
 KEYS_INSIDE: Final = {
     "inside": {"layer", "because", "strength", "shown_by"},
     "outside_of_refusals": {"because", "strength", "shown_by"},
@@ -158,8 +160,8 @@ def test_each_file_belongs_to_something() -> None:
     packages = {name.rpartition("/")[0] for name in SHARED if "/" in name}
     modules = _modules("app/middleware")
     general = {"__main__", "order", "policy", "problem", "settings", "stack"}
-    core = "cancellation check command_line environment exchange headers layer places reading"
-    core += " policies policies_command scope upload"
+    core = "cancellation check command_line environment exchange headers layer openapi places"
+    core += " policies policies_command reading scope upload"
     general |= {f"core/{name}" for name in core.split()}
     general |= {name for name in modules if name.startswith("core/explain/")}
     inits = {"__init__", *(f"{package}/__init__" for package in packages)}
@@ -175,7 +177,7 @@ def test_each_file_belongs_to_something() -> None:
     assert modules - {*ENTRIES} == general | inits
     assert tests - {re.sub(r"([^/]+)$", r"test_\1", name) for name in ENTRIES} == {
         *("core/test_environment", "core/test_exchange", "core/test_explain"),
-        *("core/test_policies", "core/test_scope"),
+        *("core/test_openapi", "core/test_policies", "core/test_scope"),
         *("test_public", "test_refusals", "test_stack"),
     }
 
@@ -229,6 +231,14 @@ def test_an_entry_is_complete_and_short(name: str) -> None:
     assert not layer["summary"].endswith(".")
     # A choice follows a pointer and a mark, in a terminal of 80 columns.
     assert len(f" » ○ {layer['label']}: {layer['summary']}") <= 80
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_has_a_reason_for_policies_or_against(name: str) -> None:
+    reason = LAYERS[name]["per_route"]
+
+    assert reason.endswith(".")
+    assert reason.startswith("No: ") == ("policies" not in LAYERS[name])
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -98,6 +98,7 @@ def test_words_are_plain(service: Path) -> None:
 def test_the_words_of_an_entry_are_plain(name: str) -> None:
     for part in with_variants(ENTRIES[name]):
         words = [part.get(key, "") for key in ("summary", "place", "websocket", "client_sees")]
+        words += [part.get("per_route", ""), *(it["help"] for it in part.get("policies", ()))]
         words += [knob[key] for knob in part.get("settings", ()) for key in ("help", "unit")]
         words += [rule["because"] for rule in part.get("inside", ())]
         words += [item["help"] for item in part.get("public", ())]

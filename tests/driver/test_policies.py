@@ -178,7 +178,7 @@ def entry_of(
         if not (path == template or (below and template.startswith(path[:-1]))):
             continue
         rank = (not below, len(path), bool(name), name == method, entry)
-        best = rank if best is None or rank[:3] > best[:3] else best
+        best = rank if best is None or rank > best else best
     return None if best is None else str(best[-1])
 
 

@@ -29,13 +29,18 @@ from .cancellation import until_cancelled_have_ended
 from .layer import Layer
 from .policies import Policies
 
-_LOST: Final = (
+LOST: Final = (
     "The app that is served has no checked layers. Something builds an app around yours or anew,"
     " such as VersionedFastAPI(app). Pass **stack_options(settings) to the FastAPI that is served."
 )
 _NO_ASYNCIO: Final = (
     "The layers need asyncio, and the server runs the app without it. Start the server with its"
     " worker of asyncio: hypercorn, for instance, without --worker-class trio."
+)
+
+_BODY_SIZE: Final = (
+    "FastAPI(max_body_size=...) responds outside every layer, so no page can read its 413. Remove"
+    " it, and set MAX_BODY_BYTES. The max_body_size of a route or a router can stay."
 )
 
 
@@ -103,12 +108,13 @@ def faults(app: ASGIApp) -> list[str]:
     service = service_of(app)
     listed: list[Any] = [item.cls for item in service.user_middleware] if service else []
     if service is None or OrderCheck not in listed:
-        return [_LOST]
+        return [LOST]
     policies = policies_of(service)
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
     traces = bool(getattr(service, "_telemetry", {}).get("tracing"))
-    found = [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
+    found = [_BODY_SIZE] if _limits_bodies(service) else []
+    found += [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
     found += [
         f"{rule.outside} must run outside {rule.inside}: {rule.because}"
         for rule in broken_rules(layers)
@@ -206,9 +212,12 @@ def _outsiders(app: Starlette) -> list[Any]:
 def _of_framework(cls: type, app: Starlette) -> bool:
     # These two stand around the list; Starlette's others are offered to everybody.
     if cls is RequestBodyLimitMiddleware:
-        limited = getattr(app, "max_body_size", None) is not None
-        return limited and dotted_name(cls) not in DOUBLES
+        return getattr(app, "max_body_size", None) is not None
     return cls is ServerErrorMiddleware or cls.__module__.partition(".")[0] == "fastapi"
+
+
+def _limits_bodies(app: Starlette) -> bool:
+    return "body_limit" in LAYERS and getattr(app, "max_body_size", None) is not None
 
 
 def _is_service(value: Any) -> bool:

@@ -13,9 +13,9 @@ from app.middleware.order import LAYERS, dotted_name, layer_of, observer_of
 
 from .check import faults, live_stack, policies_of, service_of
 from .explain.command import explain_request
-from .explain.options import add_arguments
+from .explain.request import add_arguments
 from .policies_command import add_arguments as add_arguments_of_route
-from .policies_command import show_route, summary
+from .policies_command import show_openapi, show_route, summary
 
 
 def main(commands: Mapping[str, Callable[[str], str]]) -> int:
@@ -40,6 +40,7 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     add_arguments(subparsers.add_parser("explain", help=help_text))
     help_text = "Show what holds for a route, and where each value comes from."
     add_arguments_of_route(subparsers.add_parser("route", help=help_text))
+    subparsers.add_parser("openapi", help="Print the OpenAPI document, as the service sends it.")
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.__doc__)
         subparser.add_argument("argument", metavar="NAME")
@@ -53,6 +54,8 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
 
     if arguments.command == "route":
         return show_route(app, arguments)
+    if arguments.command == "openapi":
+        return show_openapi(app)
     if arguments.command:
         return explain_request(app, arguments)
     print(_as_json(app) if arguments.json else _as_text(app))

@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
+from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.middleware import Middleware
@@ -27,6 +28,7 @@ from app.middleware.order import layer_of
 
 from .environment import EnvironmentSettings, refuse_to_start
 from .layer import Layer
+from .openapi import narrow_openapi
 from .scope import headers_by_name
 
 _WEBSOCKET: Final = "WEBSOCKET"
@@ -69,6 +71,11 @@ class Rule:
         """The beginning of the templates for which it is, where it ends in `/*`."""
         return self.path[:-1] if self.path.endswith(_BELOW) else ""
 
+    @property
+    def breadth(self) -> int:
+        """How many methods it is for: one, GET with HEAD, or all."""
+        return 2 if self.method is None else int(self.method == "GET")
+
     def concerns(self, template: str) -> bool:
         """Say whether it is for the path of this route."""
         return template == self.path or bool(self.below and template.startswith(self.below))
@@ -90,7 +97,7 @@ class Policies:
             self._made.setdefault(layer_of(middleware.cls) or "", middleware)
         self._fields = fields
         self._size = next((name for name in fields if fields[name].layer == "body_limit"), "")
-        self._settings = settings
+        self.settings = settings
         self._live: dict[str, Layer] = {}
         self._told: list[Layer] = []
         self._sized: dict[tuple[Rule | None, int], Rule] = {}
@@ -99,8 +106,8 @@ class Policies:
             _read(name, policy, fields, settings) for name, policy in (table or {}).items()
         ]
         self._refuse_doubles()
-        # The nearest first: a route before those below a path, a method before all of them.
-        self.rules.sort(key=lambda rule: (bool(rule.below), -len(rule.path), rule.method is None))
+        # The nearest first: a route before those below a path, then the narrower method.
+        self.rules.sort(key=lambda rule: (bool(rule.below), -len(rule.path), rule.breadth))
 
     def install(self, app: ASGIApp) -> None:
         """Give the layers from `app` inwards those that stand in their places under a rule."""
@@ -120,6 +127,9 @@ class Policies:
         """Return the rule of the route that the router will take, None where there is none."""
         if self._concerned is None:
             self._concerned = self._pattern(scope)
+            if isinstance(scope["app"], FastAPI):
+                # Before anybody can read the document.
+                narrow_openapi(scope["app"], self)
             if self._concerned is _NEVER:
                 # No request has to ask again.
                 for layer in self._told:
@@ -133,16 +143,27 @@ class Policies:
 
     def rule_of(self, context: RouteContext, method: str) -> Rule | None:
         """Return what holds for requests of `method` that this route takes."""
-        template, methods = template_of(context), methods_of(context)
-        names = {None, method}
-        if method == "HEAD" and (methods is None or "GET" in methods):
-            names.add("GET")
-        fitting = (r for r in self.rules if r.method in names and r.concerns(template))
-        rule = next(fitting, None)
+        rule = next(self._fitting(context, method), None)
         size = getattr(context, "max_body_size", None)
         if size is None or "body_limit" not in self._live or (rule and self._size in rule.policy):
             return rule
         return self._with_size(rule, size)
+
+    def _fitting(self, context: RouteContext, method: str) -> Iterator[Rule]:
+        """Yield the rules for these requests, the nearest first."""
+        template, methods = template_of(context), methods_of(context)
+        names = {None, method}
+        if method == "HEAD" and (methods is None or "GET" in methods):
+            names.add("GET")
+        return (rule for rule in self.rules if rule.method in names and rule.concerns(template))
+
+    def layers_at(self, context: RouteContext, method: str) -> set[str]:
+        """Return the layers that may respond in place of this route."""
+        rule = self.rule_of(context, method)
+        off = {name for name, value in (rule.policy if rule else {}).items() if value is False}
+        template = template_of(context)
+        exempt = {name for name, layer in self._live.items() if template in layer.exempt_paths}
+        return self._made.keys() - off - exempt
 
     def explain(self, context: RouteContext, method: str) -> list[dict[str, Any]]:
         """Return what holds for a route: each value, and where it comes from."""
@@ -153,9 +174,9 @@ class Policies:
                 sized = rule.sized and name == self._size
                 value = rule.policy[name]
                 source = "max_body_size" if sized else f"ROUTES[{rule.name!r}]"
-            elif argument and name in type(self._settings).model_fields:
-                value = getattr(self._settings, name)
-                given = name in self._settings.model_fields_set
+            elif argument and name in type(self.settings).model_fields:
+                value = getattr(self.settings, name)
+                given = name in self.settings.model_fields_set
                 source = name.upper() if given else "default"
             else:
                 value, source = default, "stack"
@@ -189,6 +210,22 @@ class Policies:
                 yield (
                     f"ROUTES[{rule.name!r}] is for no route: {rule.path} has"
                     f" {', '.join(taken_here)} only."
+                )
+        for method in dict.fromkeys(rule.method for rule in self.rules if rule.method):
+            for context in contexts:
+                if _takes(context, method):
+                    yield from self._ties(context, method)
+
+    def _ties(self, context: RouteContext, method: str) -> Iterator[str]:
+        """Yield a sentence where one of two rules has the nearer path, the other the method."""
+        fitting = [*self._fitting(context, method)]
+        for other in fitting[1:]:
+            nearest = fitting[0]
+            if other.breadth < nearest.breadth:
+                yield (
+                    f"ROUTES[{nearest.name!r}] and ROUTES[{other.name!r}] are both for {method}"
+                    f" {template_of(context)}: one has the nearer path, the other the method. Add"
+                    f" '{method} {nearest.path}' with what holds there."
                 )
 
     def _refuse_doubles(self) -> None:

@@ -1,13 +1,20 @@
-"""`python -m app.middleware route`: what holds for a route, and where each value comes from."""
+"""
+What `python -m app.middleware` says of single routes.
+
+`route` prints what holds for one, and where each value comes from; `openapi` prints the document
+that is served.
+"""
 
 import argparse
 import json
 import sys
 from typing import Any, Final
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
-from .check import policies_of, service_of
+from .check import live_stack, policies_of, service_of
+from .openapi import narrow_openapi
 from .policies import Policies, methods_of, taken, template_of
 
 _WRONG_USE: Final = 2
@@ -52,6 +59,19 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
     else:
         print("\n".join([template_of(context), *_lines(rows)]))
+    return 0
+
+
+def show_openapi(app: ASGIApp) -> int:
+    """Print the document as it is served: `app.openapi()` knows of no layers."""
+    live_stack(app)
+    service = service_of(app)
+    policies = policies_of(service) if service else None
+    if not isinstance(service, FastAPI) or policies is None:
+        print("The app that is served has no checked layers.", file=sys.stderr)
+        return 1
+    narrow_openapi(service, policies)
+    print(json.dumps(service.openapi(), indent=2))
     return 0
 
 

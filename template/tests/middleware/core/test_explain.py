@@ -17,14 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import inside, outermost
 from app.middleware.core.explain.command import changed_stack, explain_request
-from app.middleware.core.explain.options import WrongUseError, add_arguments
 from app.middleware.core.explain.recorder import Recorder
+from app.middleware.core.explain.request import WrongUseError, add_arguments
 from app.middleware.core.explain.run import declared_stack, names_of
 from app.middleware.order import LAYERS, RULES
+from app.middleware.policy import FIELDS, Policy
 from tests.middleware.conftest import ENVIRONMENT, ProbeApp
 
 FIRST = next(iter(LAYERS))
 SECRET = sha256(b"explain").hexdigest()[:16]
+SWITCH = next((name for name, kind in Policy.__annotations__.items() if kind is bool), "")
 
 Explain = Callable[..., Any]
 Run = Callable[..., str]
@@ -48,6 +50,21 @@ class Marking:
             await send(message)
 
         await self.app(scope, receive, send_marked)
+
+
+class Passing(Marking):
+    """Change nothing."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+class Registering(Passing):
+    """Leave a tool for endpoints."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["tool"] = object()
+        await super().__call__(scope, receive, send)
 
 
 class Refusing(Marking):
@@ -153,7 +170,8 @@ def test_the_app_itself_is_left_alone(run: Run, probe_app: ProbeApp) -> None:
 
     run("/probe/ok", app=app)
 
-    assert dict(vars(app)) == before
+    # The first request of any app gives it an `openapi` of its own.
+    assert {key: value for key, value in vars(app).items() if key != "openapi"} == before
 
 
 def test_the_service_imports_nothing_of_it() -> None:
@@ -204,6 +222,36 @@ def test_a_refusal_names_who_was_not_reached(explain: Explain, probe_app: ProbeA
     assert (found["responded_by"], found["response"]["status"]) == ("Refusing", 403)
     assert found["never_reached"] == [*list(LAYERS)[1:], "exceptions", "routes"]
     assert step(found, FIRST)["reached"]
+
+
+@pytest.mark.skipif(not SWITCH, reason="no layer here can be switched off")
+def test_a_route_has_its_policy_whether_reached_or_not(
+    explain: Explain, run: Run, probe_app: ProbeApp
+) -> None:
+    app = probe_app(own=[outermost(Middleware(Refusing))], routes={"/probe/*": {SWITCH: False}})
+
+    route = explain("/probe/ok", app=app)["route"]
+
+    assert route["path"] == "/probe/ok"
+    sources = {row["name"]: row["source"] for row in route["policy"]}
+    assert sources.keys() == FIELDS.keys()
+    assert sources[SWITCH] == "ROUTES['/probe/*']"
+    assert f"{SWITCH}=false (ROUTES['/probe/*'])" in run("/probe/ok", app=app)
+
+
+def test_neighbours_with_the_same_to_say_share_a_line(run: Run, probe_app: ProbeApp) -> None:
+    own = [outermost(Middleware(cls)) for cls in (Passing, Passing, Marking)]
+
+    lines = [line.split() for line in run("/probe/ok", app=probe_app(own=own)).splitlines()]
+
+    assert ["2", "layers", "unchanged:", "Passing,", "Passing"] in lines
+    assert ["Marking", "+", "state.mark:", "in"] in lines
+
+
+def test_an_object_of_a_layer_is_not_shown(explain: Explain, probe_app: ProbeApp) -> None:
+    app = probe_app(own=[outermost(Middleware(Registering))])
+
+    assert step(explain("/probe/ok", app=app), "Registering")["request"] == []
 
 
 def test_an_exception_has_its_origin(explain: Explain) -> None:

@@ -111,6 +111,32 @@ def test_the_nearest_entry_holds(app: FastAPI) -> None:
     assert rule(table, app, "POST /v1/things/special") == "/v1/things/*"
 
 
+@pytest.mark.parametrize(
+    ("entries", "added"),
+    [
+        (["/v1/things/{thing}", "POST /v1/*"], "POST /v1/things/{thing}"),
+        (["POST /*", "/v1/*"], "POST /v1/*"),
+        (["GET /plain", "HEAD /*"], "HEAD /plain"),
+    ],
+)
+def test_two_entries_without_an_order_end_the_start(
+    entries: list[str], added: str, app: FastAPI
+) -> None:
+    """One has the nearer path, the other the method: nobody knows which was meant."""
+    (sentence, *_) = policies({name: {} for name in entries}).faults(app.routes)
+
+    assert all(f"ROUTES[{name!r}]" in sentence for name in entries)
+    assert f"Add '{added}' with what holds there." in sentence
+    assert list(policies({name: {} for name in [*entries, added]}).faults(app.routes)) == []
+
+
+def test_head_has_the_entry_of_get_unless_it_has_one(app: FastAPI) -> None:
+    for entries in (("GET /plain", "HEAD /plain"), ("HEAD /plain", "GET /plain")):
+        table = policies({name: {} for name in entries})
+        assert rule(table, app, "HEAD /plain") == "HEAD /plain"
+    assert rule(policies({"GET /plain": {}}), app, "HEAD /plain") == "GET /plain"
+
+
 def test_a_count_is_named_by_its_entry() -> None:
     (found,) = policies({"POST /a/{b:path}": {"rate": True}}).rules
 

@@ -11,29 +11,28 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
-from app.middleware.core.check import broken_rules
+from app.middleware.core.check import LOST, broken_rules, policies_of, service_of
+from app.middleware.core.policies import Policies
 from app.middleware.order import LAYERS, Rule
-from app.middleware.settings import StackSettings
 
 from .analysis import explain
 from .comparison import differences, header_changes, print_comparison
 from .diagram import diagram
 from .facts import Explanation
 from .masking import Masker, shown
-from .options import WrongUseError, read_request
-from .request import Request
+from .request import Request, WrongUseError, read_request
 from .run import CannotStartError, declared_stack, names_of, run
 from .text import print_explanation
 
 _WRONG_USE: Final = 2
 
 
-def explain_request(app: Starlette, arguments: argparse.Namespace) -> int:
+def explain_request(app: ASGIApp, arguments: argparse.Namespace) -> int:
     """
     Send the request through `app` and print what each layer did.
 
@@ -43,15 +42,20 @@ def explain_request(app: Starlette, arguments: argparse.Namespace) -> int:
     """
     swaps = arguments.swap is not None
     moved = arguments.swap or [name for name in [arguments.without] if name is not None]
+    service = service_of(app)
+    policies = policies_of(service) if service else None
+    if service is None or policies is None:
+        print(LOST, file=sys.stderr)
+        return 1
     try:
         request = read_request(arguments)
-        stack = declared_stack(app)
+        stack = declared_stack(service)
         changed = changed_stack(stack, moved, swaps=swaps) if moved else None
         if changed is None or arguments.changed_only:
             stack = stack if changed is None else changed
-            _print(_explanation(app, stack, request, arguments), arguments)
+            _print(_explanation(service, policies, stack, request, arguments), arguments)
         else:
-            declared = _explanation(app, stack, request, arguments)
+            declared = _explanation(service, policies, stack, request, arguments)
             _print_both(declared, _other(), moved, _reasons(changed, moved), arguments)
     except WrongUseError as error:
         print(error, file=sys.stderr)
@@ -90,25 +94,20 @@ def changed_stack(
 
 
 def _explanation(
-    app: Starlette, stack: Sequence[Middleware], request: Request, arguments: argparse.Namespace
+    app: Starlette,
+    policies: Policies,
+    stack: Sequence[Middleware],
+    request: Request,
+    arguments: argparse.Namespace,
 ) -> Explanation:
-    settings = _settings()
+    settings = policies.settings
     names = [shown(getattr(settings, "api_key_header", ""))]
     masker = Masker(request.headers, settings, names=names, show=arguments.show_secrets)
     with _quiet(arguments.logs):
         record = asyncio.run(
             run(app, stack, request, repeat=arguments.repeat, max_time=arguments.max_time)
         )
-    return explain(record, settings, masker)
-
-
-def _settings() -> BaseModel | None:
-    """Return the settings of this process; None where the app gets its own in another way."""
-    given: dict[str, Any] = {}
-    try:
-        return StackSettings(**given)
-    except ValidationError:
-        return None
+    return explain(record, policies, masker)
 
 
 @contextmanager

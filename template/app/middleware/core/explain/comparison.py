@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .analysis import EXCEPTIONS, OUTER
 from .facts import Change, Explanation, Outcome, Step
-from .text import change_text, heading, print_hanging, printable, status_text
+from .text import change_text, heading, print_hanging, printable, span, status_text
 
 # Identifiers, tags and durations are new in each run.
 _RANDOM: Final = re.compile(r"[0-9a-f]{16,}|(?<![\d.])\d+\.\d{3,}(?![\d.])")
@@ -97,8 +97,8 @@ def _results(declared: Explanation, changed: Explanation) -> Iterator[Difference
     missed = [item.never_reached for item in both]
     yield Difference(
         "Not reached",
-        ", ".join(name for name in missed[0] if name not in missed[1]),
-        ", ".join(name for name in missed[1] if name not in missed[0]),
+        span([name for name in missed[0] if name not in missed[1]]),
+        span([name for name in missed[1] if name not in missed[0]]),
     )
 
 

@@ -13,6 +13,19 @@ class Change(BaseModel):
     after: str | None
 
 
+class Setting(BaseModel):
+    """A value that decides something, and where it comes from."""
+
+    name: str
+    value: str
+    source: str
+
+    @property
+    def own(self) -> bool:
+        """Say whether the route has it, and not the service."""
+        return self.source.startswith("ROUTES[") or self.source == "max_body_size"
+
+
 class Outcome(BaseModel):
     """What came out of a place: a response, an exception or nothing."""
 
@@ -25,7 +38,6 @@ class Step(BaseModel):
     """One layer, and what it did; `seconds` is its own time, without what is inside of it."""
 
     name: str
-    ours: bool
     reached: bool = False
     arrived: Pairs = []
     request: list[Change] = []
@@ -54,7 +66,7 @@ class Refusal(BaseModel):
     """Who refused, and the settings that decide it."""
 
     layer: str
-    settings: Pairs
+    settings: list[Setting]
 
 
 class Fault(BaseModel):
@@ -68,12 +80,17 @@ class Fault(BaseModel):
 
 
 class Route(BaseModel):
-    """The route that was taken; `settings` are those that name its path."""
+    """
+    The route that takes the request, reached or not.
+
+    `settings` are those that name its path, `policy` is what holds there for each field.
+    """
 
     path: str
     endpoint: str
     where: str
     settings: Pairs
+    policy: list[Setting]
 
 
 class Sent(BaseModel):

@@ -33,7 +33,7 @@ class Masker:
     """
 
     def __init__(
-        self, headers: RawHeaders, settings: BaseModel | None, *, names: Iterable[str], show: bool
+        self, headers: RawHeaders, settings: BaseModel, *, names: Iterable[str], show: bool
     ) -> None:
         self._show = show
         self._names = frozenset(name.lower() for name in names)
@@ -108,7 +108,7 @@ def _sent(headers: RawHeaders, masker: Masker) -> Iterable[str]:
             yield value.rpartition(" ")[2]
 
 
-def _set(settings: BaseModel | None) -> Iterable[str]:
-    for _, value in settings or ():
+def _set(settings: BaseModel) -> Iterable[str]:
+    for _, value in settings:
         if isinstance(value, SecretStr | SecretBytes):
             yield shown(value)

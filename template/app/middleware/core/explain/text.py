@@ -1,7 +1,7 @@
 """The text that a person reads, as wide as the terminal."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from http import HTTPStatus
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Final, Literal
 
 from rich.console import Console
@@ -9,14 +9,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from app.middleware.problem import phrase
+
 from .analysis import EXCEPTIONS, OUTER, ROUTES
-from .facts import Change, Explanation, Fault, Outcome, Received, Step
+from .facts import Change, Explanation, Fault, Outcome, Received, Refusal, Step
 
 _FIRST_LINES: Final = 10
 _FIRST_CHARACTERS: Final = 800
 _MOST_RULES: Final = 3
 _SWITCHING_PROTOCOLS: Final = 101
 _HANGING: Final = 6
+_FEW: Final = 3
 _QUIET: Final = "dim"
 _FRAMEWORK: Final = {
     OUTER: "Starlette's outermost layer",
@@ -101,8 +104,7 @@ def _findings(explanation: Explanation) -> Iterator[tuple[str, str]]:
     if explanation.says:
         yield "Says", f'"{explanation.says}"'
     if refusal := explanation.refusal:
-        for number, (name, value) in enumerate(refusal.settings):
-            yield "" if number else "Decided by", f"{name}={value}" if value else f"{name} (empty)"
+        yield from _labelled("Decided by", _deciding(refusal))
     fault = explanation.fault
     # Starlette raises one where no route matches, which the next line says better.
     if fault and (fault.error, fault.handled_by) != ("HTTPException", EXCEPTIONS):
@@ -113,9 +115,9 @@ def _findings(explanation: Explanation) -> Iterator[tuple[str, str]]:
     if explanation.cut_off:
         yield "Cut off", "The client went away before the response ended, after --max-time."
     yield from (("Turned", text) for text in _turned(explanation))
-    yield from _route(explanation)
-    if never := [name for name in explanation.never_reached if name != EXCEPTIONS]:
-        yield "Not reached", f"{', '.join(never)}: they checked, counted and changed nothing."
+    yield from _labelled("Route", _route(explanation))
+    if never := span(explanation.never_reached):
+        yield "Not reached", f"{never}: nothing was checked, counted or changed there."
     if explanation.browser:
         yield "Browser", explanation.browser
 
@@ -137,13 +139,36 @@ def _order(rules: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield "", f"And {len(rules) - _MOST_RULES} more; `python -m app.middleware` lists them."
 
 
-def _route(explanation: Explanation) -> Iterator[tuple[str, str]]:
+def _labelled(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines):
+        yield "" if number else label, line
+
+
+def _deciding(refusal: Refusal) -> Iterator[str]:
+    """Yield the first setting of the layer, and the others that somebody has set."""
+    for number, setting in enumerate(refusal.settings):
+        if setting.source != "default" or not number:
+            source = "" if setting.source == setting.name else f" ({setting.source})"
+            yield f"{setting.name}={setting.value or '(empty)'}{source}"
+
+
+def _route(explanation: Explanation) -> Iterator[str]:
     if route := explanation.route:
-        yield "Route", f"{route.path} → {route.endpoint} ({route.where})"
-        for name, value in route.settings:
-            yield "", f"{name}={value} has this path"
+        yield f"{route.path} → {route.endpoint}{route.where and f' ({route.where})'}"
+        yield from (f"{name}={value} has this path" for name, value in route.settings)
+        for setting in route.policy:
+            if setting.own:
+                yield f"{setting.name}={setting.value} ({setting.source})"
     elif ROUTES not in explanation.never_reached:
-        yield "Route", "none has this method and path"
+        yield "none has this method and path"
+
+
+def span(names: Sequence[str]) -> str:
+    """Return what neighbouring layers are called together, the routes last."""
+    layers = [name for name in names if name not in _FRAMEWORK]
+    count = f"{len(layers)} layers, " if len(layers) > _FEW else ""
+    parts = [f"{count}{_between(layers)}"] if layers else []
+    return ", and ".join(parts + ["the routes"] * (ROUTES in names))
 
 
 def _handled(fault: Fault, response: Received) -> str:
@@ -157,8 +182,10 @@ def _handled(fault: Fault, response: Received) -> str:
 def _way_in(explanation: Explanation) -> Table:
     table = _table(no_wrap=True)
     reached = [step for step in explanation.steps if step.reached]
-    for step in _listed(reached):
-        _add_rows(table, step.name, _arrival(step, explanation, ends=step is reached[-1]))
+    for name, lines, _ in _rows(
+        reached, lambda step: _arrival(step, explanation, ends=step is reached[-1])
+    ):
+        _add_rows(table, name, lines)
     return table
 
 
@@ -171,37 +198,30 @@ def _arrival(step: Step, explanation: Explanation, *, ends: bool) -> Iterator[Te
     yield from map(change_text, step.request)
     typed = explanation.request.typed
     read = [f"{name}: {value}" for name, value in step.read if step.responded or name in typed]
-    if step.responded or step.request or step.name == ROUTES:
-        yield from (Text(f"read {pair}", style=_QUIET) for pair in read)
-    else:
-        yield Text(", read ".join(["unchanged", *read]), style=_QUIET)
+    yield from (Text(f"read {pair}", style=_QUIET) for pair in read)
 
 
 def _way_out(explanation: Explanation) -> Table:
     table = _table(no_wrap=True)
     table.add_column(no_wrap=True, justify="right", style=_QUIET)
-    for step in reversed(list(_listed(explanation.steps))):
-        if step.reached:
-            lines = _departure(step, explanation.response)
-            _add_rows(table, step.name, lines, f"{step.seconds * 1000:.2f} ms")
+    reached = [step for step in reversed(explanation.steps) if step.reached]
+    for name, lines, seconds in _rows(reached, _departure):
+        _add_rows(table, name, lines, f"{seconds * 1000:.2f} ms")
     return table
 
 
-def _departure(step: Step, response: Received) -> Iterator[Text]:
-    lines = [*_outcome(step, response), *map(change_text, step.headers)]
-    yield from lines
-    if not lines:
-        nothing = step.to_outside == Outcome()
-        yield Text("no response" if nothing else "unchanged", style=_QUIET)
+def _departure(step: Step) -> Iterator[Text]:
+    yield from _outcome(step)
+    yield from map(change_text, step.headers)
+    if step.to_outside == Outcome():
+        yield Text("no response", style=_QUIET)
 
 
-def _outcome(step: Step, response: Received) -> Iterator[Text]:
+def _outcome(step: Step) -> Iterator[Text]:
     before, after = step.from_inside, step.to_outside
     if step.responded and after.status:
-        is_final = after.status == response.status
-        phrase = response.phrase if is_final else HTTPStatus(after.status).phrase
         size = f", {_size(step.bytes_out)}" if step.bytes_out else ""
-        yield Text.assemble(status_text(after.status, phrase), size)
+        yield Text.assemble(status_text(after.status, phrase(after.status)), size)
     elif before.status != after.status and before.status and after.status:
         yield Text(f"status {before.status} → {after.status}", style="yellow")
     if before.error and not after.error:
@@ -209,7 +229,7 @@ def _outcome(step: Step, response: Received) -> Iterator[Text]:
         yield Text(what, style="yellow")
     elif after.error:
         passes = after.error == before.error
-        what = f"{'passes' if passes else 'raised'} {after.error}{' on' if passes else ''}"
+        what = f"{after.error} passes" if passes else f"raised {after.error}"
         style = _QUIET if passes else "red"
         yield Text("was cancelled" if _is_cancelled(after) else what, style=style)
     if step.resized:
@@ -263,6 +283,34 @@ def _table(*, no_wrap: bool = False) -> Table:
     return table
 
 
+def _rows(
+    steps: Iterable[Step], lines_of: Callable[[Step], Iterator[Text]]
+) -> Iterator[tuple[str, list[Text], float]]:
+    """Yield name, lines and seconds of each layer; neighbours with the same to say share them."""
+    listed = [step for step in steps if step.name not in {OUTER, EXCEPTIONS} or not step.quiet]
+    for shared, group in groupby(((step, [*lines_of(step)]) for step in listed), _shared):
+        found = [*group]
+        names = [step.name for step, _ in found]
+        label, lines = names[0], found[0][1] or [Text("unchanged", style=_QUIET)]
+        if len(names) > 1:
+            label = f"{len(names)} layers"
+            lines = [Text(f"{shared}: {_between(names)}", style=_QUIET)]
+        yield label, lines, sum(step.seconds for step, _ in found)
+
+
+def _shared(row: tuple[Step, list[Text]]) -> str:
+    """Return what a layer may have in common with its neighbours, else its own name."""
+    step, lines = row
+    if not lines:
+        return "unchanged"
+    quiet = len(lines) == 1 and lines[0].style == _QUIET and not lines[0].plain.startswith("read ")
+    return lines[0].plain if quiet else step.name
+
+
+def _between(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _FEW else f"{names[0]} to {names[-1]}"
+
+
 def _add_rows(table: Table, name: str, lines: Iterable[Text], *last: str) -> None:
     """Add the lines of a layer; the first has its name."""
     for number, line in enumerate(lines):
@@ -271,13 +319,6 @@ def _add_rows(table: Table, name: str, lines: Iterable[Text], *last: str) -> Non
             table.add_row("", line)
         else:
             table.add_row(label, line, *last)
-
-
-def _listed(steps: Iterable[Step]) -> Iterator[Step]:
-    """Leave out what the framework did not do."""
-    for step in steps:
-        if step.name not in {OUTER, EXCEPTIONS} or not step.quiet:
-            yield step
 
 
 def _size(number: int) -> str:

@@ -1,0 +1,96 @@
+"""OpenAPI: a route declares the statuses of the layers that may respond in its place."""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from app.middleware.core.command_line import main
+from app.middleware.core.openapi import narrow_openapi
+from app.middleware.core.policies import Field, Policies
+from app.middleware.order import LAYERS, STATUSES, Place
+from app.middleware.problem import problem_responses
+from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
+
+FIELDS = {"gate": Field("gate"), "limit": Field("limiter", "limit")}
+PLACES = {
+    "gate": Place("Gate", "", statuses=(401,)),
+    "limiter": Place("Limiter", "", statuses=(429,)),
+    "writer": Place("Writer", "", statuses=(409,), methods=("POST",)),
+}
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what the routes declare of three layers, under a table."""
+    responses = problem_responses([401, 409, 429])
+    statuses = {str(status): response for status, response in responses.items()}
+    monkeypatch.setattr("app.middleware.core.openapi._DECLARED", statuses)
+    monkeypatch.setattr("app.middleware.core.openapi.LAYERS", PLACES)
+    monkeypatch.setattr("app.middleware.core.policies.layer_of", str)
+    stack: list[Any] = [Middleware(name) for name in PLACES]  # type: ignore[arg-type]
+
+    def declared(table: dict[str, Any]) -> dict[str, list[str]]:
+        app = FastAPI(responses=responses)
+        for method in ("GET", "POST"):
+            app.add_api_route("/things/{thing:path}", read, methods=[method])
+        app.add_api_route("/own", read, responses={401: {"description": "of the route"}})
+        policies = Policies(table, fields=FIELDS, settings=stack_settings(), stack=stack)
+        narrow_openapi(app, policies)
+        assert app.openapi() is app.openapi()
+        return {
+            f"{method} {path}": sorted({*operation["responses"]} - {"200", "422"})
+            for path, operations in app.openapi()["paths"].items()
+            for method, operation in operations.items()
+        }
+
+    return declared
+
+
+def read(thing: str = "") -> str:
+    return thing
+
+
+def test_a_status_that_a_method_can_not_get_is_left_out(declared: Any) -> None:
+    found = declared({})
+
+    assert found["get /things/{thing}"] == ["401", "429"]
+    assert found["post /things/{thing}"] == ["401", "409", "429"]
+
+
+def test_a_layer_that_a_route_does_without_is_left_out(declared: Any) -> None:
+    found = declared({"GET /things/{thing:path}": {"gate": False, "limit": True}})
+
+    assert found["get /things/{thing}"] == ["429"]
+    assert found["post /things/{thing}"] == ["401", "409", "429"]
+
+
+def test_what_a_route_declares_itself_is_kept(declared: Any) -> None:
+    assert "401" in declared({"/own": {"gate": False}})["get /own"]
+
+
+def test_the_document_that_is_sent_names_what_can_happen(probe_client: ProbeClient) -> None:
+    operations = probe_client().get("/openapi.json").json()["paths"]["/probe/items"]
+
+    method = {name for name, place in LAYERS.items() if "POST" in (place.methods or ("POST",))}
+    possible = {str(status) for name in method for status in LAYERS[name].statuses}
+    assert operations["post"]["responses"].keys() - {"200", "422"} == possible - {"422"}
+
+
+@pytest.mark.skipif(not STATUSES, reason="no layer here responds")
+def test_the_command_prints_what_is_sent(
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("app.main.app", probe_app())
+    monkeypatch.setattr(sys, "argv", ["app.middleware", "openapi"])
+
+    assert main({}) == 0
+
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == probe_client().get("/openapi.json").json()
