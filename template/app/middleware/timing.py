@@ -23,7 +23,7 @@ class TimingMiddleware(Layer):
 
     scopes = HTTP
 
-    def head(self, exchange: Exchange, _: Message) -> Addition:
+    def head(self, exchange: Exchange, message: Message) -> Addition:  # noqa: ARG002
         seconds = perf_counter() - exchange.started_at
         times = [
             (b"server-timing", b"app;dur=%.3f" % (seconds * 1000)),

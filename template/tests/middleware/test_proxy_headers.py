@@ -285,7 +285,8 @@ def test_the_server_s_own_list_decides_nothing(
     stated: str, probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
     """Without `--no-proxy-headers` uvicorn puts its class around the app."""
-    app = UvicornProxyHeaders(probe_app(**TRUSTED), stated)  # type: ignore[arg-type]
+    service: Any = probe_app(**TRUSTED)
+    app = UvicornProxyHeaders(service, stated)
     headers = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https, https"}
 
     seen = [
@@ -303,7 +304,8 @@ def test_the_server_s_own_list_decides_nothing(
 def test_a_server_that_was_told_to_trust_others_does_not_start(
     stated: str, probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
-    app = UvicornProxyHeaders(probe_app(**TRUSTED), stated)  # type: ignore[arg-type]
+    service: Any = probe_app(**TRUSTED)
+    app = UvicornProxyHeaders(service, stated)
 
     with pytest.raises(BaseException, match=f"from {re.escape(stated)}, which is not what"):
         probe_client(app=app)

@@ -60,8 +60,8 @@ class Exchange:
     What becomes of it is known to `ended`: `route` is the template of the path, None where none
     was taken. `status` is the one that was sent, 499 where the client left, or the server gave the
     request up, before the end, 500 where an exception left no response; a websocket ends when it
-    closes, with 101 if it was accepted and the status of the refusal if not. `body_bytes` are those of
-    the body, none for HEAD; `seconds` leave background tasks out.
+    closes, with 101 if it was accepted and the status of the refusal if not. `body_bytes` are those
+    of the body, none for HEAD; `seconds` leave background tasks out.
     """
 
     __slots__ = (

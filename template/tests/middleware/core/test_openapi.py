@@ -31,7 +31,8 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("app.middleware.core.openapi._DECLARED", statuses)
     monkeypatch.setattr("app.middleware.core.openapi.LAYERS", PLACES)
     monkeypatch.setattr("app.middleware.core.policies.layer_of", str)
-    stack: list[Any] = [Middleware(name) for name in PLACES]  # type: ignore[arg-type]
+    names: list[Any] = [*PLACES]
+    stack = [Middleware(name) for name in names]
 
     def declared(table: dict[str, Any]) -> dict[str, list[str]]:
         app = FastAPI(responses=responses)

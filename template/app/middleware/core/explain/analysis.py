@@ -175,7 +175,7 @@ class _Analysis:
     def _header_changes(self, place: int, outside: Passage, inside: Passage | None) -> list[Change]:
         if outside.head is None:
             return []
-        passed = inside and inside.head if place != self._place else None
+        passed = inside.head if inside and place != self._place else None
         before = passed["headers"] if passed else []
         return list(self._compared_headers(before, outside.head["headers"]))
 
@@ -249,7 +249,7 @@ class _Analysis:
             settings=[
                 (name.upper(), self._masker.text(shown(value)))
                 for name, value in settings
-                if value == path or (isinstance(value, tuple | list | frozenset) and path in value)
+                if value == path or (isinstance(value, (tuple, list, frozenset)) and path in value)
             ],
             policy=[self._held(row) for row in self._holds],
         )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from starlette.applications import Starlette
