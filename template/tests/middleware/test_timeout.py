@@ -102,7 +102,8 @@ def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> N
     async def drive() -> float:
         dialogue = Dialogue("GET", "/thread")
         asking = asyncio.create_task(app(dialogue.scope, dialogue.receive, dialogue.send))
-        await asyncio.sleep(0.15)
+        while not dialogue.sent:
+            await asyncio.sleep(0.01)
         assert dialogue.status == 504
         taken = current_default_thread_limiter().borrowed_tokens
         await asking

@@ -1,18 +1,15 @@
 """OpenAPI: each operation declares the statuses that layers can respond with there, no others."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from app.middleware.order import LAYERS, STATUSES
-from app.middleware.problem import problem_responses
+from app.middleware.problem import MEDIA_TYPE, phrase
 
 if TYPE_CHECKING:
     from .policies import Policies
-
-# What the layers put onto each route, before any route is known.
-_DECLARED: Final = {str(key): value for key, value in problem_responses(STATUSES).items()}
 
 
 def narrow_openapi(app: FastAPI, policies: "Policies") -> None:
@@ -50,6 +47,12 @@ def _narrow(document: dict[str, Any], app: FastAPI, policies: "Policies") -> Non
                 for status in LAYERS[name].statuses
             }
             responses = operation["responses"]
-            for status in _DECLARED.keys() - possible:
-                if responses.get(status) == _DECLARED[status]:
+            for status in {*map(str, STATUSES)} - possible:
+                if status in responses and _is_of_layers(responses[status], int(status)):
                     del responses[status]
+
+
+def _is_of_layers(response: dict[str, Any], status: int) -> bool:
+    """Return whether the layers declare it, which they do for each route, and not the route."""
+    is_problem = response.get("content", {}).keys() == {MEDIA_TYPE}
+    return is_problem and response["description"] == phrase(status)
