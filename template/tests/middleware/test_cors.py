@@ -227,7 +227,7 @@ def test_a_regular_expression_admits_whole_origins(probe_client: ProbeClient) ->
         ({"cors_allow_origins": ["https://app.example/path"]}, "write 'https://app.example'"),
         ({"cors_allow_origins": ["https://*.app.example"]}, "use CORS_ALLOW_ORIGIN_REGEX"),
         ({"cors_allow_origins": ["app.example"]}, "write it like"),
-        ({"cors_allow_origins": ["null"]}, "sandboxed pages"),
+        ({"cors_allow_origins": ["null"]}, "sandboxed page"),
         ({"cors_allow_origins": ["https://app.example:99999"]}, "its port is above 65535"),
         ({"cors_allow_origins": ["https://[:]"]}, "or its address is invalid"),
         ({"cors_allow_origin_regex": "("}, "must be a regular expression"),

@@ -221,7 +221,7 @@ def test_a_wrong_handshake_is_explained_and_not_echoed(
         pass
 
     assert closed.value.code == 1008
-    assert closed.value.reason.startswith("The handshake does not match")
+    assert closed.value.reason.startswith("The handshake is invalid")
     assert "hunter2" not in closed.value.reason
 
 
