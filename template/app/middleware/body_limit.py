@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message
 
 from .core.exchange import Exchange
 from .core.layer import HTTP, Layer
+from .core.upload import announces_body
 from .problem import Refusal
 
 _TOO_LARGE: Final = 413
@@ -34,8 +35,7 @@ class BodyLimitMiddleware(Layer):
         )
 
     def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
-        exchange.follow_upload()
-        if exchange.upload is None:
+        if not announces_body(exchange.scope, exchange.headers):
             return None
         # A float, since `int` refuses numbers of thousands of digits.
         length = exchange.header(b"content-length") or ""

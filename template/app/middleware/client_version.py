@@ -5,7 +5,7 @@ from collections.abc import Collection
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
-from .core.layer import Layer
+from .core.layer import NOTHING, Layer
 from .problem import Refusal
 
 
@@ -29,12 +29,10 @@ class ClientVersionMiddleware(Layer):
         super().__init__(app, exempt_paths=probe_paths)
         self.prefixes = tuple(prefix.lower().encode("latin-1") for prefix in blocked_clients)
         self.refusal = Refusal(status=410, detail=detail)
+        if not blocked_clients:
+            self.scopes = NOTHING
 
     def enter(self, exchange: Exchange) -> Refusal | None:
-        return self.refusal if self._blocks(exchange) else None
-
-    def _blocks(self, exchange: Exchange) -> bool:
-        if b"user-agent" not in exchange.headers:
-            return False
-        agents = (value for name, value in exchange.scope["headers"] if name == b"user-agent")
-        return any(agent.lower().startswith(self.prefixes) for agent in agents)
+        agents = exchange.lines(b"user-agent")
+        blocks = any(agent.lower().startswith(self.prefixes) for agent in agents)
+        return self.refusal if blocks else None

@@ -1,14 +1,13 @@
 """Compression: smaller bodies for clients that accept them, with zstd, br or gzip."""
 
 import re
-from collections.abc import Iterable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 from .core.exchange import Exchange, Filter
-from .core.headers import Headers
+from .core.headers import Headers, first
 from .core.layer import HTTP, Layer
 from .core.memo import remembered
 from .core.threads import run_apart, run_at_once
@@ -80,7 +79,7 @@ class CompressionMiddleware(Layer):
         replaces_200 = message["status"] in _INSTEAD_OF_200
         if not replaces_200 and not self._gains(headers):
             return None
-        coding = self.preferred(_accepted(exchange))
+        coding = self.preferred(b",".join(exchange.lines(b"accept-encoding")))
         if coding != _IDENTITY and not replaces_200:
             return _Encoder(exchange.scope, self.encoders[coding]).taking_over
         if coding != _IDENTITY and message["status"] == _NOT_MODIFIED:
@@ -90,19 +89,11 @@ class CompressionMiddleware(Layer):
 
     def _gains(self, headers: Headers) -> bool:
         """Say whether a body with these headers may become smaller."""
-        length = _first(headers, b"content-length") or b""
+        length = first(headers, b"content-length") or b""
         if length.isdigit() and int(length) < self.minimum_size:
             return False
-        dense = (_first(headers, b"content-type") or _DENSE[0]).startswith(_DENSE)
-        return not dense and _first(headers, b"content-encoding") is None
-
-
-def _accepted(exchange: Exchange) -> bytes:
-    accepted = exchange.headers.get(b"accept-encoding", b"")
-    if accepted is None:
-        lines = exchange.scope["headers"]
-        accepted = b",".join(value for name, value in lines if name == b"accept-encoding")
-    return accepted
+        dense = (first(headers, b"content-type") or _DENSE[0]).startswith(_DENSE)
+        return not dense and first(headers, b"content-encoding") is None
 
 
 class _Encoder:
@@ -175,8 +166,8 @@ def _prepared(message: Message) -> Message:
     if message["type"] != "http.response.start":
         return {**message}
     headers: Headers = list(message.get("headers", ()))
-    if _first(headers, b"content-length") is None:
-        media_type = (_first(headers, b"content-type") or b"").partition(b";")[0]
+    if first(headers, b"content-length") is None:
+        media_type = (first(headers, b"content-type") or b"").partition(b";")[0]
         media_type = media_type.strip().lower()
         flushed = media_type.startswith(b"text/") or media_type.endswith(_TEXT)
         headers = [item for item in headers if item[0] != b"content-type"]
@@ -191,15 +182,15 @@ def _finished(message: Message, *, compressed: bool) -> Message:
     if compressed:
         headers = [_weak(*item) for item in headers if item[0] not in _REMOVED]
         headers += [item for item in message["headers"] if item[0] in _ENCODED]
-    if _first(message["headers"], b"vary") != _first(start["headers"], b"vary"):
+    if first(message["headers"], b"vary") != first(start["headers"], b"vary"):
         headers = _varied(headers)
     return {**start, "headers": headers}
 
 
 def _is_encoded(message: Message) -> bool:
     """Say whether the library encoded the body to which this head belongs."""
-    theirs = _first(message["prepared"].get("headers", ()), b"content-encoding")
-    return _first(message["headers"], b"content-encoding") != theirs
+    theirs = first(message["prepared"].get("headers", ()), b"content-encoding")
+    return first(message["headers"], b"content-encoding") != theirs
 
 
 def _weak(name: bytes, value: bytes) -> tuple[bytes, bytes]:
@@ -214,10 +205,3 @@ def _varied(headers: Headers) -> Headers:
         return headers
     others = [item for item in headers if item[0] != b"vary"]
     return [*others, (b"vary", b", ".join([*vary, b"Accept-Encoding"]))]
-
-
-def _first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
-    for name, value in headers:
-        if name == wanted:
-            return value
-    return None

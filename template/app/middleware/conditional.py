@@ -41,7 +41,7 @@ class ConditionalMiddleware(Layer):
             return None
         named = dict(message["headers"])
         if (tag := named.get(b"etag")) is not None:
-            return _without_body if _names(exchange.scope["headers"], tag) else None
+            return _without_body if _names(exchange, tag) else None
         return (lambda send: _Held(exchange, send).send) if b"content-length" in named else None
 
 
@@ -60,7 +60,7 @@ class _Held:
     """Holds the head of a response back until its body is known, but no longer than a moment."""
 
     def __init__(self, exchange: Exchange, send: Send) -> None:
-        self._scope = exchange.scope
+        self._exchange = exchange
         self._send = send
         self._start: Message | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -104,7 +104,7 @@ class _Held:
             return start, message
         tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
         headers = [*headers, (b"etag", tag)]
-        if not _names(self._scope["headers"], tag):
+        if not _names(self._exchange, tag):
             return {**start, "headers": headers}, message
         return _not_modified(start, headers), {**message, "body": b""}
 
@@ -114,8 +114,8 @@ def _not_modified(start: Message, headers: Headers) -> Message:
     return {**start, "status": 304, "headers": kept}
 
 
-def _names(headers: Headers, tag: bytes) -> bool:
+def _names(exchange: Exchange, tag: bytes) -> bool:
     """Say whether If-None-Match names `tag`, or any by an asterisk."""
-    lines = [value for key, value in headers if key == b"if-none-match"]
     opaque = tag.removeprefix(b"W/")
+    lines = exchange.lines(b"if-none-match")
     return any(line.strip() == b"*" or opaque in _TAG.findall(line) for line in lines)

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
-from .core.layer import Layer
+from .core.layer import NOTHING, Layer
 from .core.memo import remembered
 from .core.networks import covers, parse_address, parse_network
 from .problem import Refusal
@@ -30,6 +30,8 @@ class IpFilterMiddleware(Layer):
         self.allow = [parse_network(item) for item in allow]
         self.deny = [parse_network(item) for item in deny]
         self.admits = remembered(self._admits, most=_REMEMBERED)
+        if not (allow or deny):
+            self.scopes = NOTHING
 
     def enter(self, exchange: Exchange) -> Refusal | None:
         client = exchange.scope["client"]

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
 
 from .core.exchange import Exchange
@@ -52,29 +52,28 @@ class ProxyHeadersMiddleware(Layer):
         scope = exchange.scope
         await self.uvicorn(scope, exchange.receive, exchange.send)
         exchange.client = scope["client"]
-        schemes = _entries(scope, b"x-forwarded-proto")
-        position = self._position(scope, len(schemes)) if len(schemes) > 1 else 0
+        schemes = _entries(exchange, b"x-forwarded-proto")
+        position = self._position(exchange, len(schemes)) if len(schemes) > 1 else 0
         scheme = _SCHEMES[scope["type"]].get(schemes[position].lower())
         if scheme is not None:
             scope["scheme"] = scheme
         await exchange.proceed()
 
-    def _position(self, scope: Scope, length: int) -> int:
+    def _position(self, exchange: Exchange, length: int) -> int:
         """
         Return which entry of X-Forwarded-Proto tells how the client came.
 
         Where each proxy added to both lists, the entries of one place belong together, and
         those left of the client's are hearsay. Else the first proxy's is the leftmost.
         """
-        addresses = _entries(scope, b"x-forwarded-for")
+        addresses = _entries(exchange, b"x-forwarded-for")
         if len(addresses) == 1:
             # One proxy added to what the client sent: its line is the last.
-            lines = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
-            return length - len(lines[-1].split(b","))
+            return length - len(exchange.lines(b"x-forwarded-proto")[-1].split(b","))
         if len(addresses) != length:
             return 0
         parse = self.uvicorn.trusted_hosts.get_trusted_client_address
-        client = scope["client"]
+        client = exchange.client
         return max((at for at, item in enumerate(addresses) if parse(item) == client), default=0)
 
 
@@ -114,9 +113,9 @@ def _canonical(item: str) -> object:
         return item
 
 
-def _entries(scope: Scope, name: bytes) -> list[str]:
-    values = [value for key, value in scope["headers"] if key == name]
-    return [item.strip() for item in b",".join(values).decode("latin-1").split(",")]
+def _entries(exchange: Exchange, name: bytes) -> list[str]:
+    values = b",".join(exchange.lines(name)).decode("latin-1")
+    return [item.strip() for item in values.split(",")]
 
 
 def _spellings(networks: Collection[str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
-from .core.layer import HTTP, Layer
+from .core.layer import HTTP, NOTHING, Layer
 from .core.setting_types import header_name, header_value
 from .problem import Refusal
 
@@ -29,6 +29,8 @@ class RequiredHeadersMiddleware(Layer):
         super().__init__(app, exempt_paths=probe_paths)
         pairs = [item.split(": ", 1) for item in required]
         self.required = [(name.lower().encode("ascii"), name, value) for name, value in pairs]
+        if not pairs:
+            self.scopes = NOTHING
 
     def enter(self, exchange: Exchange) -> Refusal | None:
         for key, name, value in self.required:

@@ -12,8 +12,8 @@ from pydantic import AfterValidator
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Send
 
-from .core.exchange import Exchange, Filter
-from .core.headers import Clash, HeaderRule, Headers
+from .core.exchange import Addition, Exchange, Filter
+from .core.headers import Clash, HeaderRule, Headers, first
 from .core.layer import HTTP, Layer
 from .core.reading import in_any_case
 from .core.setting_types import HeaderValue
@@ -84,17 +84,16 @@ class SecurityHeadersMiddleware(Layer):
         ]
 
     def enter(self, exchange: Exchange) -> None:
-        over_https = exchange.scope["scheme"] == "https"
-        exchange.add(_RULE, self.over_https if over_https else self.over_http)
         app = exchange.scope.get("app")
-        if isinstance(app, FastAPI) and exchange.path in _docs_paths(app):
+        if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.routes)):
             # The script is read from the page, which therefore has to come whole and as it is.
             exchange.drop_headers(_SPARING)
             exchange.at_head(self._hold_page)
 
-    def head(self, exchange: Exchange, message: Message) -> None:
-        if _is_html(message["headers"]):
-            exchange.merge(message, _RULE, self.for_html)
+    def head(self, exchange: Exchange, message: Message) -> Addition:
+        over_https = exchange.scope["scheme"] == "https"
+        headers = self.over_https if over_https else self.over_http
+        return _RULE, headers + self.for_html if _is_html(message["headers"]) else headers
 
     def _hold_page(self, exchange: Exchange, message: Message) -> Filter | None:
         if exchange.method == "HEAD" or not _is_html(message["headers"]):
@@ -103,7 +102,7 @@ class SecurityHeadersMiddleware(Layer):
 
 
 def _is_html(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(_HTML) for name, value in headers)
+    return (first(headers, b"content-type") or b"").startswith(_HTML)
 
 
 class _DocsPage:
@@ -133,7 +132,8 @@ def _docs_policy(page: bytes) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _docs_paths(app: FastAPI) -> frozenset[str]:
+def _docs_paths(app: FastAPI, _: int) -> frozenset[str]:
+    """Return the paths of the documentation pages while the app has so many routes."""
     return frozenset(_pages(app, ""))
 
 

@@ -36,7 +36,6 @@ class TimeoutMiddleware(Layer):
         )
 
     async def enter(self, exchange: Exchange) -> None:
-        exchange.follow_upload()
         expiry = _Expiry(self, exchange.here())
         try:
             with expiry:

@@ -1,8 +1,9 @@
 """Cancellation: a task that is cancelled keeps what AnyIO shields, such as a thread at work."""
 
 import asyncio
-from collections.abc import Awaitable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from functools import partial
+from types import coroutine
 from typing import Any, Final
 
 from anyio._backends._asyncio import _task_states
@@ -23,8 +24,14 @@ def keeping_shields(app: ASGIApp) -> ASGIApp:
     A cancel scope of AnyIO instead would cancel each `await` of the clean-up too.
     """
 
-    def call(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return _Shielding(app(scope, receive, send))
+    @coroutine
+    def call(scope: Scope, receive: Receive, send: Send) -> Steps:
+        steps: Any = app(scope, receive, send).__await__()
+        try:
+            future = next(steps)
+        except StopIteration:
+            return  # without having waited, as most do
+        yield from _Shielding(steps).go_on(future)
 
     return call
 
@@ -40,19 +47,17 @@ async def until_cancelled_have_ended() -> None:
 class _Shielding:
     """Runs an awaitable step by step, as `await` does."""
 
-    __slots__ = ("_held", "_inside")
+    __slots__ = ("_held", "_steps")
 
-    def __init__(self, inside: Awaitable[None]) -> None:
-        self._inside = inside
+    def __init__(self, steps: Any) -> None:
+        self._steps = steps
         self._held: BaseException | None = None
 
-    def __await__(self) -> Steps:
-        steps: Any = self._inside.__await__()
+    def go_on(self, future: asyncio.Future[Any] | None) -> Steps:
+        """Wait for `future`, of the first step, and do the others."""
         thrown: BaseException | None = None
         try:
             while True:
-                future = steps.send(None) if thrown is None else steps.throw(thrown)
-                thrown = None
                 try:
                     if _is_shielded():
                         yield from self._shielded(future)
@@ -62,6 +67,9 @@ class _Shielding:
                         yield from self._cancelled(future)
                 except BaseException as exc:  # noqa: BLE001 - it goes where it was sent to
                     thrown = exc
+                steps = self._steps
+                future = steps.send(None) if thrown is None else steps.throw(thrown)
+                thrown = None
         except StopIteration:
             return
         finally:

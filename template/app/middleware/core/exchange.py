@@ -15,15 +15,17 @@ from app.middleware.problem import Refusal, refusal_response, respond
 
 from .headers import NAME, HeaderRule, Headers, rule_names
 from .scope import complete, headers_by_name, route_path, route_template
-from .upload import Upload, announces_body
+from .upload import announces_body, linger
 
 if TYPE_CHECKING:
     from .layer import Chain, Layer
 
 Enter = Callable[["Exchange"], "Refusal | Awaitable[None] | None"]
+Addition = tuple[HeaderRule, Headers]
 Filter = Callable[[Send], Send]
-Head = Callable[["Exchange", Message], "Filter | None"]
+Head = Callable[["Exchange", Message], "Addition | Filter | None"]
 Watcher = Callable[["Exchange"], None]
+Client = tuple[str, int]
 # What a layer overrides of `head`, `ended` and `enter`.
 Step = tuple["Head | None", "Watcher | None", "Enter | None"]
 
@@ -36,6 +38,9 @@ _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
 _HEADS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
+_ENDS: Final = frozenset(
+    {"http.response.body", "http.response.pathsend", "websocket.http.response.body"}
 )
 _DISCONNECTS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _ABNORMAL_CLOSURE: Final = 1006
@@ -61,16 +66,15 @@ class Exchange:
 
     __slots__ = (
         "_additions",
-        "_at_exit",
+        "_arriving",
         "_chain",
-        "_clashes",
-        "_count",
         "_gone",
+        "_leaving",
+        "_over",
         "_receive",
         "_send",
         "_sent",
         "_steps",
-        "_watchers",
         "accepted",
         "bytes",
         "client",
@@ -87,7 +91,6 @@ class Exchange:
         "state",
         "status",
         "taken",
-        "upload",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, chain: "Chain") -> None:
@@ -96,29 +99,29 @@ class Exchange:
         self.scope = scope
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.method: str = scope.get("method", "WEBSOCKET")
-        self.client: tuple[str, int] | None = scope["client"]
+        self.client: Client | None = scope["client"]
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
-        self._receive = receive
-        self.receive: Receive = self._received
-        self._gone = False
-        self.upload: Upload | None = None
+        self.receive: Receive = self.received
         self.accepted = False
         self.route: str | None = None
-        self.status = self.bytes = self._sent = self._count = 0
+        self.status = self.bytes = 0
         self.seconds = 0.0
         # How far out the response has come, and from where on messages are dropped.
         self.reached = self.cut = _INNERMOST
         # Who took the response over, where somebody did.
         self.taken: Send | None = None
-        self._clashes = False
+        self._receive = receive
+        # Whether more of the body is to come; None before anything was received.
+        self._arriving: bool | None = None
+        self._gone = self._over = False
+        self._sent = 0
         self._chain = chain
         self._steps = iter(chain.exempt.get(path, chain.steps))
         self._send = send
-        self._additions: list[tuple[HeaderRule, Headers] | Head] = []
-        # Each with the client that its layer saw, and with the watchers that stand outside of it.
-        self._watchers: list[tuple[Watcher, tuple[str, int] | None]] = []
-        self._at_exit: list[tuple[int, Callable[[], object]]] = []
+        self._additions: list[Addition | Head] = []
+        # What is left to do where layers stand: for watchers, with the client that they saw.
+        self._leaving: list[tuple[Watcher, Client | None] | Callable[[], object]] = []
 
     # What a layer calls when a request enters.
 
@@ -132,18 +135,18 @@ class Exchange:
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
+    def lines(self, name: bytes) -> list[bytes]:
+        """Return the values of a header, one for each time that it was sent."""
+        if name not in self.headers:
+            return []
+        alone = self.headers[name]
+        if alone is not None:
+            return [alone]
+        return [value for key, value in self.scope["headers"] if key == name]
+
     def add(self, rule: HeaderRule, headers: Headers) -> None:
         """Add `headers` to the head of the response as it passes this layer."""
         self._additions.append((rule, headers))
-
-    def merge(self, message: Message, rule: HeaderRule, headers: Headers) -> None:
-        """Add `headers` to the head of a response, for a `Layer.head`."""
-        if self._clashes or rule.shared:
-            message["headers"] = rule.merge(message["headers"], headers)
-            self._count = len(message["headers"])
-        else:
-            message["headers"] += headers
-            self._count += len(headers)
 
     def at_head(self, hook: Head) -> None:
         """Call `hook`, which is a `Layer.head`, when the head of the response passes."""
@@ -151,18 +154,12 @@ class Exchange:
 
     def at_exit(self, function: Callable[[], object]) -> None:
         """Call `function` when all that is inside has returned, unless it raised."""
-        self._at_exit.append((len(self._watchers), function))
+        self._leaving.append(function)
 
     def drop_headers(self, names: frozenset[bytes]) -> None:
         """Hide headers of the request from what is inside."""
         self.scope["headers"] = [item for item in self.scope["headers"] if item[0] not in names]
         self.headers = headers_by_name(self.scope["headers"])
-
-    def follow_upload(self) -> None:
-        """Watch the body as it arrives, so that a refusal which closes knows what is to come."""
-        if self.upload is None and announces_body(self.scope, self.headers):
-            self.upload = Upload(self.scope, self.receive)
-            self.receive = self.upload.receive
 
     def here(self) -> "Place":
         """Return the place from which the layer that enters now can respond later."""
@@ -170,24 +167,22 @@ class Exchange:
 
     def proceed(self) -> Awaitable[None]:
         """Let the layers inside, and the app, see the request."""
-        watchers, exits = len(self._watchers), len(self._at_exit)
+        depth = len(self._leaving)
         try:
             rest = self.enter()
         except BaseException as exc:
-            self._fail(exc, watchers, exits)
+            self._leave(depth, exc)
             raise
-        if len(self._watchers) == watchers and len(self._at_exit) == exits:
-            return rest  # a coroutine around it would have nothing to do
-        return self._follow(rest, watchers, exits)
+        # Where nothing is left to do inside, a coroutine around it would have nothing to do.
+        return rest if len(self._leaving) == depth else self._follow(rest, depth)
 
     def enter(self) -> Awaitable[None]:
         """Let the layers inside see the request; return what is awaited for the response."""
-        additions, watchers = self._additions, self._watchers
         for head, ended, enter in self._steps:
             if ended is not None:
-                watchers.append((ended, self.client))
+                self._leaving.append((ended, self.client))
             if head is not None:
-                additions.append(head)
+                self._additions.append(head)
             if enter is None or (outcome := enter(self)) is None:
                 continue
             if isinstance(outcome, Refusal):
@@ -196,19 +191,28 @@ class Exchange:
             return outcome
         return self._chain.app(self.scope, self.receive, self.send)
 
-    async def _follow(self, rest: Awaitable[None], watchers: int, exits: int) -> None:
+    async def _follow(self, rest: Awaitable[None], depth: int) -> None:
         try:
             await rest
         except BaseException as exc:
-            self._fail(exc, watchers, exits)
+            self._leave(depth, exc)
             raise
-        self._unwind(watchers, exits)
+        self._leave(depth)
 
-    async def _received(self) -> Message:
+    async def received(self) -> Message:
+        """Receive from whoever is outside of these layers."""
         message = await self._receive()
+        self._arriving = message.get("more_body", False)
         if message["type"] in _DISCONNECTS:
             self._gone = True
         return message
+
+    def is_arriving(self) -> bool:
+        """Say whether more of the body is to come."""
+        if self._arriving is None:
+            # With Expect a client sends nothing until it is asked to, which reading does.
+            return b"expect" not in self.headers
+        return self._arriving
 
     # The way out.
 
@@ -230,26 +234,27 @@ class Exchange:
         headers: Headers = [*message.get("headers", ())]
         message = {**message, "headers": headers}
         # Where nothing clashes, which is nearly always, headers are added without a look.
-        clashes = self._clashes = not rule_names.isdisjoint(map(NAME, headers))
+        clashes = not rule_names.isdisjoint(map(NAME, headers))
         additions = self._additions
-        while depth:
-            depth -= 1
-            addition = additions[depth]
-            if isinstance(addition, tuple):
-                rule, ours = addition
-                if clashes or rule.shared:
-                    message["headers"] = rule.merge(message["headers"], ours)
-                else:
-                    message["headers"] += ours
-                continue
-            self._count = len(message["headers"])
-            take_over = addition(self, message)
-            if take_over is not None:
-                self.reached = depth
-                way.taken = taken = take_over(_Way(self, depth))
-                return taken(message)
-            if len(message["headers"]) != self._count:
-                clashes = self._clashes = True  # the hook changed them by hand
+        for place in reversed(range(depth)):
+            addition = additions[place]
+            if not isinstance(addition, tuple):
+                length = len(headers)
+                outcome = addition(self, message)
+                headers = message["headers"]
+                clashes = clashes or len(headers) != length  # it changed them by hand
+                if outcome is None:
+                    continue
+                if not isinstance(outcome, tuple):
+                    self.reached = place
+                    way.taken = taken = outcome(_Way(self, place))
+                    return taken(message)
+                addition = outcome
+            rule, ours = addition
+            if clashes or rule.shared:
+                rule.merge(headers, ours)
+            else:
+                headers += ours
         self.reached = _WIRE
         if self.scope["type"] == "websocket":
             return self._answer_handshake(message)
@@ -268,71 +273,57 @@ class Exchange:
 
     def deliver(self, message: Message) -> Awaitable[None]:
         """Send what is no head to whoever is outside of these layers."""
-        if message.get("more_body", False):
-            self.bytes += len(message.get("body", b""))
-            return self._send(message)
-        if message["type"] == "websocket.close":
-            self.reached = _WIRE
-        return self._send_last(message) if self._watchers else self._send(message)
+        if not message.get("more_body", False):
+            if message["type"] == "websocket.close":
+                self.reached = _WIRE
+            if self._leaving:
+                return self._send_last(message)
+        self.bytes += len(message.get("body", b""))
+        return self._send(message)
 
     async def _send_last(self, message: Message) -> None:
         await self._send(message)
-        match message["type"]:
-            case "http.response.body" | "websocket.http.response.body":
-                self.bytes += len(message.get("body", b""))
-                self._end(self._sent)
-            case "http.response.pathsend":
-                self._end(self._sent)
-            case "websocket.close" if not self._sent:
-                self._sent = _FORBIDDEN
-            case _:
-                pass
+        if message["type"] in _ENDS:
+            self.bytes += len(message.get("body", b""))
+            self._end()
+        elif message["type"] == "websocket.close":
+            self._sent = self._sent or _FORBIDDEN
 
     # The end.
 
-    def leave(self) -> None:
-        """Do what is left to do when the stack has returned."""
-        self._unwind(0, 0)
-        self._let_go()
-
-    def abandon(self, exc: BaseException) -> None:
-        """Let nothing follow that was held back: the stack has raised."""
-        self._fail(exc, 0, 0)
-        self._let_go()
-        self.cut = _WIRE
-
-    def _let_go(self) -> None:
-        """Hold nothing that holds this exchange: it would wait for the garbage collector."""
-        self.taken = self.upload = None
+    def finish(self, exc: BaseException | None = None) -> None:
+        """Do what is left to do when the stack has returned, or raised."""
+        self._leave(0, exc)
+        if exc is not None:
+            self.cut = _WIRE  # nothing follows that was held back
+        # Hold nothing that holds this exchange: it would wait for the garbage collector.
+        self.taken = None
         del self.receive
 
-    def _fail(self, exc: BaseException, watchers: int, exits: int) -> None:
-        """End what stands further inside, the innermost first, since its inside has raised."""
-        # A client or a server that waits no longer is no failure of the service.
-        given_up = isinstance(exc, (CancelledError, *CLIENT_LEFT))
-        status = self._left() if given_up else self._sent or _SERVER_ERROR
-        while len(self._watchers) > watchers:
-            self._end(status, len(self._watchers) - 1)
-        del self._at_exit[exits:]
+    def _leave(self, depth: int, exc: BaseException | None = None) -> None:
+        """Do what is left to do inside of `depth`, from where all returned or `exc` comes."""
+        while len(self._leaving) > depth:
+            item = self._leaving.pop()
+            if isinstance(item, tuple):
+                if not self._over:
+                    self._tell(self._unfinished(exc), [item])
+            elif exc is None:
+                item()
 
-    def _left(self) -> int:
-        """Return the status of what nobody ended: an open connection, or a client that left."""
+    def _unfinished(self, exc: BaseException | None) -> int:
+        """Return the status where nobody ended the response, or the websocket."""
+        # A client or a server that waits no longer is no failure of the service.
+        if exc is not None and not isinstance(exc, (CancelledError, *CLIENT_LEFT)):
+            return self._sent or _SERVER_ERROR
         return (self.scope["type"] == "websocket" and self._sent) or _CLIENT_CLOSED_REQUEST
 
-    def _unwind(self, watchers: int, exits: int) -> None:
-        """Do what is left to do for layers whose inside has returned, the innermost first."""
-        while len(self._at_exit) > exits or len(self._watchers) > watchers:
-            if len(self._at_exit) > exits and self._at_exit[-1][0] >= len(self._watchers):
-                self._at_exit.pop()[1]()
-            else:
-                self._end(self._left(), len(self._watchers) - 1)
+    def _end(self) -> None:
+        """Call all watchers, the outermost first: the last byte was sent."""
+        if not self._over:
+            self._over = True
+            self._tell(self._sent, [item for item in self._leaving if isinstance(item, tuple)])
 
-    def _end(self, status: int, outside: int = 0) -> None:
-        """Call the watchers but for those that stand further `outside`, each once."""
-        watchers = self._watchers[outside:]
-        if not watchers:
-            return
-        del self._watchers[outside:]
+    def _tell(self, status: int, watchers: list[tuple[Watcher, Client | None]]) -> None:
         self.status = status
         if self.method == "HEAD" or self._sent == _CLIENT_CLOSED_REQUEST:
             self.bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
@@ -371,8 +362,8 @@ class Place:
         # HTTP/2 and HTTP/3 know no such header (RFC 9113, 8.2.2; RFC 9114, 4.2).
         if closes and exchange.scope["http_version"][0] == "1":
             response.headers["Connection"] = "close"
-            if exchange.upload is not None:
-                send = exchange.upload.linger(send)
+            if announces_body(exchange.scope, exchange.headers):
+                send = linger(send, exchange.received, exchange.is_arriving)
         await respond(response, exchange.scope, exchange.receive, send, close_code=close_code)
 
     async def refuse(self, layer: str, refusal: Refusal) -> None:

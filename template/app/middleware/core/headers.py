@@ -1,6 +1,6 @@
 """Header rules: what becomes of a header that a layer adds where the response has one already."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from operator import itemgetter
 from typing import Final
@@ -47,24 +47,37 @@ class HeaderRule:
             if other is not self:
                 self.shared = other.shared = True
 
-    def merge(self, theirs: Headers, ours: Headers) -> Headers:
-        """Return `theirs`, changed in place where nothing clashes, with `ours`."""
+    def merge(self, theirs: Headers, ours: Headers) -> None:
+        """Put `ours` into `theirs`."""
         if self._names.isdisjoint(map(NAME, theirs)):
             theirs += ours
-            return theirs
+            return
         for name, value in ours:
-            theirs = _merged(theirs, name, value, self._clashes[name])
-        return theirs
+            clash = self._clashes[name]
+            if clash is Clash.BOTH:
+                theirs.append((name, value))
+            elif clash is not Clash.KEEP:
+                present = _taken(theirs, name)
+                items = [value, *present] if clash is Clash.PREPEND else [*present, value]
+                theirs.append((name, value if clash is Clash.REPLACE else b", ".join(items)))
+            elif name not in map(NAME, theirs):
+                theirs.append((name, value))
 
 
-def _merged(headers: Headers, name: bytes, value: bytes, clash: Clash) -> Headers:
-    present = [their for key, their in headers if key == name]
-    if present and clash is Clash.KEEP:
-        return headers
-    if clash is Clash.PREPEND:
-        value = b", ".join([value, *present])
-    if clash is Clash.APPEND:
-        value = b", ".join([*present, value])
-    if clash is not Clash.BOTH:
-        headers = [item for item in headers if item[0] != name]
-    return [*headers, (name, value)]
+def _taken(headers: Headers, name: bytes) -> list[bytes]:
+    """Take all headers of this name out, and return their values."""
+    names = [*map(NAME, headers)]
+    values = []
+    while name in names:
+        place = names.index(name)
+        del names[place]
+        values.append(headers.pop(place)[1])
+    return values
+
+
+def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """Return the value of the first header of this name."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None

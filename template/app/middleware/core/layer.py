@@ -8,20 +8,22 @@ of plain ASGI classes.
 
 from collections.abc import Awaitable, Callable, Collection
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.problem import Refusal
 
 from .cancellation import keeping_shields
-from .exchange import CLIENT_LEFT, Exchange, Filter, Step
+from .exchange import CLIENT_LEFT, Addition, Exchange, Filter, Step
 
 if TYPE_CHECKING:
     from .policies import Policies, Rule
 
 HTTP: Final = frozenset({"http"})
 WEBSOCKET: Final = frozenset({"websocket"})
+# Of a layer that has nothing to do, as it is set.
+NOTHING: Final = frozenset[str]()
 
 
 class Layer:
@@ -41,7 +43,7 @@ class Layer:
     closure, never on `self`.
     """
 
-    scopes: ClassVar[Collection[str]] = HTTP | WEBSOCKET
+    scopes: Collection[str] = HTTP | WEBSOCKET
     # Other settings for single routes; None where no route has any.
     policies: "Policies | None" = None
 
@@ -64,15 +66,16 @@ class Layer:
 
         """
 
-    def head(self, exchange: Exchange, message: Message) -> Filter | None:
+    def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         """
         Look at the head of a response; `message` is a copy, with a list of `headers`, to change.
 
         The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
 
         Returns:
-            None to let it pass, or a function that takes the response over: from the `send` that
-            leads outside it makes the one that gets this head and all that follows.
+            None to let it pass; a `HeaderRule` and the headers to add under it; or a function that
+            takes the response over: from the `send` that leads outside it makes the one that gets
+            this head and all that follows.
 
         """
 
@@ -94,12 +97,12 @@ class Layer:
             try:
                 await exchange.enter()
             except CLIENT_LEFT as exc:
-                exchange.abandon(exc)  # nobody waits for a response, and nothing is wrong
-                return
+                exchange.finish(exc)  # nobody waits for a response, and nothing is wrong
             except BaseException as exc:
-                exchange.abandon(exc)
+                exchange.finish(exc)
                 raise
-            exchange.leave()
+            else:
+                exchange.finish()
 
     @cached_property
     def _chains(self) -> dict[str, "Chain"]:

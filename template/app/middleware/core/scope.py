@@ -5,18 +5,18 @@ from typing import Any, Final
 from starlette.types import Scope
 
 # What the specification of ASGI lets a server leave out.
-_OF_ALL: Final = (("query_string", b""), ("root_path", ""), ("client", None))
-_DEFAULTS: Final[dict[str, tuple[tuple[str, Any], ...]]] = {
-    "http": (*_OF_ALL, ("scheme", "http")),
-    "websocket": (*_OF_ALL, ("scheme", "ws"), ("http_version", "1.1"), ("subprotocols", ())),
+_OF_ALL: Final = {"query_string": b"", "root_path": "", "client": None}
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
+    "http": {**_OF_ALL, "scheme": "http"},
+    "websocket": {**_OF_ALL, "scheme": "ws", "http_version": "1.1", "subprotocols": ()},
 }
 
 
 def complete(scope: Scope) -> None:
     """Put the defaults of the specification where a server left an optional key out."""
-    for key, value in _DEFAULTS[scope["type"]]:
-        if key not in scope:
-            scope[key] = value
+    defaults = _DEFAULTS[scope["type"]]
+    if not defaults.keys() <= scope.keys():
+        scope.update({**defaults, **scope})
     if type(scope["headers"]) is not list:
         scope["headers"] = list(scope["headers"])
 

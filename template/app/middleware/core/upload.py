@@ -1,7 +1,7 @@
 """Upload: the body of a request, of which more may arrive after it was refused."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -20,45 +20,32 @@ def announces_body(scope: Scope, headers: Mapping[bytes, object]) -> bool:
     )
 
 
-class Upload:
-    """The body of a request as it arrives."""
+def linger(send: Send, receive: Receive, arrives: Callable[[], bool]) -> Send:
+    """
+    Return a `send` for a response that closes the connection while a body `arrives`.
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._receive = receive
-        # With Expect a client sends nothing until it is asked to, which reading does.
-        self._arrives = b"expect" not in dict(scope["headers"])
+    A connection that is closed while bytes arrive is reset, and a reset can overtake the
+    response (RFC 9112, 9.6): it is sent in full, but ended only when the client fell silent
+    or two seconds are over.
+    """
 
-    async def receive(self) -> Message:
-        """Receive the next message."""
-        message = await self._receive()
-        self._arrives = message.get("more_body", False)
-        return message
+    async def send_and_linger(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
+            await _discard(receive, arrives)
+            message = {**message, "body": b""}
+        await send(message)
 
-    def linger(self, send: Send) -> Send:
-        """
-        Return a `send` for a response that closes the connection.
+    return send_and_linger
 
-        A connection that is closed while bytes arrive is reset, and a reset can overtake the
-        response (RFC 9112, 9.6): it is sent in full, but ended only when the client fell silent
-        or two seconds are over.
-        """
 
-        async def send_and_linger(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                await send({**message, "more_body": True})
-                await self._discard()
-                message = {**message, "body": b""}
-            await send(message)
-
-        return send_and_linger
-
-    async def _discard(self) -> None:
-        """Read what still arrives, for a little while, and keep nothing of it."""
-        now = asyncio.get_running_loop().time
-        deadline = now() + _LINGER_SECONDS
-        # Whatever becomes of the rest, the response has to be ended.
-        with suppress(Exception):
-            while self._arrives and now() < deadline:
-                async with asyncio.timeout(_IDLE_SECONDS):
-                    await self.receive()
-                await asyncio.sleep(0)
+async def _discard(receive: Receive, arrives: Callable[[], bool]) -> None:
+    """Read what still arrives, for a little while, and keep nothing of it."""
+    now = asyncio.get_running_loop().time
+    deadline = now() + _LINGER_SECONDS
+    # Whatever becomes of the rest, the response has to be ended.
+    with suppress(Exception):
+        while arrives() and now() < deadline:
+            async with asyncio.timeout(_IDLE_SECONDS):
+                await receive()
+            await asyncio.sleep(0)
