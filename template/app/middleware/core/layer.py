@@ -73,9 +73,9 @@ class Layer:
         The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
 
         Returns:
-            None to let it pass; a `HeaderRule` and the headers to add under it; or a function that
-            takes the response over: from the `send` that leads outside it makes the one that gets
-            this head and all that follows.
+            None where it let the head pass or changed it; a `HeaderRule` and the headers to add to
+            it; or a function that takes the response over: from the `send` that leads outside it
+            makes the one that gets this head and all that follows.
 
         """
 
@@ -123,6 +123,7 @@ class Chain:
         self._others: dict[Rule, Chain] = {}
         concerned = [layer for layer in layers if kind in layer.scopes]
         self.steps = tuple(map(_step, concerned))
+        self.is_watched = any(_overrides(layer, "ended") for layer in concerned)
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
         # What is done instead with requests for these paths.
         self.exempt = {
