@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from . import in_process, page, rendering, scale, sockets, start_up
+from . import in_process, page, rendering, scale, sockets, start_up, whole_server
 from .targets import targets
 
 PARTS: Final = {
@@ -15,6 +15,7 @@ PARTS: Final = {
     "layers": in_process.layers,
     "policies": in_process.policies,
     "sockets": sockets.rates,
+    "whole-server": whole_server.rates,
     "scale": scale.scale,
     "start-up": start_up.start_up,
     "rendering": rendering.rendering,

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
@@ -30,8 +30,8 @@ def rates(targets: Targets) -> None:
     headers = Target("bare FastAPI, with the headers of the twelve", "headers", stacks[2].service)
     names = ("user", "stream")
     with ExitStack() as stack:
-        served = {target: stack.enter_context(_server(target)) for target in (*stacks, headers)}
-        served[logging] = stack.enter_context(_server(logging, "--access-log"))
+        served = {target: stack.enter_context(server(target))[0] for target in (*stacks, headers)}
+        served[logging], _ = stack.enter_context(server(logging, "--access-log"))
         found = {name: _rounds(served, name) for name in names}
     rows = [[target.label, *(ratio(found[name][target]) for name in names)] for target in served]
     write("Rate", table(["stack", *(WORKLOADS[name].label for name in names)], rows))
@@ -67,12 +67,14 @@ def _rate(port: int, name: str) -> float:
 
 
 @contextmanager
-def _server(target: Target, log: str = "--no-access-log") -> Generator[int]:
-    """Yield the port of a server of one target."""
+def server(
+    target: Target, log: str = "--no-access-log", *, under: Sequence[str] = ()
+) -> Generator[tuple[int, int]]:
+    """Yield the port and the process of a server of one target, which runs `under` a command."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "benchmark.server:app", log, "--port", str(port)]
     process = subprocess.Popen(
-        _pinned(0, *command),
+        [*under, *command] if under else _pinned(0, *command),
         cwd=target.service,
         env=target.environment(),
         stdout=subprocess.DEVNULL,
@@ -80,7 +82,7 @@ def _server(target: Target, log: str = "--no-access-log") -> Generator[int]:
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/items/1", WORKLOADS["user"].headers)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait()

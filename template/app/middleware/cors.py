@@ -66,21 +66,21 @@ class CorsMiddleware(Layer):
         self.headers_for = remembered(self._headers_for, most=_REMEMBERED)
 
     def enter(self, exchange: Exchange) -> Awaitable[None] | None:
-        origin = exchange.header(b"origin")
+        origin = exchange.headers.get(b"origin")
         if origin is not None and exchange.method == "OPTIONS" and _PREFLIGHT in exchange.headers:
             preflight = self.rules.preflight_response(Headers(scope=exchange.scope))
             return exchange.here().respond(preflight)
         exchange.add(_RULE, self.headers_for(origin))
         return None
 
-    def _headers_for(self, origin: str | None) -> RawHeaders:
+    def _headers_for(self, origin: bytes | None) -> RawHeaders:
         ours = {b"vary": b"Origin"}
         if origin is not None:
             for name, value in self.rules.simple_headers.items():
                 ours[name.lower().encode("latin-1")] = value.encode("latin-1")
             mirrored = self.rules.allow_credentials or not self.rules.allow_all_origins
-            if mirrored and self.rules.is_allowed_origin(origin):
-                ours[b"access-control-allow-origin"] = origin.encode("latin-1")
+            if mirrored and self.rules.is_allowed_origin(origin.decode("latin-1")):
+                ours[b"access-control-allow-origin"] = origin
         return [*ours.items()]
 
 

@@ -158,18 +158,21 @@ def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
 
 
 def _completed(level: str, event: EventDict) -> EventDict:
-    line = {"timestamp": _timestamp(), "level": level, "event": event["event"]}
-    if _CONTEXT_VARS:  # merging none costs as much as the rest of the line
-        line.update(get_contextvars())
-    line.update(_fields.get())
-    line.update(event)
-    return line
+    bound = _fields.get()
+    if _CONTEXT_VARS:  # of which a look at all costs as much as the rest, in vain if none is bound
+        bound = {**get_contextvars(), **bound}
+    return {
+        "timestamp": _timestamp(),
+        "level": level,
+        "event": event["event"],
+        **bound,
+        **event,
+    }
 
 
 def _timestamp() -> str:
-    now = time()
-    seconds = int(now)
-    return _second(seconds) + _MILLISECONDS[int((now - seconds) * 1000)]
+    seconds, milliseconds = divmod(int(time() * 1000), 1000)
+    return _second(seconds) + _MILLISECONDS[milliseconds]
 
 
 @lru_cache(maxsize=1)

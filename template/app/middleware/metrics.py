@@ -96,13 +96,16 @@ class _MetricsPage:
         return address is not None and any(address in network for network in self.networks)
 
 
+_OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
+
+
 class _ExactRoute(Route):
     """A route without parameters, which compares the path first, since every request asks it."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["path"].endswith(self.path):
             return super().matches(scope)
-        return Match.NONE, {}
+        return _OTHER_PATH
 
 
 def metrics_route(path: str, *, allow: Collection[str]) -> Route:

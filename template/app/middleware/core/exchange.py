@@ -26,6 +26,8 @@ Filter: TypeAlias = Callable[[Send], Send]
 Head: TypeAlias = Callable[["Exchange", Message], "Addition | Filter | None"]
 Watcher: TypeAlias = Callable[["Exchange"], None]
 Client: TypeAlias = tuple[str, int]
+# What is left to do where a layer stands: for a watcher, with the client that it saw.
+Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
 # What a layer overrides of `head`, `ended` and `enter`.
 Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None"]
 
@@ -114,14 +116,15 @@ class Exchange:
         self._receive = receive
         # Whether more of the body is to come; None before anything was received.
         self._arriving: bool | None = None
-        self._gone = self._over = False
+        self._gone = False
+        # Whether there is nobody left to tell that the request is over.
+        self._over = not chain.is_watched
         self._sent = 0
         self._chain = chain
         self._steps = iter(chain.exempt.get(path, chain.steps))
         self._send = send
         self._additions: list[Addition | Head] = []
-        # What is left to do where layers stand: for watchers, with the client that they saw.
-        self._leaving: list[tuple[Watcher, Client | None] | Callable[[], object]] = []
+        self._leaving: list[Leaving] = []
 
     # What a layer calls when a request enters.
 
@@ -241,9 +244,9 @@ class Exchange:
             if not isinstance(addition, tuple):
                 length = len(headers)
                 outcome = addition(self, message)
-                headers = message["headers"]
-                clashes = clashes or len(headers) != length  # it changed them by hand
                 if outcome is None:
+                    headers = message["headers"]
+                    clashes = clashes or len(headers) != length  # it changed them by hand
                     continue
                 if not isinstance(outcome, tuple):
                     self.reached = place
@@ -276,7 +279,7 @@ class Exchange:
         if not message.get("more_body", False):
             if message["type"] == "websocket.close":
                 self.reached = _WIRE
-            if self._leaving:
+            if not self._over:
                 return self._send_last(message)
         self.body_bytes += len(message.get("body", b""))
         return self._send(message)
@@ -304,11 +307,11 @@ class Exchange:
         """Do what is left to do inside of `depth`, from where all returned or `exc` comes."""
         while len(self._leaving) > depth:
             item = self._leaving.pop()
-            if isinstance(item, tuple):
-                if not self._over:
-                    self._tell(self._unfinished(exc), [item])
-            elif exc is None:
-                item()
+            if not isinstance(item, tuple):
+                if exc is None:
+                    item()
+            elif not self._over:
+                self._tell(self._unfinished(exc), item)
 
     def _unfinished(self, exc: BaseException | None) -> int:
         """Return the status where nobody ended the response, or the websocket."""
@@ -321,16 +324,18 @@ class Exchange:
         """Call all watchers, the outermost first: the last byte was sent."""
         if not self._over:
             self._over = True
-            self._tell(self._sent, [item for item in self._leaving if isinstance(item, tuple)])
+            self._tell(self._sent, *self._leaving)
 
-    def _tell(self, status: int, watchers: list[tuple[Watcher, Client | None]]) -> None:
+    def _tell(self, status: int, *leaving: Leaving) -> None:
         self.status = status
         if self.method == "HEAD" or self._sent == _CLIENT_CLOSED_REQUEST:
             self.body_bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
         self.route = route_template(self.scope)
         self.seconds = perf_counter() - self.started_at
-        for watcher, self.client in watchers:
-            watcher(self)
+        for item in leaving:
+            if isinstance(item, tuple):
+                watcher, self.client = item
+                watcher(self)
 
 
 class Place:

@@ -123,6 +123,7 @@ class Chain:
         self._others: dict[Rule, Chain] = {}
         concerned = [layer for layer in layers if kind in layer.scopes]
         self.steps = tuple(map(_step, concerned))
+        self.is_watched = any(_overrides(layer, "ended") for layer in concerned)
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
         # What is done instead with requests for these paths.
         self.exempt = {

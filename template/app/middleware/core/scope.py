@@ -1,22 +1,21 @@
 """What several layers read from an ASGI scope."""
 
-from typing import Any, Final
+from typing import Any
 
 from starlette.types import Scope
-
-# What the specification of ASGI lets a server leave out.
-_OF_ALL: Final = {"query_string": b"", "root_path": "", "client": None}
-_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
-    "http": {**_OF_ALL, "scheme": "http"},
-    "websocket": {**_OF_ALL, "scheme": "ws", "http_version": "1.1", "subprotocols": ()},
-}
 
 
 def complete(scope: Scope) -> None:
     """Put the defaults of the specification where a server left an optional key out."""
-    defaults = _DEFAULTS[scope["type"]]
-    if not defaults.keys() <= scope.keys():
-        scope.update({**defaults, **scope})
+    scope.setdefault("query_string", b"")
+    scope.setdefault("root_path", "")
+    scope.setdefault("client", None)
+    if scope["type"] == "http":
+        scope.setdefault("scheme", "http")
+    else:
+        scope.setdefault("scheme", "ws")
+        scope.setdefault("http_version", "1.1")
+        scope.setdefault("subprotocols", ())
     if type(scope["headers"]) is not list:
         scope["headers"] = list(scope["headers"])
 

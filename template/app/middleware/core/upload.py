@@ -9,15 +9,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 _LINGER_SECONDS: Final = 2.0
 _IDLE_SECONDS: Final = 0.5
-# HTTP/1 announces a body by one of these (RFC 9112, 6.3); later versions need none.
-_ANNOUNCEMENTS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def announces_body(scope: Scope, headers: Mapping[bytes, object]) -> bool:
     """Say whether a request may have a body."""
-    return scope["type"] == "http" and not (
-        scope["http_version"][0] == "1" and _ANNOUNCEMENTS.isdisjoint(headers)
-    )
+    # HTTP/1 announces it by one of these (RFC 9112, 6.3); later versions need none.
+    announced = b"content-length" in headers or b"transfer-encoding" in headers
+    return scope["type"] == "http" and (announced or scope["http_version"][0] != "1")
 
 
 def linger(send: Send, receive: Receive, arrives: Callable[[], bool]) -> Send:

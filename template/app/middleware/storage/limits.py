@@ -65,7 +65,8 @@ class Limit:
             client = sha256(client.encode("utf-8", "surrogatepass")).hexdigest()
         if self._count is not None:
             # Nobody else counts there.
-            return self._judge(exchange, *self._count(self._key + client, self._seconds))
+            count, seconds_left = self._count(self._key + client, self._seconds)
+            return self._judge(exchange, count, seconds_left)
         key = f"limit:{self._key}{client}:{namespace(exchange.scope)}"
         return self._ask(exchange, key)
 
