@@ -36,8 +36,8 @@ from .support import (
 NAMES: Final = (
     *("tracing", "proxy_headers", "request_id", "metrics", "access_log", "timing"),
     *("security_headers", "cors", "error_handler", "trusted_host", "https_redirect", "ip_filter"),
-    *("maintenance", "readiness", "client_version", "required_headers", "compression", "timeout", "rate_limit"),
-    *("body_limit", "session", "cross_origin", "concurrency", "authentication"),
+    *("maintenance", "readiness", "client_version", "required_headers", "compression", "timeout"),
+    *("rate_limit", "body_limit", "session", "cross_origin", "concurrency", "authentication"),
     *("user_rate_limit", "idempotency", "conditional"),
 )
 MINIMAL: Final = {"request_id", "access_log", "error_handler"}

@@ -70,7 +70,7 @@ class LoadBalancer:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         with ThreadPoolExecutor(CLIENTS + 1) as threads:
-            work = [threads.submit(self._probe), *(threads.submit(self._send) for _ in range(CLIENTS))]
+            work = [threads.submit(task) for task in (self._probe, *[self._send] * CLIENTS)]
             try:
                 yield
             finally:

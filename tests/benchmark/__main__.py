@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from . import in_process, page, rendering, scale, sockets, start_up
+from . import in_process, overload, page, rendering, scale, sockets, start_up
 from .targets import targets
 
 PARTS: Final = {
@@ -16,6 +16,7 @@ PARTS: Final = {
     "policies": in_process.policies,
     "sockets": sockets.rates,
     "scale": scale.scale,
+    "overload": overload.overload,
     "start-up": start_up.start_up,
     "rendering": rendering.rendering,
 }
