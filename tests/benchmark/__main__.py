@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from . import in_process, overload, page, rendering, scale, sockets, start_up
+from . import in_process, limiters, overload, page, rendering, scale, sockets, start_up
 from .targets import targets
 
 PARTS: Final = {
@@ -17,6 +17,7 @@ PARTS: Final = {
     "sockets": sockets.rates,
     "scale": scale.scale,
     "overload": overload.overload,
+    "limiters": limiters.limiters,
     "start-up": start_up.start_up,
     "rendering": rendering.rendering,
 }
