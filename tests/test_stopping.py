@@ -46,7 +46,7 @@ def test_readiness_ends_before_the_service_does(workers: str, service: Path) -> 
         server.process.wait(SECONDS)
 
     assert 1 < time.monotonic() - told_at < 10
-    assert server.output.read_text("utf-8").count("the service stops") == int(workers)
+    assert server.output.read_text("utf-8").count("the service stops after a delay") == int(workers)
 
 
 def test_ctrl_c_does_not_wait(service: Path) -> None:

@@ -20,9 +20,9 @@ _TRY_AGAIN_LATER: Final = 1013
 
 class Slots:
     """
-    The `most` slots of one process, and who waits for one, in order of arrival.
+    The `most` slots of one process, and the requests that wait for one, in order of arrival.
 
-    Routes with a bound of their own have other slots, which are `apart`.
+    `apart` has the slots of routes with a limit of their own.
     """
 
     def __init__(self, most: int) -> None:

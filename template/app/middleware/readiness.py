@@ -31,7 +31,7 @@ _CLOSE: Final = [(b"connection", b"close")]
 
 
 class Readiness:
-    """Whether this process is ready: its checks pass, and it is not to stop."""
+    """Whether this process is ready: its checks pass, and it hasn't begun to stop."""
 
     def __init__(
         self, checks: Checks, *, timeout: float, max_age: float, shutdown_delay: float
@@ -41,7 +41,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether it was ready when a probe asked last, and still may be."""
+        """Whether it was ready at the last probe and hasn't begun to stop since."""
         return not (self.shutdown.began or self.health.failed)
 
     async def refusal(self) -> Refusal | None:
@@ -58,8 +58,8 @@ class ReadinessMiddleware(Layer):
     """
     Respond to GET and HEAD for `path`: with 200 while the process is ready, else with 503.
 
-    From SIGTERM on it is not, and HTTP/1 connections are closed after their next response, so
-    that none is idle when the server closes it.
+    After SIGTERM it isn't ready, and HTTP/1 connections are closed after their next response, so
+    that the server closes no connection that a client is about to use.
     """
 
     scopes = HTTP
@@ -71,7 +71,7 @@ class ReadinessMiddleware(Layer):
 
     def enter(self, exchange: Exchange) -> Awaitable[None] | None:
         if exchange.path == self.path and exchange.method in _METHODS:
-            # The template of the path, for the log and the metrics.
+            # Its `path` is the route in the log and in the metrics.
             exchange.scope["route"] = self
             return self._respond(exchange.here())
         if self.readiness.shutdown.began and exchange.scope["http_version"][0] == "1":
@@ -93,7 +93,7 @@ class ReadinessMiddleware(Layer):
         async def received() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                shutdown.began = True  # where the server was stopped in another way
+                shutdown.began = True  # the server may have stopped without SIGTERM
                 await self.readiness.health.close()
             return message
 
@@ -103,10 +103,10 @@ class ReadinessMiddleware(Layer):
 
 def check_paths(*, path: str, probe_paths: Collection[str]) -> None:
     """
-    Refuse a path that is a liveness probe's too: maintenance lets those pass.
+    Refuse a liveness path, which maintenance mode lets pass.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: a message that says what to do.
 
     """
     if path in probe_paths:

@@ -1,4 +1,4 @@
-"""Health: the checks of a service, run when somebody asks and remembered for a moment."""
+"""Health: the checks of a service, run on demand, with results kept for a moment."""
 
 import asyncio
 import inspect
@@ -23,8 +23,8 @@ class Health:
     The `checks` of one process, and the names of those that failed last.
 
     All run at the same time, each at most `timeout` seconds; one passes if it returns True or None.
-    What they found holds for `max_age` seconds, and whoever asks meanwhile shares one run. A check
-    that goes on after its cancellation isn't started again before it ends.
+    Results are kept for `max_age` seconds, and callers at the same time share one run. A check that
+    ignores its cancellation isn't started again before it ends.
     """
 
     def __init__(self, checks: Checks, *, timeout: float, max_age: float) -> None:
@@ -66,14 +66,14 @@ class Health:
             self._holds_until = asyncio.get_running_loop().time() + self.max_age
 
     def _task(self, name: str) -> asyncio.Task[Exception | None]:
-        """Return the task of a check, which may be that of an earlier run."""
+        """Return the task of a check, possibly one from an earlier run."""
         if name not in self._tasks:
             self._tasks[name] = _in_background(_error_of(self.checks[name]))
             self._tasks[name].add_done_callback(lambda _: self._tasks.pop(name, None))
         return self._tasks[name]
 
     def _error(self, task: asyncio.Task[Exception | None]) -> Exception | None:
-        """Return why a check fails, None where it passes; end it where it takes too long."""
+        """Return why a check fails, None if it passes; cancel it if it takes too long."""
         if not task.done():
             task.cancel()
             return TimeoutError(f"no result within {self.timeout:g} seconds")
@@ -91,7 +91,7 @@ class Health:
 
 
 def _in_background(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-    # It serves several probes, so it has the context of none.
+    # Several probes share it, so it runs in the context of none.
     return asyncio.get_running_loop().create_task(work, context=Context())
 
 
@@ -108,7 +108,7 @@ def _by_name(checks: Checks) -> dict[str, Check]:
     Return the checks by the names of their functions.
 
     Raises:
-        SystemExit: after a sentence for what is no check, and for a name that two have.
+        SystemExit: after a message, if one isn't a check or two have the same name.
 
     """
     named: dict[str, Check] = {}

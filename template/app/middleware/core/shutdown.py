@@ -1,4 +1,4 @@
-"""Shutdown: the service learns of SIGTERM at once, and may put the stop of the server off."""
+"""Shutdown: SIGTERM is noted at once, and reaches the server after a delay."""
 
 import asyncio
 import logging
@@ -17,12 +17,12 @@ Handler = Callable[[int, FrameType | None], Any]
 
 class Shutdown:
     """
-    Whether this process is to stop.
+    Whether this process has begun to stop.
 
-    The lifespan protocol says so when the last connection has ended, which is too late for a load
-    balancer. So SIGTERM is taken here, and given to the server's own handler after `delay`
-    seconds. Meanwhile all goes on, and a second SIGTERM changes nothing: systemd and a supervisor
-    may both send one. SIGINT stops the server at once, and so does SIGTERM where it reloads.
+    The lifespan protocol reports a stop after the last connection has closed, too late for a load
+    balancer. So SIGTERM is caught here and passed to the server's own handler after `delay`
+    seconds. Until then requests are served. A second SIGTERM is ignored, because systemd and a
+    supervisor may both send one. SIGINT, and SIGTERM under `--reload`, stop the server at once.
     """
 
     def __init__(self, *, delay: float) -> None:
@@ -31,11 +31,11 @@ class Shutdown:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Take SIGTERM while the service runs, where a server handles it in Python."""
+        """Catch SIGTERM while the service runs, if the server handles it in Python."""
         self.began = False
         server = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread() or not callable(server):
-            yield  # signals are not ours to take, or none is handled
+            yield  # only the main thread can set handlers; without one there is nothing to delay
             return
         loop = asyncio.get_running_loop()
 
@@ -44,7 +44,7 @@ class Shutdown:
                 return
             self.began = True
             if self.delay:
-                loop.call_soon_threadsafe(self._put_off, loop, server, number)
+                loop.call_soon_threadsafe(self._pass_on_later, loop, server, number)
             else:
                 give_back()
                 server(number, frame)
@@ -59,11 +59,11 @@ class Shutdown:
         finally:
             give_back()
 
-    def _put_off(self, loop: asyncio.AbstractEventLoop, server: Handler, number: int) -> None:
-        _logger.info("the service stops", extra={"seconds": self.delay})
+    def _pass_on_later(self, loop: asyncio.AbstractEventLoop, server: Handler, number: int) -> None:
+        _logger.info("the service stops after a delay", extra={"seconds": self.delay})
         loop.call_later(self.delay, server, number, None)
 
 
 def _reloads() -> bool:
-    """Say whether this process is started anew for each change of a file."""
+    """Return whether the server restarts this process for each change of a file."""
     return "--reload" in sys.argv or sys.argv[1:2] == ["dev"]
