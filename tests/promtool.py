@@ -96,6 +96,8 @@ CASES: Final = {
         "SlowRequests", _slow(60, "10.0"), 25, {"route": "/orders"}
     ),
     "not slow for its timeout": Case("SlowRequests", _slow(30, "7.5"), 25),
+    "not ready": Case("NotReady", {"service_ready": "1 0x10"}, 5, _INSTANCE),
+    "not ready for a moment": Case("NotReady", {"service_ready": "1 0 1x10"}, 3),
     "Redis lost": Case("StorageLost", {"storage_up": "1 1 0x10"}, 5, {}),
     "Redis lost for a moment": Case("StorageLost", {"storage_up": "1 0 1x10"}, 3),
     "calls wait": Case("ThreadPoolFull", {"threadpool_waiting_calls": "0 3x10"}, 5, _INSTANCE),

@@ -32,6 +32,7 @@ MEASURED: Final = {
     "https_redirect": 1.085,
     "ip_filter": 1.076,
     "maintenance": 1.079,
+    "readiness": 1.072,
     "client_version": 1.090,
     "required_headers": 1.072,
     "compression": 1.092,

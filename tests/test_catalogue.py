@@ -36,8 +36,8 @@ from .support import (
 NAMES: Final = (
     *("tracing", "proxy_headers", "request_id", "metrics", "access_log", "timing"),
     *("security_headers", "cors", "error_handler", "trusted_host", "https_redirect", "ip_filter"),
-    *("maintenance", "client_version", "required_headers", "compression", "timeout", "rate_limit"),
-    *("body_limit", "session", "cross_origin", "concurrency", "authentication"),
+    *("maintenance", "readiness", "client_version", "required_headers", "compression", "timeout"),
+    *("rate_limit", "body_limit", "session", "cross_origin", "concurrency", "authentication"),
     *("user_rate_limit", "idempotency", "conditional"),
 )
 MINIMAL: Final = {"request_id", "access_log", "error_handler"}
@@ -50,8 +50,8 @@ PRESETS: Final = {
     "api": API,
     "browser": API | {"cors", "session", "cross_origin"},
     "public": API
-    | {"tracing", "cors", "https_redirect", "ip_filter", "maintenance", "authentication"}
-    | {"user_rate_limit", "conditional"},
+    | {"tracing", "cors", "https_redirect", "ip_filter", "maintenance", "readiness"}
+    | {"authentication", "user_rate_limit", "conditional"},
 }
 REQUIREMENTS: Final = {
     "https_redirect": {"trusted_host"},
@@ -74,10 +74,10 @@ KEYS_OF_A_QUESTION: Final = {
 KEYS_OF_AN_ENTRY: Final = {
     *("answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
-    *("looks_at", "methods", "modules", "options", "outside_of_refusals", "per_route", "place"),
-    *("policies", "probe_paths", "public"),
-    *("reads", "refuses", "requires", "sets", "settings", "setup", "summary"),
-    *("test_dependencies", "variants", "verifier", "websocket"),
+    *("looks_at", "methods", "modules", "options", "outside_of_refusals", "parameters"),
+    *("per_route", "place", "policies", "probe_paths", "public", "readiness_paths", "reads"),
+    *("refuses", "requires", "sets", "settings", "setup", "summary", "test_dependencies"),
+    *("variants", "verifier", "websocket"),
 }
 KEYS_OF_A_LAYER: Final = {
     *("label", "summary", "band", "class", "place", "websocket", "per_route", "client_sees"),
@@ -92,6 +92,7 @@ KEYS_INSIDE: Final = {
     "checks": {"import", "call"},
     "setup": {"import", "call"},
     "commands": {"import", "name"},
+    "parameters": {"name", "type", "help"},
     "policies": {"name", "type", "argument", "named_by", "default", "help"},
     "public": {"import", "help"},
     "exception_handlers": {"import", "call"},

@@ -7,7 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from . import in_process, page, rendering, scale, sockets, start_up, whole_server
+from . import (
+    in_process,
+    limiters,
+    overload,
+    page,
+    rendering,
+    scale,
+    sockets,
+    start_up,
+    whole_server,
+)
 from .targets import targets
 
 PARTS: Final = {
@@ -17,6 +27,8 @@ PARTS: Final = {
     "sockets": sockets.rates,
     "whole-server": whole_server.rates,
     "scale": scale.scale,
+    "overload": overload.overload,
+    "limiters": limiters.limiters,
     "start-up": start_up.start_up,
     "rendering": rendering.rendering,
 }

@@ -11,6 +11,7 @@ from .core.layer import Layer
 from .log import line_writer
 
 _SERVER_ERROR: Final = 500
+_UNAVAILABLE: Final = 503
 _OF_WEBSOCKETS: Final = (
     '%s - "WebSocket ',
     "connection open",
@@ -26,8 +27,8 @@ class AccessLogMiddleware(Layer):
     A client that disconnected early is logged with 499, and a websocket when it closes, with 101
     if it was accepted. `duration_ms` ends at the last byte and leaves out background tasks.
     `bytes` counts the body as it was sent. Header values and the query string are never logged.
-    Requests to `silent_paths` are logged only when they fail (5xx), and so are all with
-    `logs=False`.
+    Requests to `silent_paths` are logged only when they fail (5xx), a layer's 503 aside; requests
+    with `logs=False` when they fail.
     """
 
     def __init__(self, app: ASGIApp, *, silent_paths: Collection[str], logs: bool = True) -> None:
@@ -46,9 +47,12 @@ class AccessLogMiddleware(Layer):
         failed = exchange.status >= _SERVER_ERROR
         if not (self.logs or failed):
             return
-        if exchange.path in self.silent_paths and not failed and exchange.method != "WEBSOCKET":
-            return
         state = exchange.state
+        if exchange.path in self.silent_paths and exchange.method != "WEBSOCKET":
+            # A 503 of a layer, as of maintenance, is what a prober asks for.
+            expected = exchange.status == _UNAVAILABLE and "refused_by" in state
+            if expected or not failed:
+                return
         line: dict[str, Any] = {
             "event": "request",
             "method": exchange.method,

@@ -19,12 +19,22 @@ _TRY_AGAIN_LATER: Final = 1013
 
 
 class Slots:
-    """The `most` slots of one process, and who waits for one, in order of arrival."""
+    """
+    The `most` slots of one process, and the requests that wait for one, in order of arrival.
+
+    `apart` has the slots of routes with a limit of their own.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.taken = 0
         self.waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        self.apart: list[Slots] = []
+
+    @property
+    def all(self) -> "list[Slots]":
+        """These slots, and those that are apart."""
+        return [self, *self.apart]
 
     def free(self) -> None:
         """Hand a slot to who has waited longest, or take it back where nobody waits."""
@@ -65,13 +75,25 @@ class ConcurrencyMiddleware(Layer):
     once. A request keeps its slot as long as the service works on it: a stream until its end, a
     background task too, and a thread even after a 504. A websocket keeps one during its
     handshake. Requests for `probe_paths` neither take a slot nor wait for one.
+
+    With `max_concurrency`, which a policy gives it, the routes of that policy have as many slots
+    of their own: however long they take, they take none of the others, and none is taken of them.
     """
 
     def __init__(
-        self, app: ASGIApp, *, slots: Slots, queue_timeout: float, probe_paths: Collection[str]
+        self,
+        app: ASGIApp,
+        *,
+        slots: Slots,
+        queue_timeout: float,
+        probe_paths: Collection[str],
+        max_concurrency: int | None = None,
     ) -> None:
         super().__init__(app, exempt_paths=probe_paths)
         self.slots = slots
+        if max_concurrency is not None:
+            self.slots = Slots(max_concurrency)
+            slots.apart.append(self.slots)
         self.queue_timeout = queue_timeout
         self.refusal = Refusal(
             status=503,

@@ -103,7 +103,7 @@ class Refusal:
 
     `detail` is for the client. A websocket handshake is closed with `close_code` if the server
     can't send a response to it (RFC 6455, 7.4.1). `closes` ends an HTTP/1 connection, so that the
-    server doesn't read the rest of the body.
+    server doesn't read the rest of the body. `members` are added to the problem (RFC 9457, 3.2).
     """
 
     status: int
@@ -111,6 +111,7 @@ class Refusal:
     headers: Mapping[str, str] | None = None
     close_code: int = 1008
     closes: bool = False
+    members: Mapping[str, Any] | None = None
 
 
 def refusal_response(scope: Scope, layer: str, refusal: Refusal) -> Response:
@@ -118,8 +119,9 @@ def refusal_response(scope: Scope, layer: str, refusal: Refusal) -> Response:
     state = scope.setdefault("state", {})
     state["refused_by"] = layer
     state["refused_because"] = refusal.detail
+    members = {**(refusal.members or {}), "layer": layer}
     response = problem_response(
-        scope, refusal.status, refusal.detail, headers=refusal.headers, members={"layer": layer}
+        scope, refusal.status, refusal.detail, headers=refusal.headers, members=members
     )
     # It concerns this client, not the URL, and caches store a 410 by default.
     response.headers.setdefault("Cache-Control", "no-store")

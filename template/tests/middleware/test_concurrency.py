@@ -15,7 +15,7 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.middleware import outermost
+from app.middleware import Policy, outermost
 from app.middleware.concurrency import ConcurrencyMiddleware, Slots
 from app.middleware.order import LAYERS
 
@@ -327,6 +327,66 @@ def test_the_metrics_show_what_works_and_waits(
         ["http_slots_taken 1.0", "http_slots_waited_for 1.0", "http_slots_max 1.0"],
         ["http_slots_taken 0.0", "http_slots_waited_for 0.0", "http_slots_max 1.0"],
     ]
+
+
+HUNG: Final = {"method": "GET", "url": "/probe/slow?seconds=0.3"}
+HEALTHY: Final = {"method": "GET", "url": "/probe/ok"}
+
+
+def test_routes_that_hang_hold_no_others_up(probe_client: ProbeClient) -> None:
+    """Forty hang, and ten that need nothing of what those wait for are served."""
+    routes = {"GET /probe/slow": Policy(max_concurrency=5, queue_timeout=0)}
+    client = probe_client(max_concurrency=10, queue_timeout=0, routes=routes)
+
+    responses = ask_at_once(client, *[HUNG] * 40, *[HEALTHY] * 10)
+
+    assert statuses(responses) == [200] * 5 + [503] * 35 + [200] * 10
+    assert is_idle(client)
+
+
+def test_others_take_no_slot_of_theirs(probe_client: ProbeClient) -> None:
+    client = probe_client(routes={"/probe/*": Policy(max_concurrency=1)}, **ONE)
+    take_all_slots(client)
+
+    assert client.get("/probe/ok").status_code == 200
+    assert client.get("/nowhere").status_code == 503
+
+
+def test_routes_below_a_path_share_their_slots(probe_client: ProbeClient) -> None:
+    routes = {"/probe/*": Policy(max_concurrency=1, queue_timeout=0)}
+    client = probe_client(routes=routes)
+
+    responses = ask_at_once(client, HUNG, {"method": "GET", "url": "/probe/sync"})
+
+    assert statuses(responses) == [200, 503]
+
+
+def test_routes_can_wait_for_another_time(probe_client: ProbeClient) -> None:
+    client = probe_client(routes={"GET /probe/ok": Policy(queue_timeout=5)}, **ONE)
+
+    assert statuses(ask_at_once(client, SLOW, HEALTHY, SLOW)) == [200, 200, 503]
+
+
+@pytest.mark.skipif("metrics" not in LAYERS, reason="that layer shows them")
+def test_the_metrics_show_all_slots(probe_client: ProbeClient) -> None:
+    routes = {"GET /probe/slow": Policy(max_concurrency=5)}
+    client = probe_client(max_concurrency=10, routes=routes)
+    client.get("/probe/ok")
+    slots_of(client.app).apart[0].taken = 2
+
+    page = client.get("/metrics").text
+
+    assert "http_slots_max 15.0" in page
+    assert "http_slots_taken 2.0" in page
+
+
+def test_a_policy_without_slots_ends_the_start(
+    probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        probe_app(routes={"/probe/*": Policy(max_concurrency=0)})
+
+    assert "ROUTES['/probe/*']: MAX_CONCURRENCY must be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

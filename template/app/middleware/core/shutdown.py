@@ -1,0 +1,69 @@
+"""Shutdown: SIGTERM is noted at once, and reaches the server after a delay."""
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+_logger: Final = logging.getLogger(__name__)
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Shutdown:
+    """
+    Whether this process has begun to stop.
+
+    The lifespan protocol reports a stop after the last connection has closed, too late for a load
+    balancer. So SIGTERM is caught here and passed to the server's own handler after `delay`
+    seconds. Until then requests are served. A second SIGTERM is ignored, because systemd and a
+    supervisor may both send one. SIGINT, and SIGTERM under `--reload`, stop the server at once.
+    """
+
+    def __init__(self, *, delay: float) -> None:
+        self.delay = 0 if _reloads() else delay
+        self.began = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Catch SIGTERM while the service runs, if the server handles it in Python."""
+        self.began = False
+        server = signal.getsignal(signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread() or not callable(server):
+            yield  # only the main thread can set handlers; without one there is nothing to delay
+            return
+        loop = asyncio.get_running_loop()
+
+        def take(number: int, frame: FrameType | None) -> None:
+            if self.began:
+                return
+            self.began = True
+            if self.delay:
+                loop.call_soon_threadsafe(self._pass_on_later, loop, server, number)
+            else:
+                give_back()
+                server(number, frame)
+
+        def give_back() -> None:
+            if signal.getsignal(signal.SIGTERM) is take:
+                signal.signal(signal.SIGTERM, server)
+
+        signal.signal(signal.SIGTERM, take)
+        try:
+            yield
+        finally:
+            give_back()
+
+    def _pass_on_later(self, loop: asyncio.AbstractEventLoop, server: Handler, number: int) -> None:
+        _logger.info("the service stops after a delay", extra={"seconds": self.delay})
+        loop.call_later(self.delay, server, number, None)
+
+
+def _reloads() -> bool:
+    """Return whether the server restarts this process for each change of a file."""
+    return "--reload" in sys.argv or sys.argv[1:2] == ["dev"]

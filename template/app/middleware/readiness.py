@@ -1,0 +1,114 @@
+"""Readiness: tells load balancers whether this process takes requests."""
+
+from collections.abc import Awaitable, Collection
+from typing import Annotated, Final
+
+from fastapi.routing import iter_route_contexts
+from pydantic import Field
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .core.check import fail_start
+from .core.exchange import Exchange, Place
+from .core.headers import Clash, HeaderRule
+from .core.health import Checks, Health
+from .core.layer import HTTP, Layer
+from .core.policies import template_of
+from .core.shutdown import Shutdown
+from .problem import Refusal
+
+TimeLimit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Delay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+_METHODS: Final = frozenset({"GET", "HEAD"})
+_NOT_STORED: Final = {"Cache-Control": "no-store"}
+_TAKEN: Final = (
+    "A route has the path of READINESS_PATH, {}, where the layer readiness responds before it."
+    " Make the route a check, stack_options(settings, checks=[...]), or set another path."
+)
+_CLOSES: Final = HeaderRule({b"connection": Clash.REPLACE})
+_CLOSE: Final = [(b"connection", b"close")]
+
+
+class Readiness:
+    """Whether this process is ready: its checks pass, and it hasn't begun to stop."""
+
+    def __init__(
+        self, checks: Checks, *, timeout: float, max_age: float, shutdown_delay: float
+    ) -> None:
+        self.health = Health(checks, timeout=timeout, max_age=max_age)
+        self.shutdown = Shutdown(delay=shutdown_delay)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was ready at the last probe and hasn't begun to stop since."""
+        return not (self.shutdown.began or self.health.failed)
+
+    async def refusal(self) -> Refusal | None:
+        """Return why the process is not ready, None where it is."""
+        if self.shutdown.began:
+            return Refusal(status=503, detail="The service is stopping.", closes=True)
+        if failed := await self.health.find_failed():
+            members = {"failed": failed}
+            return Refusal(status=503, detail="The service is not ready.", members=members)
+        return None
+
+
+class ReadinessMiddleware(Layer):
+    """
+    Respond to GET and HEAD for `path`: with 200 while the process is ready, else with 503.
+
+    After SIGTERM it isn't ready, and HTTP/1 connections are closed after their next response, so
+    that the server closes no connection that a client is about to use.
+    """
+
+    scopes = HTTP
+
+    def __init__(self, app: ASGIApp, *, path: str, readiness: Readiness) -> None:
+        super().__init__(app)
+        self.path = path
+        self.readiness = readiness
+
+    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+        if exchange.path == self.path and exchange.method in _METHODS:
+            # Its `path` is the route in the log and in the metrics.
+            exchange.scope["route"] = self
+            return self._respond(exchange.here())
+        if self.readiness.shutdown.began and exchange.scope["http_version"][0] == "1":
+            exchange.add(_CLOSES, _CLOSE)
+        return None
+
+    async def _respond(self, place: Place) -> None:
+        if refusal := await self.readiness.refusal():
+            await place.refuse(self.name, refusal)
+        else:
+            await place.respond(JSONResponse({"status": "ready"}, headers=_NOT_STORED))
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        shutdown = self.readiness.shutdown
+        routes = iter_route_contexts(scope["app"].routes)
+        if any(template_of(route) == self.path for route in routes):
+            await fail_start(_TAKEN.format(self.path), receive, send)
+
+        async def received() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                shutdown.began = True  # the server may have stopped without SIGTERM
+                await self.readiness.health.close()
+            return message
+
+        with shutdown.watched():
+            await super().lifespan(scope, received, send)
+
+
+def check_paths(*, path: str, probe_paths: Collection[str]) -> None:
+    """
+    Refuse a liveness path, which maintenance mode lets pass.
+
+    Raises:
+        ValueError: a message that says what to do.
+
+    """
+    if path in probe_paths:
+        msg = f"READINESS_PATH must not be in PROBE_PATHS, which {path!r} is; remove it from there"
+        raise ValueError(msg)
