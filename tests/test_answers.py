@@ -31,6 +31,16 @@ WRONG: Final = {
         "authentication_scheme",
         "session needs the layer session",
     ),
+    "a further scheme without its layer": (
+        "further_schemes=[api_key, session]",
+        "further_schemes",
+        "session needs the layer session",
+    ),
+    "an unknown scheme": (
+        "further_schemes=[basic]",
+        "further_schemes",
+        "'basic' is not in ['jwt', ",
+    ),
     "no name": ("project_name=", "project_name", 'it is ""'),
     "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),
     "a name with an escape": ("project_name=a\x1bb", "project_name", r'it is "a\u001bb"'),

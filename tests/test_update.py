@@ -259,6 +259,30 @@ def test_the_layer_of_the_scheme_can_not_be_dropped_alone(render: Render) -> Non
     assert done.returncode == 0, done.stdout
 
 
+def test_a_scheme_is_added_and_another_becomes_the_first(render: Render) -> None:
+    """No login vanishes because two questions were answered alike for a moment."""
+    layers = ["session", "authentication"]
+    service = render(layers=layers, authentication_scheme="jwt")
+    commit(service)
+
+    for answers in (
+        {"further_schemes": ["session", "api_key"]},
+        {"authentication_scheme": "api_key"},
+    ):
+        done = _update(service, **answers)
+        assert done.returncode == 0, done.stdout
+        assert _conflicts(service) == []
+        commit(service)
+
+    assert _answers(service)["further_schemes"] == ["session", "api_key"]
+    recorded = {name: value for name, value in _answers(service).items() if name[0] != "_"}
+    fresh = render("fresh", **recorded)
+    assert _differences(service, fresh, besides=USERS) == []
+    done = _update(service, layers=["authentication"])
+    assert done.returncode == 1
+    assert "further_schemes session needs session" in done.stdout
+
+
 def test_attributes_of_ones_own_stay(render: Render) -> None:
     """Services older than the template's may have them."""
     service = render(ref="0.5.1", layers=PLAIN)
