@@ -60,7 +60,7 @@ REQUIREMENTS: Final = {
 }
 QUESTIONS: Final = {
     *("project_name", "description", "preset", "layers"),
-    *("authentication_scheme", "further_schemes", "storage"),
+    *("authentication_required", "authentication_scheme", "further_schemes", "storage"),
 }
 HIDDEN: Final = {"onion", "onion_catalogue"}
 
@@ -78,7 +78,7 @@ KEYS_OF_AN_ENTRY: Final = {
     *("looks_at", "methods", "modules", "options", "outside_of_refusals", "per_route", "place"),
     *("policies", "probe_paths", "public"),
     *("reads", "refuses", "requires", "schemes", "sets", "settings", "setup", "summary"),
-    *("test_dependencies", "variants", "websocket"),
+    *("test_dependencies", "variants", "way_in", "websocket"),
 }
 KEYS_OF_A_LAYER: Final = {
     *("label", "summary", "band", "class", "place", "websocket", "per_route", "client_sees"),
@@ -87,7 +87,8 @@ KEYS_INSIDE: Final = {
     "inside": {"layer", "because", "strength", "shown_by"},
     "outside_of_refusals": {"because", "strength", "shown_by"},
     "settings": {
-        *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production")
+        *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production"),
+        "closed",
     },
     "gauges": {"name", "meaning", "read", "of_workers"},
     "checks": {"import", "call"},

@@ -64,7 +64,7 @@ SCHEME_SETS: Final = [
 ]
 
 
-def _answers(layers: list[str], schemes: str = "jwt", storage: str = "memory") -> Answers:
+def _answers(layers: list[str], schemes: str = "jwt", storage: str = "memory") -> dict[str, Any]:
     first, *others = schemes.split("+")
     if "session" in {first, *others} and "authentication" in layers:
         layers = [*layers, "session"]
@@ -88,7 +88,11 @@ def _named() -> Iterator[tuple[str, Answers]]:
         yield f"without-{name}", _answers([name for name in LAYERS if name not in dependents])
     for preset, layers in ORDER["presets"].items():
         yield f"preset-{preset}", _answers(layers)
-    yield f"everything-{SCHEME_SETS[-1]}", _answers(everything, SCHEME_SETS[-1])
+    closed_by_default = {"authentication_required": True}
+    yield f"everything-{SCHEME_SETS[-1]}", _answers(everything, SCHEME_SETS[-1]) | closed_by_default
+    for scheme in SCHEMES:
+        layers = ORDER["presets"]["public"]
+        yield f"preset-public-closed-{scheme}", _answers(layers, scheme) | closed_by_default
     for schemes in SCHEME_SETS:
         yield f"alone-authentication-{schemes}", _answers(["authentication"], schemes)
     for name in LAYERS:
