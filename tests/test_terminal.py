@@ -99,6 +99,7 @@ def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_pat
     terminal.answer("What is the service called?")
     terminal.answer("What does it do")
     terminal.answer([*LAYERS.values()][-1]["summary"])
+    terminal.answer("Must every request have credentials?", "y")
     rows = terminal.answer("API keys: one per calling program", f"{DOWN}{ENTER}")
     further = terminal.answer("And who else, in another way?", f" {ENTER}")
     terminal.answer("Where are rate limits and repeated responses stored?")
@@ -108,6 +109,7 @@ def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_pat
     assert any(row.endswith("cookie (session needs the layer session)") for row in rows)
     assert any(row.endswith("cookie (session needs the layer session)") for row in further)
     recorded = read_yaml(service / ".copier-answers.yml")
+    assert recorded["authentication_required"] is True
     assert recorded["authentication_scheme"] == "api_key"
     assert recorded["further_schemes"] == ["jwt"]
 
