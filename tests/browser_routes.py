@@ -69,7 +69,7 @@ async def slow() -> None:
 
 @router.post("/login")
 async def login(request: Request, name: str) -> dict[str, str]:
-    request.session["name"] = name
+    request.session.update(name=name, user=name)
     return {"name": name}
 
 

@@ -91,6 +91,13 @@ def python(*arguments: str | Path, cwd: Path, timeout: float = 300, **environmen
     return run(sys.executable, "-m", *arguments, cwd=cwd, timeout=timeout, **environment)
 
 
+def real_defaults(folder: Path) -> dict[str, Any]:
+    """Return the environment in which Copier has the defaults of the template, not of the tests."""
+    settings = folder / "copier_settings.yml"
+    settings.write_text("{}\n", "utf-8")
+    return {"COPIER_SETTINGS_PATH": str(settings)}
+
+
 def git(*arguments: str | Path, cwd: Path) -> str:
     """Run git, which must succeed."""
     done = run("git", *arguments, cwd=cwd)

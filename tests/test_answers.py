@@ -14,7 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from markdown_it import MarkdownIt
 
 from .conftest import Render
-from .support import TEMPLATE, UV, Done, python, run
+from .support import TEMPLATE, UV, Done, python, real_defaults, run
 
 WRONG: Final = {
     "an unknown layer": ("layers=[cors, leek]", "layers", "'leek' is not in ["),
@@ -30,6 +30,16 @@ WRONG: Final = {
         "authentication_scheme=session",
         "authentication_scheme",
         "session needs the layer session",
+    ),
+    "a further scheme without its layer": (
+        "further_schemes=[api_key, session]",
+        "further_schemes",
+        "session needs the layer session",
+    ),
+    "an unknown scheme": (
+        "further_schemes=[basic]",
+        "further_schemes",
+        "'basic' is not in ['jwt', ",
     ),
     "no name": ("project_name=", "project_name", 'it is ""'),
     "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),
@@ -94,6 +104,30 @@ def test_a_copy_needs_neither_trust_nor_network_nor_terminal(
 
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "service/app/main.py").exists()
+
+
+@pytest.mark.parametrize("layers", ["public", "everything"])
+def test_a_new_service_with_authentication_is_closed(
+    layers: str, template: Path, tmp_path: Path
+) -> None:
+    """Unless somebody says otherwise, or no layer knows users."""
+    closed = ("--data", f"preset={layers}")
+    for folder, options, recorded in (
+        ("closed", closed, True),
+        ("named", (*closed, "--data", "authentication_scheme=api_key"), True),
+        ("open", (*closed, "--data", "authentication_required=false"), False),
+        ("without", ("--data", "preset=api"), None),
+    ):
+        (tmp_path / folder).mkdir()
+        done = _copy(template, tmp_path / folder, *options, **real_defaults(tmp_path))
+        service = tmp_path / folder / "service"
+
+        assert done.returncode == 0, done.stdout
+        assert _recorded(service).get("authentication_required") is recorded
+        assert ("says how to get in" in done.stdout) == (recorded is True)
+        settings = (service / "app/middleware/settings.py").read_text("utf-8")
+        assert ("authentication_required: Switch = True" in settings) == (recorded is True)
+        assert ("## Get in" in (service / "README.md").read_text("utf-8")) == (recorded is True)
 
 
 def test_answers_may_come_from_a_file(template: Path, tmp_path: Path) -> None:

@@ -19,7 +19,20 @@ import pytest
 from copier import run_copy
 
 from .conftest import Render
-from .support import LAYERS, ORDER, ROOT, SERVE, UV, blocks, commit, git, read_yaml, run, tokens
+from .support import (
+    LAYERS,
+    ORDER,
+    ROOT,
+    SERVE,
+    UV,
+    blocks,
+    commit,
+    git,
+    read_yaml,
+    run,
+    tokens,
+    with_variants,
+)
 
 NAME: Final = r"""_On_ *and* [more](x) `co` #1 \ | <b> "é🧅" {{ 1 }}"""
 
@@ -148,8 +161,7 @@ print(json.dumps([[*StackSettings.model_fields], [rule._asdict() for rule in RUL
 def test_a_layer_responds_with_what_its_page_says(service: Path) -> None:
     for name in chosen(service):
         layer = LAYERS[name]
-        parts = [layer, *layer.get("variants", {}).get("storage", {}).values()]
-        parts += layer.get("variants", {}).get("authentication_scheme", {}).values()
+        parts = with_variants(layer)
         known = {
             *chain.from_iterable((*p.get("refuses", ()), *p.get("answers", ())) for p in parts)
         }

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -172,8 +173,11 @@ def folder(
     template: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    folder = tmp_path_factory.mktemp("browser") / "service"
-    answers = {"preset": "everything"}
+    return rendered(template, tmp_path_factory.mktemp("browser"), preset="everything")
+
+
+def rendered(template: Path, parent: Path, **answers: Any) -> Path:
+    folder = parent / "service"
     run_copy(
         str(template), folder, data=answers, defaults=True, quiet=True, unsafe=False, vcs_ref="HEAD"
     )
@@ -389,6 +393,58 @@ def test_the_session_comes_back_but_no_script_reads_it(
     assert cookie["httpOnly"]
     assert cookie["secure"]
     assert cookie["sameSite"] == "Lax"
+
+
+@pytest.fixture
+def mixed(
+    browser: "Browser",  # noqa: ARG001 - where there is none, nothing is rendered
+    template: Path,
+    tmp_path: Path,
+    origins: Origins,
+) -> Iterator[Service]:
+    """Run a service that knows tokens, keys and sessions."""
+    layers = ["cors", "error_handler", "session", "cross_origin", "authentication"]
+    further = ["session", "api_key"]
+    folder = rendered(template, tmp_path, layers=layers, further_schemes=further)
+    with servers_of(folder) as servers:
+        yield servers(
+            {
+                "API_KEYS": f"partner:{sha256(KEY.encode()).hexdigest()}",
+                "CORS_ALLOW_CREDENTIALS": "true",
+                "CORS_ALLOW_ORIGINS": origins.reader,
+                "JWT_ALGORITHMS": "HS256",
+                "JWT_KEY": KEY,
+                "SESSION_SECRET": KEY,
+            }
+        )
+
+
+def test_pages_come_with_a_session_a_token_or_a_key(
+    mixed: Service, origins: Origins, visit: Visit
+) -> None:
+    """The service's own page has the session; another origin's has a credential of its own."""
+    token, key = {"Authorization": f"Bearer {TOKEN}"}, {"X-API-Key": KEY}
+    page = visit(f"{mixed.origin}/page")
+
+    def ask(path: str, **options: Any) -> Any:
+        return fetch(page, mixed.origin + path, **options)
+
+    log_in(page, mixed)
+    assert json.loads(ask("/me")["text"]) == {"id": "jo"}
+    assert ask("/act", method="POST")["status"] == 200
+    both = ask("/me", headers=token)
+    assert both["status"] == 400
+    assert json.loads(both["text"])["detail"].startswith("Send one credential")
+
+    page.goto(origins.reader)
+    assert ask("/act", method="POST", credentials="include")["status"] == 403
+    for headers in (token, key):
+        assert ask("/act", method="POST", headers=headers)["status"] == 200
+        # With the session beside it, it could act for whoever is logged in.
+        beside = ask("/act", method="POST", headers=headers, credentials="include")
+        assert beside["status"] == 403
+    wrong = ask("/me", headers={"X-API-Key": "wrong"})
+    assert wrong["headers"]["www-authenticate"].startswith("ApiKey error=")
 
 
 def test_another_site_does_not_make_use_of_the_session(

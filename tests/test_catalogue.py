@@ -59,7 +59,8 @@ REQUIREMENTS: Final = {
     "idempotency": {"authentication", "body_limit"},
 }
 QUESTIONS: Final = {
-    *("project_name", "description", "preset", "layers", "authentication_scheme", "storage"),
+    *("project_name", "description", "preset", "layers"),
+    *("authentication_required", "authentication_scheme", "further_schemes", "storage"),
 }
 HIDDEN: Final = {"onion", "onion_catalogue"}
 
@@ -76,8 +77,8 @@ KEYS_OF_AN_ENTRY: Final = {
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
     *("looks_at", "methods", "modules", "options", "outside_of_refusals", "parameters"),
     *("per_route", "place", "policies", "probe_paths", "public", "readiness_paths", "reads"),
-    *("refuses", "requires", "sets", "settings", "setup", "summary", "test_dependencies"),
-    *("variants", "verifier", "websocket"),
+    *("refuses", "requires", "schemes", "sets", "settings", "setup", "summary"),
+    *("test_dependencies", "variants", "way_in", "websocket"),
 }
 KEYS_OF_A_LAYER: Final = {
     *("label", "summary", "band", "class", "place", "websocket", "per_route", "client_sees"),
@@ -86,7 +87,8 @@ KEYS_INSIDE: Final = {
     "inside": {"layer", "because", "strength", "shown_by"},
     "outside_of_refusals": {"because", "strength", "shown_by"},
     "settings": {
-        *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production")
+        *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production"),
+        "closed",
     },
     "gauges": {"name", "meaning", "read", "of_workers"},
     "checks": {"import", "call"},
@@ -98,8 +100,11 @@ KEYS_INSIDE: Final = {
     "exception_handlers": {"import", "call"},
     "routes": {"import", "call"},
     "telemetry": {"import", "call"},
-    "variants": {"authentication_scheme", "storage"},
+    "schemes": {"name", "call"},
+    "variants": {"authentication_scheme", "number_of_schemes", "session_and", "storage"},
     "authentication_scheme": {*SCHEMES},
+    "number_of_schemes": {"several"},
+    "session_and": {"others"},
     "storage": {*STORAGES},
 }
 STRENGTHS: Final = {"MUST", "SHOULD"}
@@ -319,7 +324,8 @@ def test_arguments_are_those_of_the_class(render: Render) -> None:
     for name, layer in LAYERS.items():
         given = {*layer.get("arguments", {})}
         for question, variants in layer.get("variants", {}).items():
-            given |= {*variants[defaults[question]].get("arguments", {})}
+            variant = variants.get(defaults.get(question), {})
+            given |= {*variant.get("arguments", {})}
         accepted, required = _parameters(modules, layer["class"])
         assert required <= given <= accepted, name
 

@@ -29,8 +29,9 @@ NEWEST: Final = "highest"
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     **{preset: dict[str, Any]() for preset in ORDER["presets"]},
+    "public": {"authentication_required": True},
     # All dependencies; `public` has the limits that count in memory.
-    "everything": {"storage": "redis"},
+    "everything": {"storage": "redis", "authentication_required": True},
 }
 _WORKFLOW: Final = read_yaml(ROOT / ".github/workflows/tests.yml")
 PYTHONS: Final[list[str]] = _WORKFLOW["jobs"]["tests"]["strategy"]["matrix"]["python"]
@@ -100,10 +101,10 @@ def _started(service: Path, environment: dict[str, Any]) -> Generator[int]:
 
 
 def _status(port: int) -> int:
-    """Return what a route of the user's answers, 0 as long as nobody listens."""
+    """Return what the first page of the user's answers, 0 as long as nobody listens."""
     connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
-        connection.request("GET", "/orders/1", headers={"Host": "localhost"})
+        connection.request("GET", "/", headers={"Host": "localhost"})
         return connection.getresponse().status
     except OSError:
         return 0

@@ -58,12 +58,20 @@ NOT_IMPORTED: Final = {
 }
 
 
-def _answers(layers: list[str], scheme: str = "jwt", storage: str = "memory") -> Answers:
-    if scheme == "session" and "authentication" in layers:
+# Which of the schemes a service has: one, two, all of them.
+SCHEME_SETS: Final = [
+    "+".join(chosen) for size in (1, 2, 3) for chosen in combinations(SCHEMES, size)
+]
+
+
+def _answers(layers: list[str], schemes: str = "jwt", storage: str = "memory") -> dict[str, Any]:
+    first, *others = schemes.split("+")
+    if "session" in {first, *others} and "authentication" in layers:
         layers = [*layers, "session"]
     answers: dict[str, Any] = {"layers": closed(layers)}
     if "authentication" in answers["layers"]:
-        answers["authentication_scheme"] = scheme
+        answers["authentication_scheme"] = first
+        answers["further_schemes"] = others
     if STORING & {*answers["layers"]}:
         answers["storage"] = storage
     return answers
@@ -80,8 +88,13 @@ def _named() -> Iterator[tuple[str, Answers]]:
         yield f"without-{name}", _answers([name for name in LAYERS if name not in dependents])
     for preset, layers in ORDER["presets"].items():
         yield f"preset-{preset}", _answers(layers)
+    closed_by_default = {"authentication_required": True}
+    yield f"everything-{SCHEME_SETS[-1]}", _answers(everything, SCHEME_SETS[-1]) | closed_by_default
     for scheme in SCHEMES:
-        yield f"alone-authentication-{scheme}", _answers(["authentication"], scheme)
+        layers = ORDER["presets"]["public"]
+        yield f"preset-public-closed-{scheme}", _answers(layers, scheme) | closed_by_default
+    for schemes in SCHEME_SETS:
+        yield f"alone-authentication-{schemes}", _answers(["authentication"], schemes)
     for name in LAYERS:
         for storage in STORAGES if name in STORING else ("memory",):
             yield f"alone-{name}-{storage}", _answers([name], storage=storage)
@@ -98,7 +111,7 @@ def _covering_array(named: Iterable[Answers]) -> Iterator[Answers]:
     """
     factors = {
         **{name: [True, False] for name in LAYERS},
-        "authentication_scheme": [*SCHEMES],
+        "schemes": SCHEME_SETS,
         "storage": [*STORAGES],
     }
     requirements = [
@@ -112,9 +125,12 @@ def _covering_array(named: Iterable[Answers]) -> Iterator[Answers]:
         for name, layer in LAYERS.items()
         for needed in layer.get("requires", {})
     ]
-    defaults = {"authentication_scheme": "jwt", "storage": "memory"}
     seeds = [
-        {**{name: name in answers["layers"] for name in LAYERS}, **defaults, **answers}
+        {
+            **{name: name in answers["layers"] for name in LAYERS},
+            "schemes": _schemes(answers),
+            "storage": answers.get("storage", "memory"),
+        }
         for answers in named
     ]
     rows: list[Any] = make(
@@ -122,11 +138,16 @@ def _covering_array(named: Iterable[Answers]) -> Iterator[Answers]:
         strength=2,
         sub_models=[{"fields": [*LAYERS], "strength": 3}],
         constraints=requirements,
-        presets=[{key: value for key, value in seed.items() if key in factors} for seed in seeds],
+        presets=seeds,
     )
     for row in rows[len(seeds) :]:
         chosen = [name for name in LAYERS if row[name]]
-        yield _answers(chosen, row["authentication_scheme"], row["storage"])
+        yield _answers(chosen, row["schemes"], row["storage"])
+
+
+def _schemes(answers: Answers) -> str:
+    found = [answers.get("authentication_scheme", "jwt"), *answers.get("further_schemes", ())]
+    return "+".join(name for name in SCHEMES if name in found)
 
 
 @cache

@@ -99,13 +99,19 @@ def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_pat
     terminal.answer("What is the service called?")
     terminal.answer("What does it do")
     terminal.answer([*LAYERS.values()][-1]["summary"])
+    terminal.answer("Must every request have credentials?", "y")
     rows = terminal.answer("API keys: one per calling program", f"{DOWN}{ENTER}")
+    further = terminal.answer("And who else, in another way?", f" {ENTER}")
     terminal.answer("Where are rate limits and repeated responses stored?")
     terminal.see("Commit it to git before you edit it")
 
     assert terminal.end() == 0
     assert any(row.endswith("cookie (session needs the layer session)") for row in rows)
-    assert read_yaml(service / ".copier-answers.yml")["authentication_scheme"] == "api_key"
+    assert any(row.endswith("cookie (session needs the layer session)") for row in further)
+    recorded = read_yaml(service / ".copier-answers.yml")
+    assert recorded["authentication_required"] is True
+    assert recorded["authentication_scheme"] == "api_key"
+    assert recorded["further_schemes"] == ["jwt"]
 
 
 def test_a_wrong_answer_is_told_on_the_spot(template: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from .support import (
     git,
     python,
     read_yaml,
+    real_defaults,
     run,
     with_variants,
 )
@@ -257,6 +258,78 @@ def test_the_layer_of_the_scheme_can_not_be_dropped_alone(render: Render) -> Non
     assert git("status", "--short", cwd=service) == ""
     done = _update(service, layers=["authentication"], authentication_scheme="api_key")
     assert done.returncode == 0, done.stdout
+
+
+def test_a_scheme_is_added_and_another_becomes_the_first(render: Render) -> None:
+    """No login vanishes because two questions were answered alike for a moment."""
+    layers = ["session", "authentication"]
+    service = render(layers=layers, authentication_scheme="jwt")
+    commit(service)
+
+    for answers in (
+        {"further_schemes": ["session", "api_key"]},
+        {"authentication_scheme": "api_key"},
+    ):
+        done = _update(service, **answers)
+        assert done.returncode == 0, done.stdout
+        assert _conflicts(service) == []
+        commit(service)
+
+    assert _answers(service)["further_schemes"] == ["session", "api_key"]
+    recorded = {name: value for name, value in _answers(service).items() if name[0] != "_"}
+    fresh = render("fresh", **recorded)
+    assert _differences(service, fresh, besides=USERS) == []
+    done = _update(service, layers=["authentication"])
+    assert done.returncode == 1
+    assert "further_schemes session needs session" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["update", "recopy"])
+@pytest.mark.parametrize("release", releases(ROOT))
+def test_a_service_of_an_earlier_release_lets_anonymous_requests_in_as_before(
+    release: str, command: str, template: Path, render: Render, tmp_path: Path
+) -> None:
+    """New ones are closed; who has clients without credentials loses none by an update."""
+    order = git("show", f"{release}:hooks/order.yml", cwd=template)
+    if "- authentication\n" not in order:
+        pytest.skip("that release had no authentication")
+    layers = ["error_handler", "authentication"]
+    service = render(ref=release, layers=layers)
+    if "authentication_required" in _answers(service):
+        pytest.skip("that release asked for it")
+    commit(service)
+
+    options = ("--overwrite",) if command == "recopy" else ()
+    real = real_defaults(tmp_path)
+    done = python("copier", command, "--defaults", *options, cwd=service, **real)
+
+    assert done.returncode == 0, done.stdout
+    assert _conflicts(service) == []
+    assert _answers(service)["authentication_required"] is False
+    fresh = render("fresh", layers=layers, authentication_required=False)
+    assert _differences(service, fresh, besides=USERS) == []
+
+
+def test_a_closed_service_stays_closed(render: Render, tmp_path: Path) -> None:
+    layers = ["error_handler", "authentication"]
+    service = render(ref=NEWEST, layers=layers, authentication_required=True)
+    fresh = render("fresh", layers=layers, authentication_required=True)
+    real = real_defaults(tmp_path)
+    for data in ((), ("--data", "authentication_scheme=api_key"), ("--data", 'layers=["cors"]')):
+        commit(service)
+        done = python("copier", "update", "--defaults", *data, cwd=service, **real)
+        assert done.returncode == 0, done.stdout
+        if not data:
+            assert _differences(service, fresh, besides=USERS) == []
+        else:
+            assert _answers(service).get("authentication_required") is not False
+    commit(service)
+
+    # Who adds the layer later has a new one.
+    again = json.dumps(layers)
+    python("copier", "update", "--defaults", "--data", f"layers={again}", cwd=service, **real)
+
+    assert _answers(service)["authentication_required"] is True
 
 
 def test_attributes_of_ones_own_stay(render: Render) -> None:

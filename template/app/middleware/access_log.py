@@ -66,6 +66,8 @@ class AccessLogMiddleware(Layer):
         user = state.get("user")
         if user is not None:
             line["user"] = user.id
+        if "authentication_scheme" in state:
+            line["scheme"] = state["authentication_scheme"]
         if "refused_by" in state:
             line["refused_by"] = state["refused_by"]
             line["reason"] = state["refused_because"]

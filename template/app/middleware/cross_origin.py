@@ -15,6 +15,8 @@ from .problem import Refusal
 
 _ADMITTED: Final = "cross_origin.admitted"
 _REFUSAL: Final = Refusal(status=403, detail="Pages of other origins can't send this request.")
+# What browsers send by themselves once a user has logged in (RFC 7617, 7616, 4559).
+_SENT_BY_BROWSERS: Final = frozenset({b"basic", b"digest", b"negotiate", b"ntlm"})
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECURE: Final = frozenset({"https", "wss"})
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
@@ -27,18 +29,23 @@ class CrossOriginMiddleware(Layer):
     Checks HTTP requests that can change something (not GET, HEAD or OPTIONS) by Sec-Fetch-Site,
     or by Origin if the browser doesn't send that. Checks websocket handshakes by Origin, because
     browsers let every page open them. An origin is scheme, host and port; one that is sent twice
-    is never trusted. A client that sends neither header isn't a browser, and passes.
+    is never trusted. A client that sends neither header isn't a browser, and passes. So does an
+    HTTP request with one of the headers `credentials` and without a cookie: a page can add these
+    only if CORS allows it.
     """
 
-    def __init__(self, app: ASGIApp, *, trusted: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, trusted: Collection[str], credentials: Collection[str] = ()
+    ) -> None:
         super().__init__(app)
         self.trusted = frozenset(trusted)
+        self.credentials = [name.lower().encode("ascii") for name in credentials]
         self.protection = CrossOriginProtection(
             _admit, allowed_origins=list(trusted), deny_app=_deny
         )
 
     def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
-        if exchange.method in _SAFE:
+        if exchange.method in _SAFE or self._needs_cors(exchange):
             return None
         headers = exchange.headers
         if headers.get(b"origin", b"") is None or headers.get(b"sec-fetch-site", b"") is None:
@@ -54,6 +61,14 @@ class CrossOriginMiddleware(Layer):
             await exchange.proceed()
         else:
             await exchange.here().refuse(self.name, _REFUSAL)
+
+    def _needs_cors(self, exchange: Exchange) -> bool:
+        """Say whether a page needed a preflight for the credential, and sends no cookie beside."""
+        headers = exchange.headers
+        if exchange.method == "WEBSOCKET" or b"cookie" in headers:
+            return False
+        sent = (headers[name] or b"" for name in self.credentials if name in headers)
+        return any(value.lower().partition(b" ")[0] not in _SENT_BY_BROWSERS for value in sent)
 
     def _knows(self, exchange: Exchange) -> bool:
         """Check Origin alone, with the scheme, which the library leaves out."""

@@ -148,7 +148,7 @@ async def _held(claim: Claim, keeper: Keeper) -> AsyncGenerator[None]:
 
 def _place(scope: Scope, key: str) -> str:
     # As JSON, so that a user can't choose a key that looks like another user's.
-    owner = json.dumps([namespace(scope), scope["state"]["user"].id, key])
+    owner = json.dumps([namespace(scope), scope["state"]["user"].account, key])
     return "answer:" + hashlib.sha256(owner.encode()).hexdigest()
 
 

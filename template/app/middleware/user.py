@@ -1,18 +1,32 @@
-"""The user of a request, and the errors of checking credentials."""
+"""The user of a request, the schemes of authentication, and the errors of checking credentials."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from starlette.types import Scope
+from fastapi.security.base import SecurityBase
+
+from .core.exchange import Exchange
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The caller: `request.state.user`, or None for an anonymous request."""
+    """
+    The caller: `request.state.user`, or None for an anonymous request.
+
+    `scheme` names how the user authenticated, in a service with several schemes.
+    """
 
     id: str
     scopes: frozenset[str] = frozenset()
     claims: Mapping[str, object] = field(default_factory=dict, repr=False)
+    scheme: str = ""
+
+    @property
+    def account(self) -> str:
+        """The key of limits and stored responses: schemes can give one ID to different users."""
+        return f"{self.scheme}:{self.id}" if self.scheme else self.id
 
 
 def read_scopes(value: object) -> frozenset[str]:
@@ -43,5 +57,33 @@ class CannotCheckError(Exception):
         self.retry_after = retry_after
 
 
-# None without a credential; awaitable if the check has to wait.
-Authenticate = Callable[[Scope], User | Awaitable[User | None] | None]
+class Scheme(ABC):
+    """
+    A way to authenticate.
+
+    What clients see belongs to the class, because routes are declared before there are settings:
+    the `name` of the scheme, what its credential is `called`, the `challenge` of a 401 (RFC 9110,
+    11.6.1) and the declaration for OpenAPI, `security`. A websocket client can offer the
+    `subprotocol`, and gets it confirmed.
+    """
+
+    name: ClassVar[str]
+    called: ClassVar[str]
+    challenge: ClassVar[str]
+    security: ClassVar[SecurityBase]
+    subprotocol: ClassVar[str | None] = None
+
+    @abstractmethod
+    def is_used(self, exchange: Exchange) -> bool:
+        """Return whether a request has a credential of this kind, right or wrong."""
+
+    @abstractmethod
+    def user(self, exchange: Exchange) -> User | Awaitable[User]:
+        """
+        Return the user of a request; awaitable if the check has to wait.
+
+        Raises:
+            BadCredentialError: the credential is wrong.
+            CannotCheckError: the check isn't possible at the moment.
+
+        """

@@ -42,7 +42,7 @@ class UserRateLimitMiddleware(Layer):
 
     def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
         user = exchange.state.get("user")
-        return None if user is None else self.limit.spend(user.id, exchange)
+        return None if user is None else self.limit.spend(user.account, exchange)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await attend_lifespan(self.storage, self.app, scope, receive, send)

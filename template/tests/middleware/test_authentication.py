@@ -1,16 +1,16 @@
 """Authentication: a good credential names the user, a wrong one is refused."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError
 from importlib import import_module
+from itertools import permutations
 from typing import Annotated, Any, Final
 
 import pytest
 from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
-from starlette.types import Scope
 
 from app.middleware import Policy
 from app.middleware.authentication import (
@@ -19,12 +19,13 @@ from app.middleware.authentication import (
     User,
     current_user,
 )
+from app.middleware.core.exchange import Exchange
 from app.middleware.order import LAYERS
-from app.middleware.user import Authenticate, CannotCheckError
+from app.middleware.user import CannotCheckError
 
 from .conftest import LogLines, ProbeApp, ProbeClient
 from .refusals import ORIGIN, Refusal
-from .users import BAD, SETTINGS, headers
+from .users import BAD, KINDS, SETTINGS, Kind, headers
 
 REFUSAL = Refusal(status=401, settings=SETTINGS, headers=BAD)
 
@@ -85,11 +86,23 @@ def user_client(user_app: UserApp, probe_client: ProbeClient) -> UserClient:
     return start
 
 
-def checked_by(authenticate: Authenticate, app: FastAPI) -> FastAPI:
-    """Have credentials checked in another way."""
+def checked_by(check: Callable[[], Awaitable[User]], app: FastAPI) -> FastAPI:
+    """Have a credential in each request, checked in another way."""
     classes: list[Any] = [item.cls for item in app.user_middleware]
     layer: Any = app.user_middleware[classes.index(AuthenticationMiddleware)]
-    layer.kwargs["authenticate"] = authenticate
+    known = layer.kwargs["schemes"][0]
+
+    class Checked(type(known)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            pass
+
+        def is_used(self, _: Exchange) -> bool:
+            return True
+
+        def user(self, _: Exchange) -> Awaitable[User]:
+            return check()
+
+    layer.kwargs["schemes"] = [Checked()]
     return app
 
 
@@ -233,7 +246,7 @@ def test_a_user_can_not_be_changed() -> None:
 def test_what_can_not_be_checked_is_no_verdict(
     user_app: UserApp, probe_client: ProbeClient
 ) -> None:
-    async def unavailable(_: Scope) -> User | None:
+    async def unavailable() -> User:
         msg = "Ask later."
         raise CannotCheckError(msg, retry_after=7)
 
@@ -251,7 +264,7 @@ def test_what_can_not_be_checked_is_no_verdict(
 def test_a_fault_while_checking_has_the_one_shape(
     user_app: UserApp, probe_client: ProbeClient
 ) -> None:
-    async def broken(_: Scope) -> User | None:
+    async def broken() -> User:
         msg = "the secret of the check"
         raise RuntimeError(msg)
 
@@ -264,9 +277,9 @@ def test_a_fault_while_checking_has_the_one_shape(
 
 @pytest.mark.skipif("timeout" not in LAYERS, reason="that layer bounds requests")
 def test_a_check_that_hangs_is_bounded(user_app: UserApp, probe_client: ProbeClient) -> None:
-    async def hanging(_: Scope) -> User | None:
+    async def hanging() -> User:
         await asyncio.sleep(0.5)
-        return None
+        return User("late")
 
     app = checked_by(hanging, user_app(request_timeout=0.05))
 
@@ -286,7 +299,11 @@ def test_no_credential_is_judged_where_a_gate_refuses(gate: str, probe_client: P
         refusal.prepare(client)
 
     response = client.request(
-        refusal.method, refusal.path, headers={**BAD, **refusal.headers}, **refusal.request
+        refusal.method,
+        refusal.path,
+        # The last kind is the one that browsers send by themselves, where there is one.
+        headers={**KINDS[-1].bad, **refusal.headers},
+        **refusal.request,
     )
 
     assert response.status_code == refusal.status
@@ -320,9 +337,13 @@ def test_a_page_can_read_the_challenge(user_client: UserClient) -> None:
 def test_openapi_knows_who_may_call(user_app: UserApp) -> None:
     schema = user_app().openapi()
 
-    (scheme,) = schema["components"]["securitySchemes"]
-    assert schema["paths"]["/me"]["get"]["security"] == [{scheme: []}]
-    assert schema["paths"]["/orders"]["get"]["security"] == [{scheme: ["orders:read"]}]
+    # Items of the list are alternatives.
+    names = [kind.name for kind in KINDS]
+    assert [*schema["components"]["securitySchemes"]] == names
+    assert schema["paths"]["/me"]["get"]["security"] == [{name: []} for name in names]
+    assert schema["paths"]["/orders"]["get"]["security"] == [
+        {name: ["orders:read"]} for name in names
+    ]
     assert "security" not in schema["paths"]["/anybody"]["get"]
     assert "401" in schema["paths"]["/me"]["get"]["responses"]
 
@@ -341,3 +362,158 @@ def test_a_route_asks_for_a_credential_or_for_none(probe_client: ProbeClient) ->
     assert client.post("/probe/ok").status_code == 401
     assert client.get("/probe/ok/").status_code == 401
     assert client.get("//probe/ok").status_code == 401
+
+
+# Several schemes
+
+PAIRS: Final = [
+    pytest.param(one, other, id=f"{one.name}-{other.name}") for one, other in permutations(KINDS, 2)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_each_kind_of_credential_names_its_user(kind: Kind, user_client: UserClient) -> None:
+    client = user_client(authentication_required=True)
+
+    assert client.get("/anybody", headers=kind.headers("alice")).json() == "alice"
+    assert client.get("/orders", headers=kind.headers("alice")).status_code == 403
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_each_kind_of_credential_is_refused_where_it_is_wrong(
+    kind: Kind, user_client: UserClient
+) -> None:
+    """The first challenge is the one that was tried, and the others are offered beside it."""
+    client = user_client()
+
+    response = client.get("/anybody", headers=kind.bad)
+    nobody = client.get("/me")
+
+    assert response.status_code == 401
+    tried, *others = response.headers["www-authenticate"].split(", error_description=")
+    assert tried.endswith(' error="invalid_token"')
+    asked = nobody.headers["www-authenticate"].split(", ")
+    assert len(asked) == len(KINDS)
+    assert tried.partition(" ")[0] in asked
+    assert [name for name in asked if name not in f"{tried}{others}"] == []
+
+
+@pytest.mark.parametrize("good", [True, False])
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_credentials_of_two_kinds_are_refused(
+    one: Kind,
+    other: Kind,
+    good: bool,  # noqa: FBT001
+    user_client: UserClient,
+) -> None:
+    """They may be those of two users."""
+    second = other.headers("alice") if good else other.bad
+    response = user_client().get("/anybody", headers={**one.headers("alice"), **second})
+
+    assert response.status_code == 400
+    assert response.json()["layer"] == "authentication"
+    assert response.json()["detail"].startswith("Send one credential, not ")
+    assert 'error="invalid_request"' in response.headers["www-authenticate"]
+
+
+@pytest.mark.skipif(len(KINDS) == 1, reason="there is one")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_user_without_the_scope_is_asked_for_the_same_kind(
+    kind: Kind, user_client: UserClient
+) -> None:
+    client = user_client()
+
+    response = client.get("/orders", headers=kind.headers("alice"))
+
+    assert response.status_code == 403
+    challenge = response.headers["www-authenticate"]
+    bad = client.get("/orders", headers=kind.bad).headers["www-authenticate"]
+    assert challenge.partition(" ")[0] == bad.partition(" ")[0]
+    assert 'error="insufficient_scope", scope="orders:read"' in challenge
+
+
+def test_an_id_of_each_kind_is_another_account(
+    user_app: UserApp, probe_client: ProbeClient
+) -> None:
+    """An API key may be named as a user is called."""
+    app = user_app()
+
+    @app.get("/account")
+    async def account(user: CurrentUser) -> tuple[str, str]:
+        return user.scheme, user.account
+
+    client = probe_client(app=app)
+    found = [client.get("/account", headers=kind.headers("alice")).json() for kind in KINDS]
+    if len(KINDS) == 1:
+        assert found == [["", "alice"]]
+    else:
+        assert found == [[kind.name, f"{kind.name}:alice"] for kind in KINDS]
+
+
+@pytest.mark.skipif(
+    len(KINDS) == 1 or "user_rate_limit" not in LAYERS, reason="needs two kinds and a limit"
+)
+def test_each_kind_spends_its_own_limit(user_client: UserClient) -> None:
+    client = user_client(user_rate_limit="1/hour")
+
+    for kind in KINDS:
+        sent = [client.get("/anybody", headers=kind.headers("alice")) for _ in range(2)]
+        assert [response.status_code for response in sent] == [200, 429]
+
+
+@pytest.mark.skipif(
+    len(KINDS) == 1 or "access_log" not in LAYERS, reason="needs two kinds and a log"
+)
+def test_the_line_names_the_scheme(user_client: UserClient, log_lines: LogLines) -> None:
+    client = user_client()
+
+    for kind in KINDS:
+        log_lines()
+        client.get("/anybody", headers=kind.headers("alice"))
+        client.get("/anybody", headers=kind.bad)
+        client.get("/anybody")
+
+        named, refused, nobody = [line for line in log_lines() if line["event"] == "request"]
+        assert (named["user"], named["scheme"]) == ("alice", kind.name)
+        assert (refused["refused_by"], refused["scheme"]) == ("authentication", kind.name)
+        assert "scheme" not in nobody
+
+
+@pytest.mark.skipif("cors" not in LAYERS, reason="that layer speaks to pages")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_page_may_send_each_credential_that_is_no_cookie(
+    kind: Kind, user_client: UserClient
+) -> None:
+    (name,) = kind.headers("alice")
+    asked = {
+        "Origin": ORIGIN,
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": name,
+    }
+
+    response = user_client(cors_allow_origins=[ORIGIN]).options("/me", headers=asked)
+
+    assert response.status_code == (400 if name == "Cookie" else 200)
+
+
+@pytest.mark.skipif(
+    "cross_origin" not in LAYERS or not {"session"} < {kind.name for kind in KINDS},
+    reason="needs two kinds, one of which is a cookie",
+)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_page_of_another_origin_acts_with_its_own_credential_only(
+    kind: Kind, user_client: UserClient
+) -> None:
+    """Browsers add cookies by themselves; a token or a key is the page's."""
+    sent = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    client = user_client(cross_origin_trusted=[])
+    statuses = [
+        client.post("/probe/items", json={"name": "onion"}, headers={**sent, **beside}).status_code
+        for beside in (
+            kind.headers("alice"),
+            {"Cookie": "theme=dark", **kind.headers("alice")},
+            {"Authorization": "Basic YWxpY2U6cHc="},
+        )
+    ]
+
+    assert statuses == [403 if kind.name == "session" else 200, 403, 403]

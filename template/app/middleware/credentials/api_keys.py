@@ -5,17 +5,13 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 from secrets import token_urlsafe
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, ClassVar, Final, NamedTuple
 
 from fastapi.security import APIKeyHeader
 from pydantic import AfterValidator, BeforeValidator, Field
-from starlette.types import Scope
 
-from app.middleware.user import BadCredentialError, User
-
-# RFC 9110 wants a challenge on every 401; no scheme is registered for keys.
-CHALLENGE: Final = "ApiKey"
-SECURITY: Final = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
+from app.middleware.core.exchange import Exchange
+from app.middleware.user import BadCredentialError, Scheme, User
 
 # A scope is what RFC 6749, 3.3, calls one.
 _ENTRY: Final = re.compile(
@@ -34,13 +30,19 @@ class ApiKey(NamedTuple):
     scopes: frozenset[str] = frozenset()
 
 
-class ApiKeyVerifier:
+class ApiKeyVerifier(Scheme):
     """
-    Return the caller whose key is in `header`, None where there is none.
+    The caller whose key is in `header`.
 
     A key is random, so a fast hash is enough. It is compared with every known one, each in
     constant time, so the time tells nothing of how near a guess was or whose key it is.
     """
+
+    name: ClassVar = "api_key"
+    called: ClassVar = "an API key"
+    # RFC 9110 wants a challenge on every 401; no scheme is registered for keys.
+    challenge: ClassVar = "ApiKey"
+    security: ClassVar = APIKeyHeader(name="X-API-Key", scheme_name=name, auto_error=False)
 
     def __init__(self, *, header: str, api_keys: Iterable[ApiKey]) -> None:
         self.header = header.lower().encode("ascii")
@@ -48,14 +50,15 @@ class ApiKeyVerifier:
             (key.digest.encode("ascii"), User(key.name, key.scopes)) for key in api_keys
         ]
 
-    def __call__(self, scope: Scope) -> User | None:
-        values = [value for name, value in scope["headers"] if name == self.header]
-        if not values:
-            return None
-        if len(values) > 1:
+    def is_used(self, exchange: Exchange) -> bool:
+        return self.header in exchange.headers
+
+    def user(self, exchange: Exchange) -> User:
+        key = exchange.headers[self.header]
+        if key is None:
             msg = "Send one key, once."
             raise BadCredentialError(msg, code="invalid_request")
-        if (user := self._owner(values[0])) is None:
+        if (user := self._owner(key)) is None:
             msg = "The key is not known here."
             raise BadCredentialError(msg)
         return user
@@ -73,7 +76,7 @@ class ApiKeyVerifier:
 
 def name_header(header: str) -> None:
     """Tell OpenAPI which header carries the key."""
-    SECURITY.model.name = header
+    ApiKeyVerifier.security.model.name = header
 
 
 def new_api_key(name: str) -> str:

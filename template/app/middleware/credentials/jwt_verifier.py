@@ -1,23 +1,21 @@
 """JWT: the user that a bearer token names, signed with a key that the service trusts."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from time import time
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import jwt
 from fastapi.security import HTTPBearer
 from pydantic import SecretStr
-from starlette.types import Scope
 
-from app.middleware.user import BadCredentialError, User, read_scopes
+from app.middleware.core.exchange import Exchange
+from app.middleware.user import BadCredentialError, Scheme, User, read_scopes
 
 from .jwks import PublishedKeys
 from .jwt_keys import FixedKey, Key, Keys
 
-CHALLENGE: Final = "Bearer"
-SECURITY: Final = HTTPBearer(bearerFormat="JWT", scheme_name="jwt", auto_error=False)
-
+_HEADER: Final = b"authorization"
 _LEEWAY: Final = 30
 # Longer tokens are refused unread: to parse one costs time that grows with its length.
 _MAXIMUM_LENGTH: Final = 16_384
@@ -45,9 +43,9 @@ class _Verified(NamedTuple):
     expires: float
 
 
-class JwtVerifier:
+class JwtVerifier(Scheme):
     """
-    Return the user of the bearer token of a request, None where there is none (RFC 6750).
+    The user of the bearer token of a request (RFC 6750).
 
     A token needs `sub` and `exp`, one of `issuers` and one of `audiences` (RFC 7519); clocks may
     differ by 30 seconds. Its algorithm must be one of `algorithms` and fit the key, so `none`
@@ -57,6 +55,12 @@ class JwtVerifier:
     To verify costs more than all else a request does here, so up to 1024 good tokens are
     remembered, until they expire or the keys change.
     """
+
+    name: ClassVar = "jwt"
+    called: ClassVar = "a bearer token"
+    challenge: ClassVar = "Bearer"
+    security: ClassVar = HTTPBearer(bearerFormat="JWT", scheme_name=name, auto_error=False)
+    subprotocol: ClassVar = "bearer"
 
     def __init__(
         self,
@@ -78,18 +82,20 @@ class JwtVerifier:
         self._verified: dict[bytes, _Verified] = {}  # by the credential as it was sent
         self._version = self.keys.version
 
-    async def __call__(self, scope: Scope) -> User | None:
-        credential = _credential(scope)
-        if credential is None:
-            return None
-        if (known := self.recall(credential)) is not None:
-            return known
+    def is_used(self, exchange: Exchange) -> bool:
+        return _HEADER in exchange.headers or _is_offered(exchange)
+
+    def user(self, exchange: Exchange) -> User | Awaitable[User]:
+        credential = _credential(exchange)
+        return self._recall(credential) or self._verified_user(credential)
+
+    async def _verified_user(self, credential: bytes) -> User:
         user = await self._verify(_token(credential))
         self._remember(credential, user)
         return user
 
-    def recall(self, credential: bytes) -> User | None:
-        """Return the user of an Authorization header that was verified before, at once."""
+    def _recall(self, credential: bytes) -> User | None:
+        """Return the user of a credential that was verified before."""
         self.keys.keep_fresh()
         if self._version != self.keys.version:
             self._version = self.keys.version
@@ -153,20 +159,22 @@ class JwtVerifier:
         )
 
 
-def _credential(scope: Scope) -> bytes | None:
-    credentials: list[bytes] = [
-        value for name, value in scope["headers"] if name == b"authorization"
-    ]
-    offered: Sequence[str] = scope.get("subprotocols", ())
-    if "bearer" in offered[:-1]:
-        token = offered[offered.index("bearer") + 1]
-        credentials.append(b"bearer " + token.encode())
-    if not credentials:
-        return None
-    if len(credentials) > 1:
-        msg = "Send one credential, once."
+def _is_offered(exchange: Exchange) -> bool:
+    """Say whether the subprotocols of a handshake carry a token."""
+    return "bearer" in exchange.scope.get("subprotocols", ())[:-1]
+
+
+def _credential(exchange: Exchange) -> bytes:
+    """Return what was sent, as an Authorization header has it."""
+    sent = exchange.headers.get(_HEADER)
+    offered = _is_offered(exchange)
+    if offered and _HEADER not in exchange.headers:
+        subprotocols: Sequence[str] = exchange.scope["subprotocols"]
+        return b"bearer " + subprotocols[subprotocols.index("bearer") + 1].encode()
+    if offered or sent is None:
+        msg = "Send one token, once."
         raise BadCredentialError(msg, code="invalid_request")
-    return credentials[0]
+    return sent
 
 
 def _token(credential: bytes) -> str:

@@ -1,36 +1,42 @@
 """Session user: the user whose id your login endpoint put into the session."""
 
-from typing import Final
+from typing import ClassVar
 
 from fastapi.security import APIKeyCookie
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
-from app.middleware.user import BadCredentialError, User, read_scopes
-
-# RFC 9110 wants a challenge on every 401; no scheme is registered for cookies.
-CHALLENGE: Final = "Cookie"
-SECURITY: Final = APIKeyCookie(name="session", scheme_name="session", auto_error=False)
+from app.middleware.core.exchange import Exchange
+from app.middleware.user import BadCredentialError, Scheme, User, read_scopes
 
 
-def session_user(scope: Scope) -> User | None:
+class SessionUser(Scheme):
     """
-    Return the user whose id stands under `session["user"]`, None where there is none.
+    The user whose id stands under `session["user"]`.
 
     A login writes it, a logout clears the session. `session["scopes"]` is a list, or a text with
-    spaces between the scopes. An id is a text or a whole number; anything
-    else is refused, since a user that nobody can name must not pass for an anonymous one.
+    spaces between the scopes. An id is a text or a whole number; anything else is refused, since
+    a user that nobody can name must not pass for an anonymous one.
     """
-    session = HTTPConnection(scope).session
-    user = session.get("user")
-    if user is None:
-        return None
-    if isinstance(user, bool) or not isinstance(user, str | int) or user == "":
-        msg = "The session must hold the id of its user."
-        raise BadCredentialError(msg)
-    return User(str(user), read_scopes(session.get("scopes")))
+
+    name: ClassVar = "session"
+    called: ClassVar = "a login"
+    # RFC 9110 wants a challenge on every 401; no scheme is registered for cookies.
+    challenge: ClassVar = "Cookie"
+    security: ClassVar = APIKeyCookie(name="session", scheme_name=name, auto_error=False)
+
+    def is_used(self, exchange: Exchange) -> bool:
+        # The property notes that the session was read, for Vary; the dictionary doesn't.
+        return HTTPConnection(exchange.scope).session.get("user") is not None
+
+    def user(self, exchange: Exchange) -> User:
+        session = exchange.scope["session"]
+        user = session["user"]
+        if isinstance(user, bool) or not isinstance(user, str | int) or user == "":
+            msg = "The session must hold the id of its user."
+            raise BadCredentialError(msg)
+        return User(str(user), read_scopes(session.get("scopes")))
 
 
 def name_cookie(name: str) -> None:
     """Tell OpenAPI which cookie holds the session."""
-    SECURITY.model.name = name
+    SessionUser.security.model.name = name

@@ -52,7 +52,8 @@ def test_a_layer_needs_no_more_than_asgi_demands(name: str, kind: str) -> None:
         sent.append(message)
 
     async def drive() -> None:
-        scope = {**MINIMAL[kind], "headers": [*MINIMAL[kind]["headers"]]}
+        # The session is what another layer brings, outside of the one that reads it.
+        scope = {**MINIMAL[kind], "headers": [*MINIMAL[kind]["headers"]], "session": {}}
         await app(scope, receive, send)
 
     layers = {layer_of(item.cls): item for item in build_stack(stack_settings())}

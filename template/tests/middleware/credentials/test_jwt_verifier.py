@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import cache
+from types import SimpleNamespace
 from typing import Annotated, Any, Final
 
 import jwt
@@ -18,7 +19,6 @@ from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from starlette.testclient import WebSocketDenialResponse
-from starlette.types import Scope
 
 from app.middleware.authentication import CurrentUser, User, current_user
 from app.middleware.credentials import jwt_verifier
@@ -26,7 +26,7 @@ from app.middleware.credentials.jwt_verifier import JwtVerifier
 from app.middleware.user import BadCredentialError
 from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
 
-SECRET: Final = hashlib.sha256(b"tests").hexdigest()[:32]
+SECRET: Final = hashlib.sha256(b"tokens").hexdigest()[:32]
 SETTINGS: Final[dict[str, Any]] = {"jwt_key": SECRET, "jwt_algorithms": ["HS256"]}
 STRICT: Final[dict[str, Any]] = {**SETTINGS, "jwt_issuer": "issuer", "jwt_audience": "api"}
 BAD: Final = {"Authorization": "Bearer wrong"}
@@ -138,7 +138,7 @@ def test_a_token_with_a_wrong_claim_is_refused(
     response = start(**STRICT).get("/probe/ok", headers=bearer(wrong))
 
     assert response.status_code == 401
-    assert response.headers["www-authenticate"] == (
+    assert response.headers["www-authenticate"].startswith(
         f'Bearer error="invalid_token", error_description="{reason}"'
     )
 
@@ -297,7 +297,7 @@ def test_openapi_names_the_scheme(probe_app: ProbeApp) -> None:
 
     schemes = app.openapi()["components"]["securitySchemes"]
 
-    assert schemes == {"jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    assert schemes["jwt"] == {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
 def test_a_browser_sends_the_token_as_a_subprotocol(start: Callable[..., TestClient]) -> None:
@@ -377,15 +377,18 @@ def verifier(**options: Any) -> JwtVerifier:
     )
 
 
-def carrying(token: str) -> Scope:
-    return {"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]}
+async def ask(verify: JwtVerifier, token: str) -> User:
+    """Return the user of a request with `token`."""
+    sent: Any = SimpleNamespace(headers={b"authorization": f"Bearer {token}".encode()}, scope={})
+    user = verify.user(sent)
+    return user if isinstance(user, User) else await user
 
 
 def test_a_token_is_verified_once(verified: list[str]) -> None:
     verify, good = verifier(), token()
 
     for _ in range(3):
-        assert asyncio.run(verify(carrying(good))) == User("alice", claims=jwt_claims(good))
+        assert asyncio.run(ask(verify, good)) == User("alice", claims=jwt_claims(good))
 
     assert verified == [good]
 
@@ -398,15 +401,15 @@ def jwt_claims(token: str) -> dict[str, Any]:
 @pytest.mark.usefixtures("verified")
 def test_what_is_remembered_expires(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     verify, good = verifier(), token(exp=now(60))
-    asyncio.run(verify(carrying(good)))
+    asyncio.run(ask(verify, good))
 
     clock.now += 88
-    assert asyncio.run(verify(carrying(good)))
+    assert asyncio.run(ask(verify, good))
 
     clock.now += 3
     monkeypatch.setattr(jwt, "decode", expired)
     with pytest.raises(BadCredentialError, match="expired"):
-        asyncio.run(verify(carrying(good)))
+        asyncio.run(ask(verify, good))
 
 
 def expired(*_: Any, **__: Any) -> Any:
@@ -418,7 +421,7 @@ def test_a_wrong_token_is_not_remembered(verified: list[str]) -> None:
 
     for _ in range(2):
         with pytest.raises(BadCredentialError):
-            asyncio.run(verify(carrying(wrong)))
+            asyncio.run(ask(verify, wrong))
 
     assert verified == [wrong, wrong]
 
@@ -428,7 +431,7 @@ def test_memory_is_bounded(verified: list[str], monkeypatch: pytest.MonkeyPatch)
     verify, tokens = verifier(), [token(name) for name in ("a", "b", "c")]
 
     for item in [*tokens, *tokens[1:], tokens[0]]:
-        asyncio.run(verify(carrying(item)))
+        asyncio.run(ask(verify, item))
 
     assert verified == [*tokens, tokens[0]]
 
