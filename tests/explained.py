@@ -5,17 +5,20 @@ Requests to a service of every layer, as `python -m app.middleware explain` show
 writes each run into a folder: `python -m tests.explained SERVICE FOLDER [NAME...]`.
 """
 
+import json
+import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import jwt
+import yaml
 
-from .support import Done, python
+from .support import LAYERS, Done, python
 
 KEY: Final = "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu"
 PAGE: Final = "https://app.example"
@@ -51,6 +54,9 @@ async def slow() -> None:
     await asyncio.sleep(30)
 
 
+router.mount("/mounted", FastAPI())
+
+
 @router.websocket("/chat")
 async def chat(websocket: WebSocket) -> None:
     """Accept, and listen."""
@@ -60,7 +66,7 @@ async def chat(websocket: WebSocket) -> None:
 _IMPORTS: Final = """import asyncio
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 """
 
@@ -70,8 +76,8 @@ class Run:
     """One request: what is typed after `explain`, further settings, and what comes of it."""
 
     options: Sequence[str]
-    status: int | None
-    responder: str | None
+    status: int | None = None
+    responder: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -131,32 +137,117 @@ RUNS: Final[dict[str, Run]] = {
         "routes",
     ),
 }
+
+
+def _swapped() -> Iterator[tuple[str, str, Any]]:
+    """Yield the rules that a run shows, as the pages of the layers have them."""
+    for name, entry in LAYERS.items():
+        for rule in entry.get("inside", ()):
+            if "explain" in rule:
+                yield rule["layer"], name, rule["explain"]
+        if run := entry.get("outside_of_refusals", {}).get("explain"):
+            yield name, run["inside"], run
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """Return what is set before a command."""
+    return dict(item.split("=", 1) for item in shlex.split(text))
+
+
 SWAPS: Final[dict[str, Run]] = {
-    "cors-rate_limit": Run(
-        ["/orders/1", *_FROM_PAGE, "--repeat", "2", "--swap", "cors", "rate_limit"],
-        429,
-        "rate_limit",
-        {"RATE_LIMIT": "1/minute"},
-    ),
-    "trusted_host-https_redirect": Run(
-        ["http://evil.example/", "--swap", "trusted_host", "https_redirect"], 400, "trusted_host"
-    ),
-    "proxy_headers-rate_limit": Run(
-        ["/orders/1", *_FORWARDED, "--swap", "proxy_headers", "rate_limit"],
-        200,
-        "routes",
-    ),
-    "request_id-error_handler": Run(
-        ["/boom", "--swap", "request_id", "error_handler"], 500, "error_handler"
-    ),
-    "rate_limit-authentication": Run(
-        ["/orders/1", *_BAD, "--repeat", "2", "--swap", "rate_limit", "authentication"],
-        429,
-        "rate_limit",
-        {"RATE_LIMIT": "1/minute"},
-    ),
-    "without cors": Run(["/boom", *_FROM_PAGE, "--without", "cors"], 500, "error_handler"),
+    **{
+        f"{outside}-{inside}": Run(
+            [*shlex.split(run["options"]), "--swap", outside, inside],
+            settings=settings_of(run.get("settings", "")),
+        )
+        for outside, inside, run in _swapped()
+    },
+    "without cors": Run(["/boom", *_FROM_PAGE, "--without", "cors"]),
 }
+
+# What docs/middleware.md shows: what is refused by the first of these layers that a service has.
+PAGE_RUNS: Final[dict[str | None, Run]] = {
+    None: Run(["/orders/1", *_FROM_PAGE], 200, "routes"),
+    "rate_limit": Run(
+        ["/orders/1", *_FROM_PAGE, "--repeat", "2"], 429, "rate_limit", {"RATE_LIMIT": "1/minute"}
+    ),
+    "body_limit": Run(["/orders", *_FROM_PAGE, *_TEA], 413, "body_limit", {"MAX_BODY_BYTES": "10"}),
+    "trusted_host": Run(["https://evil.example/", *_FROM_PAGE], 400, "trusted_host"),
+    "error_handler": Run(["/boom", *_FROM_PAGE], 500, "error_handler"),
+}
+# What differs by the layers that a service has.
+ELIDED: Final = re.compile(
+    r"(\+ (?:content-length|access-control-expose-headers): ).*|, \d+ bytes$"
+)
+
+_HEADER: Final = (
+    "# The runs of `explain` on docs/middleware.md, as a service of every layer prints them:"
+    " RUNS=write uv run pytest tests/test_explain.py writes it.\n"
+)
+# How wide a value is that the terminal cut, whose width a time decides.
+_WIDTH: Final = 40
+
+
+def page_run(layer: str | None, service: Path) -> dict[str, Any]:
+    """Return a run of a service of every layer, as hooks/runs.yml has it."""
+    run = PAGE_RUNS[layer]
+    text = explain(service, run).stdout
+    facts = json.loads(explain(service, run, "--json").stdout)
+    without = explain(service, run, "--without", "cors", "--changed-only", "--json").stdout
+    _, result, way_in, way_out, _ = parts(text)
+    return {
+        "layer": layer,
+        "settings": [f"{name}={value}" for name, value in run.settings.items()],
+        "options": shlex.join(run.options),
+        "result": result[0],
+        "findings": [
+            {"label": label, "lines": lines}
+            for label, lines in labelled(result[1:])
+            if label not in {"Not reached", "Browser"}
+        ],
+        "never_reached": bool(facts["never_reached"]),
+        "passes": f"{facts['fault']['error']} passes" if facts["fault"] else "",
+        "browser": facts["browser"],
+        "browser_without_cors": json.loads(without)["browser"],
+        "way_in": loud(way_in),
+        "way_out": loud(way_out),
+    }
+
+
+def page_runs(service: Path) -> str:
+    """Return hooks/runs.yml: all runs of the page, in a service of every layer."""
+    runs = [page_run(layer, service) for layer in PAGE_RUNS]
+    return _HEADER + yaml.safe_dump(runs, allow_unicode=True, sort_keys=False, width=1000)
+
+
+def parts(text: str) -> list[list[str]]:
+    """Return the lines of each part of an explanation, without heading and times."""
+    found = re.split(r"\n\n(?:Result|Way in.*|Way out.*|Response, .*)\n", text)
+    return [[re.sub(r" +\d+\.\d\d ms$", "", line) for line in part.splitlines()] for part in found]
+
+
+def labelled(lines: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return what stands under each label of a table."""
+    rows: list[tuple[str, list[str]]] = []
+    for line in lines:
+        label, _, text = line.strip().partition("  ") if line[2] != " " else ("", "", line)
+        text = text.strip()
+        text = f"{text[:_WIDTH]}…" if text.endswith("…") else text
+        text = ELIDED.sub(lambda match: f"{match[1]}…" if match[1] else "", text)
+        if label:
+            rows.append((label, []))
+        rows[-1][1].append(text)
+    return rows
+
+
+def loud(lines: Sequence[str]) -> dict[str, list[str]]:
+    """Return what the layers did that did something."""
+    quiet = re.compile(r"unchanged|\w+ passes")
+    return {
+        label: found
+        for label, found in labelled(lines)
+        if not label.endswith(" layers") and not quiet.fullmatch(found[0])
+    }
 
 
 def prepare(service: Path) -> None:

@@ -84,8 +84,8 @@ KEYS_OF_A_LAYER: Final = {
     *("label", "summary", "band", "class", "place", "websocket", "per_route", "client_sees"),
 }
 KEYS_INSIDE: Final = {
-    "inside": {"layer", "because", "strength", "shown_by"},
-    "outside_of_refusals": {"because", "strength", "shown_by"},
+    "inside": {"layer", "because", "strength", "shown_by", "explain"},
+    "outside_of_refusals": {"because", "strength", "shown_by", "explain"},
     "settings": {
         *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production"),
         "closed",

@@ -1,9 +1,12 @@
 """The command `explain` of a service of every layer: what its user sees, in a real terminal too."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,26 @@ import pexpect
 import pytest
 from copier import run_copy
 
-from .explained import PAGE, RUNS, SETTINGS, SWAPS, explain, prepare
-from .support import ROOT, TESTS, python, run
+from .conftest import Render
+from .explained import (
+    ELIDED,
+    PAGE,
+    PAGE_RUNS,
+    RUNS,
+    SETTINGS,
+    SWAPS,
+    Run,
+    explain,
+    page_runs,
+    parts,
+    prepare,
+    settings_of,
+)
+from .support import LAYERS, ROOT, TESTS, blocks, python, read_yaml, run
+
+# As in a service whose owner has set what it can't do without.
+NO_ORIGINS = {"CORS_ALLOW_ORIGINS": "", "CROSS_ORIGIN_TRUSTED": ""}
+RUNS_OF_THE_PAGE = ROOT / "hooks/runs.yml"
 
 # The order is wrong on purpose: a page can't read what the rate limit refuses.
 WRONG_ORDER = """
@@ -35,6 +56,64 @@ def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_copy(str(template), folder, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")
     prepare(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a service of every layer as it is rendered."""
+    folder: Path = tmp_path_factory.mktemp("plain") / "service"
+    answers = {"preset": "everything"}
+    run_copy(str(template), folder, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")
+    return folder
+
+
+def test_the_runs_of_the_page_are_those_of_today(plain: Path) -> None:
+    written = page_runs(plain)
+
+    if os.environ.get("RUNS") == "write":
+        RUNS_OF_THE_PAGE.write_text(written, "utf-8")
+    assert _lasting(written) == _lasting(RUNS_OF_THE_PAGE.read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        *({"preset": name} for name in ("minimal", "api", "browser", "public", "everything")),
+        {"layers": ["trusted_host", "timing"]},
+        {"layers": ["cors", "body_limit", "error_handler"]},
+        {"layers": ["conditional"]},
+    ],
+    ids=lambda answers: "-".join(answers.get("layers", answers.values())),
+)
+def test_the_page_shows_what_is_printed(answers: dict[str, Any], render: Render) -> None:
+    """Whatever the layers are: the page reduces runs of a service that has all."""
+    service = render(**answers)
+    page = (service / "docs/middleware.md").read_text("utf-8").partition("\n## The layers")[0]
+    layers = read_yaml(service / ".copier-answers.yml")["layers"]
+    shown = [None, *[layer for layer in PAGE_RUNS if layer in layers][:1]]
+
+    assert len(blocks(page, "text")) == len(shown)
+    for layer, command, block in zip(shown, blocks(page, "sh"), blocks(page, "text"), strict=True):
+        settings = dict(item.split("=") for item in re.findall(r"[A-Z_]+=\S+", command))
+        *_, typed = command.replace("\\\n", " ").partition(" explain ")
+        assert shlex.split(typed) == [*PAGE_RUNS[layer].options]
+        printed = explain(service, replace(PAGE_RUNS[layer], settings=settings)).stdout
+        _, result, *ways, _ = parts(printed)
+        found, *found_ways = parts(f"\n\nResult\n{block}")[1:]
+        assert " ".join(" ".join(found).split()) in " ".join(" ".join(result).split())
+        assert [_cut(way) for way in found_ways] == [_cut(way) for way in ways]
+
+
+def _lasting(text: str) -> str:
+    """Return what is the same in each run."""
+    text = re.sub(r"[0-9a-f]{32}", "ID", text)
+    return re.sub(r"\d+\.\d{3,}", "TIME", text)
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """Return lines without what depends on the width of a column, or on other layers."""
+    plain = (ELIDED.sub(r"\1", line).replace("…", "") for line in lines)
+    return [_lasting(" ".join(line.split()))[:38] for line in plain]
 
 
 @cache
@@ -60,6 +139,42 @@ def test_a_request_is_explained(name: str, service: Path) -> None:
     names = [step["name"] for step in found["steps"]]
     if refused and found["never_reached"]:
         assert found["never_reached"] == names[names.index(found["responded_by"]) + 1 :]
+
+
+@pytest.mark.parametrize("lacks", [None, "cors", "error_handler", "proxy_headers", "cross_origin"])
+def test_a_symptom_has_its_line(lacks: str | None, service: Path, render: Render) -> None:
+    """What the pages tell people to look for is there: with all layers, or without the one."""
+    folder = service
+    if lacks:
+        folder = render(layers=[name for name in LAYERS if name != lacks])
+        prepare(folder)
+    rows = [
+        row
+        for row in read_yaml(ROOT / "hooks/symptoms.yml")
+        if row.get("without", []) == [lacks] * bool(lacks) and "explain" in row
+    ]
+
+    assert rows
+    for row in rows:
+        asked = row["explain"]
+        settings = {**NO_ORIGINS, **settings_of(asked.get("settings", ""))}
+        run = Run(shlex.split(asked["options"]), settings=settings)
+        printed = " ".join(explain(folder, run).stdout.split())
+        assert asked["shows"] in printed, (row["symptom"], printed)
+
+
+def test_each_symptom_of_one_request_has_its_line() -> None:
+    silent = [
+        row["symptom"] for row in read_yaml(ROOT / "hooks/symptoms.yml") if "explain" not in row
+    ]
+
+    assert silent == [
+        "Counters on the metrics page jump back and forth",
+        '503 "The service is busy" although the CPU is idle',
+        "The limit is higher than the setting",
+        "Tests of your routes fail with 429",
+        "The service doesn't start, because a class was added outside the middleware stack",
+    ]
 
 
 @pytest.mark.parametrize("name", SWAPS)

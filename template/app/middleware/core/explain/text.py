@@ -41,9 +41,10 @@ def print_explanation(
         table.add_row(Text(label, style="bold"), printable(text))
     console.print(table)
     heading(console, "Way in, outermost layer first (+ added, ~ changed, - removed)")
-    console.print(_way_in(explanation))
+    reached = [step for step in explanation.steps if step.reached]
+    console.print(_way(reached, lambda step: _arrival(step, explanation, ends=step is reached[-1])))
     heading(console, "Way out, innermost layer first, with the time that each layer takes itself")
-    console.print(_way_out(explanation))
+    console.print(_way(reversed(reached), _departure, timed=True))
     heading(console, "Response, as the client gets it")
     _print_response(explanation.response, console, whole_body=whole_body)
 
@@ -100,7 +101,7 @@ def _who(name: str | None) -> str:
 
 
 def _findings(explanation: Explanation) -> Iterator[tuple[str, str]]:
-    yield from _order(explanation.broken_rules)
+    yield from _labelled("Wrong order", _order(explanation.broken_rules))
     if explanation.says:
         yield "Says", f'"{explanation.says}"'
     if refusal := explanation.refusal:
@@ -130,13 +131,12 @@ def _turned(explanation: Explanation) -> Iterator[str]:
             yield f"{before} into {after} by {step.name}"
 
 
-def _order(rules: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _order(rules: Sequence[str]) -> Iterator[str]:
     if rules:
-        yield "Wrong order", "The service refuses to start like this:"
-    for rule in rules[:_MOST_RULES]:
-        yield "", f"{rule}."
+        yield "The service refuses to start like this:"
+    yield from (f"{rule}." for rule in rules[:_MOST_RULES])
     if len(rules) > _MOST_RULES:
-        yield "", f"And {len(rules) - _MOST_RULES} more; `python -m app.middleware` lists them."
+        yield f"And {len(rules) - _MOST_RULES} more; `python -m app.middleware` lists them."
 
 
 def _labelled(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -179,16 +179,6 @@ def _handled(fault: Fault, response: Received) -> str:
     return f"{by} turned it {result}"
 
 
-def _way_in(explanation: Explanation) -> Table:
-    table = _table(no_wrap=True)
-    reached = [step for step in explanation.steps if step.reached]
-    for name, lines, _ in _rows(
-        reached, lambda step: _arrival(step, explanation, ends=step is reached[-1])
-    ):
-        _add_rows(table, name, lines)
-    return table
-
-
 def _arrival(step: Step, explanation: Explanation, *, ends: bool) -> Iterator[Text]:
     if step.responded and ends:
         word = "refuses" if explanation.refusal else "responds"
@@ -199,15 +189,6 @@ def _arrival(step: Step, explanation: Explanation, *, ends: bool) -> Iterator[Te
     typed = explanation.request.typed
     read = [f"{name}: {value}" for name, value in step.read if step.responded or name in typed]
     yield from (Text(f"read {pair}", style=_QUIET) for pair in read)
-
-
-def _way_out(explanation: Explanation) -> Table:
-    table = _table(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right", style=_QUIET)
-    reached = [step for step in reversed(explanation.steps) if step.reached]
-    for name, lines, seconds in _rows(reached, _departure):
-        _add_rows(table, name, lines, f"{seconds * 1000:.2f} ms")
-    return table
 
 
 def _departure(step: Step) -> Iterator[Text]:
@@ -283,19 +264,27 @@ def _table(*, no_wrap: bool = False) -> Table:
     return table
 
 
-def _rows(
-    steps: Iterable[Step], lines_of: Callable[[Step], Iterator[Text]]
-) -> Iterator[tuple[str, list[Text], float]]:
-    """Yield name, lines and seconds of each layer; neighbours with the same to say share them."""
+def _way(
+    steps: Iterable[Step], lines_of: Callable[[Step], Iterator[Text]], *, timed: bool = False
+) -> Table:
+    """Return the lines of each layer; neighbours with the same to say share one."""
+    table = _table(no_wrap=True)
+    if timed:
+        table.add_column(no_wrap=True, justify="right", style=_QUIET)
     listed = [step for step in steps if step.name not in {OUTER, EXCEPTIONS} or not step.quiet]
     for shared, group in groupby(((step, [*lines_of(step)]) for step in listed), _shared):
         found = [*group]
-        names = [step.name for step, _ in found]
-        label, lines = names[0], found[0][1] or [Text("unchanged", style=_QUIET)]
-        if len(names) > 1:
-            label = f"{len(names)} layers"
-            lines = [Text(f"{shared}: {_between(names)}", style=_QUIET)]
-        yield label, lines, sum(step.seconds for step, _ in found)
+        label, lines = found[0][0].name, found[0][1] or [Text("unchanged", style=_QUIET)]
+        if len(found) > 1:
+            label = f"{len(found)} layers"
+            names = _between([step.name for step, _ in found])
+            lines = [Text(f"{shared}: {names}", style=_QUIET)]
+        style = _QUIET if lines[0].style == _QUIET else "bold"
+        seconds = sum(step.seconds for step, _ in found)
+        table.add_row(Text(label, style=style), lines[0], f"{seconds * 1000:.2f} ms" * timed)
+        for line in lines[1:]:
+            table.add_row("", line)
+    return table
 
 
 def _shared(row: tuple[Step, list[Text]]) -> str:
@@ -309,16 +298,6 @@ def _shared(row: tuple[Step, list[Text]]) -> str:
 
 def _between(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= _FEW else f"{names[0]} to {names[-1]}"
-
-
-def _add_rows(table: Table, name: str, lines: Iterable[Text], *last: str) -> None:
-    """Add the lines of a layer; the first has its name."""
-    for number, line in enumerate(lines):
-        label = Text(name, style=_QUIET if line.style == _QUIET else "bold")
-        if number:
-            table.add_row("", line)
-        else:
-            table.add_row(label, line, *last)
 
 
 def _size(number: int) -> str:
