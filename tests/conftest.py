@@ -48,6 +48,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def everything(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a service with all layers, to be copied and not to be changed."""
+    folder = tmp_path_factory.mktemp("everything") / "service"
+    data = {"preset": "everything"}
+    run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder where mypy keeps what it knows of the libraries."""
     return tmp_path_factory.mktemp("mypy")

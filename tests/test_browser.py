@@ -533,7 +533,7 @@ def faults_of(page: "Page") -> list[str]:
     faults: list[str] = []
 
     def keep(message: Any) -> None:
-        if message.type == "error" or "Content Security Policy" in message.text:
+        if message.type == "error" or re.search(r"(Security |Permissions-)Policy", message.text):
             faults.append(message.text)
 
     page.context.on("console", keep)

@@ -10,7 +10,6 @@ from typing import Final
 
 import jwt
 import pytest
-from copier import run_copy
 
 from .serving import SECONDS, SETTINGS, Server, serving, with_main
 from .support import ROOT
@@ -85,11 +84,8 @@ class Big:
 
 
 @pytest.fixture(scope="module")
-def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("bytes") / "service"
-    data = {"preset": "everything"}
-    run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
-    copy = with_main(folder, ADDED)
+def server(everything: Path) -> Iterator[Server]:
+    copy = with_main(everything, ADDED)
     (copy / "app/big.py").write_text(BIG)
     with serving(copy) as server:
         yield server

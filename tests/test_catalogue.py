@@ -85,7 +85,7 @@ KEYS_OF_A_LAYER: Final = {
 }
 KEYS_INSIDE: Final = {
     "inside": {"layer", "because", "strength", "shown_by", "explain"},
-    "outside_of_refusals": {"because", "strength", "shown_by", "explain"},
+    "outside_of_refusals": {"because", "except", "strength", "shown_by", "explain"},
     "settings": {
         *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production"),
         "closed",
@@ -116,7 +116,8 @@ def _rules(name: str) -> Iterator[Mapping[str, str]]:
         yield from entry.get("inside", ())
     if "refuses" in LAYERS[name]:
         for outer, entry in LAYERS.items():
-            if family := entry.get("outside_of_refusals"):
+            family = entry.get("outside_of_refusals")
+            if family and name not in family.get("except", ()):
                 shown_by = family["shown_by"].replace("{inside}", name)
                 yield {**family, "layer": outer, "shown_by": shown_by}
 

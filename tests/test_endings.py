@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from copier import run_copy
@@ -23,26 +23,22 @@ from .ending_routes import router as endings
 app.include_router(probe)
 app.include_router(endings)
 """
-SELECTIONS: Final[dict[str, dict[str, Any]]] = {
-    "everything": {"preset": "everything"},
-    "no error handler": {"layers": ["request_id", "access_log"]},
-}
 GRACE: Final = ("--timeout-graceful-shutdown", "1")
 
 
-@pytest.fixture(scope="module", params=SELECTIONS)
+@pytest.fixture(scope="module", params=["everything", "no error handler"])
 def service(
-    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    everything: Path,
+    template: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("endings") / "service"
-    run_copy(
-        str(template),
-        folder,
-        data=SELECTIONS[request.param],
-        defaults=True,
-        quiet=True,
-        vcs_ref="HEAD",
-    )
+    if request.param == "everything":
+        shutil.copytree(everything, folder)
+    else:
+        data = {"layers": ["request_id", "access_log"]}
+        run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
     shutil.copy2(TESTS / "ending_routes.py", folder / "app")
     return with_main(folder, ADDED)
 

@@ -20,7 +20,7 @@ import pytest
 from copier import run_copy
 
 from .conftest import Render
-from .support import ROOT, TESTS, commit, git, run
+from .support import LAYERS, ROOT, TESTS, commit, git, run
 from .wrong_orders import WRONG_ORDERS, WrongOrder
 
 PAGE: Final = ROOT / "docs" / "order.md"
@@ -49,25 +49,41 @@ def telling(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_broken_rule_and_every_lost_layer_is_noticed(telling: Path, render: Render) -> None:
     unnoticed: list[str] = []
-    seen: dict[tuple[str, str], Rule] = {}
+    rules: list[Rule] = []
+    for service, new, layers in _services(telling, render):
+        rules += new
+        unnoticed += _unnoticed(service, [*_kept(new), *_moved(new), *_removed(layers)])
+
+    assert unnoticed == []
+    _compare(_page(rules))
+
+
+@pytest.mark.matrix
+def test_every_rule_that_is_broken_from_inside_is_noticed(telling: Path, render: Render) -> None:
+    unnoticed: list[str] = []
+    for service, new, _ in _services(telling, render):
+        unnoticed += _unnoticed(service, [*_raised(new)])
+
+    assert unnoticed == []
+
+
+def _services(telling: Path, render: Render) -> Iterator[tuple[Path, list[Rule], list[str]]]:
+    """Yield services, each with its rules that no other had before, and its new layers."""
+    seen: set[tuple[str, str]] = set()
     for number, answers in enumerate(ANSWERS):
         service = render(f"service-{number}", source=telling, **answers)
         onion = json.loads((service / "onion.json").read_text("utf-8"))
-        rules = [rule for rule in onion["rules"] if _pair(rule) not in seen]
-        seen |= {_pair(rule): rule for rule in rules}
-        lost = [] if number else [layer["name"] for layer in onion["layers"]]
+        new = [rule for rule in onion["rules"] if _pair(rule) not in seen]
+        seen |= {*map(_pair, new)}
+        yield service, new, [] if number else [layer["name"] for layer in onion["layers"]]
 
-        jobs = [*_kept(rules), *_moved(rules), *_removed(lost)]
-        statuses = _spoil(service, jobs)
 
-        unnoticed += [
-            f"{job['verb']} {job['layer']} {job['neighbour']}: {job['tests']} ended with {status}"
-            for job, status in zip(jobs, statuses, strict=True)
-            if status != (PASSED if job["verb"] == "keep" else NOTICED)
-        ]
-
-    assert unnoticed == []
-    _compare(_page(list(seen.values())))
+def _unnoticed(service: Path, jobs: list[Job]) -> list[str]:
+    return [
+        f"{job['verb']} {job['layer']} {job['neighbour']}: {job['tests']} ended with {status}"
+        for job, status in zip(jobs, _spoil(service, jobs), strict=True)
+        if status != (PASSED if job["verb"] == "keep" else NOTICED)
+    ]
 
 
 @pytest.mark.parametrize("wrong", WRONG_ORDERS, ids=lambda wrong: "-".join(wrong.broken))
@@ -115,7 +131,15 @@ def _kept(rules: list[Rule]) -> Iterator[Job]:
 def _moved(rules: list[Rule]) -> Iterator[Job]:
     for rule in rules:
         yield _job("lower", rule["shown_by"], layer=rule["outside"], neighbour=rule["inside"])
-        yield _job("raise", rule["shown_by"], layer=rule["inside"], neighbour=rule["outside"])
+
+
+def _raised(rules: list[Rule]) -> Iterator[Job]:
+    """Yield none of a layer outside of one that it requires: it does nothing there."""
+    place = [*LAYERS].index
+    for rule in rules:
+        required = LAYERS[rule["inside"]].get("requires", {})
+        if all(place(name) < place(rule["outside"]) for name in required):
+            yield _job("raise", rule["shown_by"], layer=rule["inside"], neighbour=rule["outside"])
 
 
 def _removed(names: list[str]) -> Iterator[Job]:
@@ -161,6 +185,7 @@ def _page(rules: list[Rule]) -> str:
         "`tests/test_order.py` writes this page.",
         "It breaks each rule once, by moving the outer layer directly inside of the inner one,",
         "and demands that the named test of the rendered service fails.",
+        "Under `-m matrix` it also moves the inner layer directly outside of the outer one.",
         "",
         f"## The {len(rules)} rules",
         "",

@@ -31,7 +31,6 @@ from .support import (
     run,
 )
 
-PRESETS: Final = ("minimal", "everything")
 TEMPLATES_OWN: Final = ("app/middleware", "tests/middleware", "conftest.py")
 
 RUFF: Final = "[tool.ruff]\n"
@@ -87,7 +86,7 @@ def rendered(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return service
 
 
-@pytest.fixture(params=PRESETS)
+@pytest.fixture(params=["everything", pytest.param("minimal", marks=pytest.mark.matrix)])
 def service(
     request: pytest.FixtureRequest, rendered: Callable[[str], Path], tmp_path: Path
 ) -> Iterator[Path]:

@@ -91,9 +91,9 @@ async def sold_out(request: Request, exc: Exception) -> Response:
     return problem_response(request.scope, 409, f"Sold out: {exc}")
 '''
 
-# Settings whose default is written otherwise: what was one value is a list now, and `auto` is
-# `json` wherever a service is deployed.
-WIDENED: Final = {"JWT_AUDIENCE", "JWT_ISSUER", "LOG_FORMAT"}
+# Settings whose default is written otherwise: what was one value is a list now, `auto` is `json`
+# wherever a service is deployed, and pages may use fewer features of browsers.
+WIDENED: Final = {"JWT_AUDIENCE", "JWT_ISSUER", "LOG_FORMAT", "PERMISSIONS_POLICY"}
 
 # Where 0.6.0 moved the files of earlier releases.
 MOVED: Final = {

@@ -3,12 +3,10 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
-from copier import run_copy
 
 from .serving import Server, serving, with_main
 
@@ -35,19 +33,12 @@ async def block_executor() -> None:
 
 @pytest.fixture(scope="module", params=["one process", "several processes"])
 def server(
-    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, everything: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("watching") / "service"
-    data = {"preset": "everything"}
-    run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
-    metrics = folder / "metrics"
-    metrics.mkdir()
+    metrics = str(tmp_path_factory.mktemp("metrics"))
     several = request.param == "several processes"
-    with ExitStack() as stack:
-        if several:
-            variables = stack.enter_context(pytest.MonkeyPatch.context())
-            variables.setenv("PROMETHEUS_MULTIPROC_DIR", str(metrics))
-        server = stack.enter_context(serving(with_main(folder, ADDED), REQUEST_TIMEOUT="30"))
+    mode: dict[str, Any] = {"PROMETHEUS_MULTIPROC_DIR": metrics} if several else {}
+    with serving(with_main(everything, ADDED), REQUEST_TIMEOUT="30", **mode) as server:
         yield server
 
 

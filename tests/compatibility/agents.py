@@ -147,9 +147,7 @@ def opentelemetry_instrument(bench: Bench) -> None:
             assert "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi" in server.log()
 
 
-@agent("OpenTelemetry, a provider in `main.py`", "opentelemetry-sdk")
-def opentelemetry_provider(bench: Bench) -> None:
-    before = """
+_PROVIDER = """
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
@@ -159,7 +157,11 @@ provider = TracerProvider()
 provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 trace.set_tracer_provider(provider)
 """
-    bench.write_main(before)
+
+
+@agent("OpenTelemetry, a provider in `main.py`", "opentelemetry-sdk")
+def opentelemetry_provider(bench: Bench) -> None:
+    bench.write_main(before=_PROVIDER)
     with collecting(lambda _: b"") as collector:
         _assert_spans_once(bench, collector, **_otlp(collector))
 
@@ -170,13 +172,7 @@ trace.set_tracer_provider(provider)
     setup="set the provider before `create_app()`; after it, a warning at start says so",
 )
 def opentelemetry_late_provider(bench: Bench) -> None:
-    after = """
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-
-trace.set_tracer_provider(TracerProvider())
-"""
-    bench.write_main(after=after)
+    bench.write_main(after=_PROVIDER)
     with bench.serving() as server:
         assert_layers_work(server)
         assert "Set the tracer provider before" in server.log()

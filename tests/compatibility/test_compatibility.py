@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from copier import run_copy
 
 from tests.support import LAYERS, ROOT, blocks
 
@@ -30,14 +29,6 @@ Packages, agents and servers that FastAPI teams use, each beside a rendered serv
 "What to do" is what the documentation of the package doesn't say already.
 """
 _ROW: Final = re.compile(r"^\| (?P<name>.+?) \| (?P<setup>.+?) \| (?P<seen>.*?) \|$", re.MULTILINE)
-
-
-@pytest.fixture(scope="session")
-def rendered(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compatibility") / "service"
-    data = {"preset": "everything"}
-    run_copy(str(template), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +56,9 @@ def _parameters() -> list[Any]:
 
 @pytest.mark.parametrize("case", _parameters())
 def test_the_service_runs_with(
-    case: Case, rendered: Path, certificate: tuple[Path, Path], tmp_path: Path
+    case: Case, everything: Path, certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    service = shutil.copytree(rendered, tmp_path / "service")
+    service = shutil.copytree(everything, tmp_path / "service")
     bench = Bench(service, tmp_path / "environment", certificate)
     bench.install(*case.packages)
 
@@ -83,10 +74,10 @@ def test_the_service_runs_with(
 
 
 def test_every_detector_takes_each_layer_for_asgi_3(
-    rendered: Path, certificate: tuple[Path, Path], tmp_path: Path
+    everything: Path, certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """The layers, the check, and the classes that the page of the service teaches."""
-    service = shutil.copytree(rendered, tmp_path / "service")
+    service = shutil.copytree(everything, tmp_path / "service")
     bench = Bench(service, tmp_path / "environment", certificate)
     bench.install("asgiref", "ddtrace", "honeybadger", "httpx2", "newrelic", "sentry-sdk")
     taught = [code for page in service.glob("docs/**/*.md") for code in _layers_in(page)]

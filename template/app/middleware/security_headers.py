@@ -42,8 +42,8 @@ _DOCS_POLICY: Final = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
     " connect-src 'self'; worker-src blob:; font-src https://fonts.gstatic.com;"
     " img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly;"
-    " style-src 'unsafe-inline' https://cdn.jsdelivr.net/npm/ https://fonts.googleapis.com;"
-    " script-src https://cdn.jsdelivr.net/npm/"
+    " style-src{} https://cdn.jsdelivr.net/npm/ https://fonts.googleapis.com;"
+    " script-src https://cdn.jsdelivr.net/npm/{}"
 )
 
 
@@ -128,7 +128,9 @@ class _DocsPage:
 def _docs_policy(page: bytes) -> bytes:
     digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(page))
     hashes = [f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
-    return (_DOCS_POLICY + "".join(hashes)).encode()
+    # Only ReDoc writes styles into its page.
+    styles = " 'unsafe-inline'" if b"<redoc " in page else ""
+    return _DOCS_POLICY.format(styles, "".join(hashes)).encode()
 
 
 @lru_cache(maxsize=8)
