@@ -2,7 +2,7 @@
 Servers of a rendered service: `python -m tests.browser_server FOLDER`.
 
 Reads a JSON line `{"port", "log", "settings", "spoilt"}` from standard input for each server that
-it shall run, and ends with all of them when the input ends. Each runs in a fork of a process that
+it must run, and ends with all of them when the input ends. Each runs in a fork of a process that
 has imported the libraries already, which saves most of the time; `spoilt` are the arguments of
 `spoil`, if any.
 """

@@ -3,7 +3,7 @@ Run tests of a rendered service with its stack spoilt: a script, started inside 
 
 Reads a JSON list of `{"verb", "layer", "neighbour", "tests"}` from standard input and prints a
 JSON list of pytest's exit statuses. `lower` puts a layer directly inside of its neighbour, `raise`
-directly outside, `remove` takes it out, `keep` leaves all as it is. The check at start-up is told
+directly outside, `remove` takes it out, `keep` leaves all as it is. The check at start-up has
 no rules meanwhile, so that only a test of behaviour can notice. Each job runs in a fork of a
 process that has imported the service already, which saves most of the time.
 """

@@ -2,7 +2,7 @@
 What each layer costs: the calls of a request with it, in units of one through bare FastAPI.
 
 Exact counts, no timing. A bound is the measured ratio plus three in a hundred; raise one only
-for a reason that you would tell a user. And what a request made must be freed when it ends:
+for a reason that convinces a user. And what a request made must be freed when it ends:
 objects that hold each other wait for the garbage collector, which took a tenth of the rate over
 sockets once. `benchmark` measures the rest.
 """

@@ -1,6 +1,7 @@
 """How what is written reads: its length, its words, its sentences."""
 
 import re
+import tokenize
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -59,6 +60,18 @@ def prose(markdown: str) -> Iterator[str]:
             yield " ".join(part.content for part in token.children or () if part.type == "text")
 
 
+def comments(path: Path) -> Iterator[str]:
+    """Yield the comments and the docstrings of a file of Python."""
+    before = tokenize.NEWLINE
+    with path.open("rb") as source:
+        for token in tokenize.tokenize(source.readline):
+            starts = before in {tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT}
+            if token.type == tokenize.COMMENT or (starts and token.type == tokenize.STRING):
+                yield re.sub("`[^`]*`", "", token.string)
+            if token.type not in {tokenize.COMMENT, tokenize.NL}:
+                before = token.type
+
+
 def length(path: Path) -> int:
     return sum(len(text.split()) for text in texts(path.read_text("utf-8")))
 
@@ -106,6 +119,25 @@ def test_the_words_of_an_entry_are_plain(name: str) -> None:
         words += [part.get("outside_of_refusals", {}).get("because", "")]
 
         assert [text for text in words if AVOIDED.search(re.sub("`[^`]*`", "", text))] == []
+
+
+def test_the_words_of_the_code_are_plain(service: Path) -> None:
+    """So a comment reads like the page."""
+    folders = [service] if service.name != "everything" else [service, ROOT / "tests"]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    found = {path: [text for text in comments(path) if AVOIDED.search(text)] for path in files}
+
+    assert len(files) > 10
+    assert {path: texts for path, texts in found.items() if texts} == {}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*ROOT.glob("*.md"), ROOT / "hooks/README.md", *ROOT.glob("docs/**/*.md")],
+    ids=lambda path: path.stem,
+)
+def test_the_words_of_a_page_are_plain(page: Path) -> None:
+    assert [text for text in prose(page.read_text("utf-8")) if AVOIDED.search(text)] == []
 
 
 def test_the_words_of_the_symptoms_are_plain() -> None:

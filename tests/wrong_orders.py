@@ -35,7 +35,7 @@ WRONG_ORDERS: Final = (
     WrongOrder(
         ("metrics", "https_redirect", "cors", "trusted_host"),
         ("cors", "https_redirect"),
-        "Preflights are answered by a redirect, which browsers refuse to follow.",
+        "Preflights get a redirect, which browsers don't follow.",
     ),
     WrongOrder(
         ("cors", "https_redirect", "trusted_host"),
@@ -50,7 +50,7 @@ WRONG_ORDERS: Final = (
     WrongOrder(
         ("authentication", "cors"),
         ("cors", "authentication"),
-        "A preflight never carries credentials, so every preflight is answered 401.",
+        "A preflight never carries credentials, so every preflight gets 401.",
     ),
     WrongOrder(
         ("authentication", "user_rate_limit", "rate_limit"),

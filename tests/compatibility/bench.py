@@ -158,7 +158,7 @@ def _decoded(headers: Mapping[str, str], body: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Bench:
-    """A rendered service, and the environment in which one package stands beside it."""
+    """A rendered service, and an environment with one package beside it."""
 
     service: Path
     environment: Path

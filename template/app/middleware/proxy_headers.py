@@ -18,7 +18,7 @@ from .core.reading import in_any_case
 
 # A peer on a unix socket has no address.
 _UNIX: Final = "unix"
-# What uvicorn and gunicorn trust unless they are told otherwise.
+# What uvicorn and gunicorn trust by default.
 _DEFAULTS: Final = frozenset({"127.0.0.1", "::1"})
 _DISAGREES: Final = (
     "The server was told to trust X-Forwarded-For from {}, which is not what TRUSTED_PROXIES says."
@@ -99,7 +99,7 @@ class ProxyHeadersMiddleware(Layer):
 
 
 def _stated(server: UvicornProxyHeaders) -> set[str]:
-    """Return the proxies that the server was told to trust."""
+    """Return the proxies that the server trusts by its settings."""
     hosts = server.trusted_hosts
     found = hosts.trusted_literals | hosts.trusted_hosts | hosts.trusted_networks
     return {"*"} if hosts.always_trust else {str(item) for item in found if item}

@@ -16,7 +16,7 @@ class Refusal:
     How to make a layer refuse: `REFUSAL` in the test module of each layer that does.
 
     `prepare` runs first, for instance to spend a quota. `websocket` says whether a handshake
-    for `/probe/ws` with the same headers is refused alike.
+    for `/probe/ws` with the same headers is refused too.
     """
 
     status: int

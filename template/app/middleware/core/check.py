@@ -46,7 +46,7 @@ _BODY_SIZE: Final = (
 
 class OrderCheck(Layer):
     """
-    Refuse to start a service whose layers stand in a wrong order.
+    Stop the start of a service whose layers have a wrong order.
 
     It is the first of the list: what is outside of it was added by `add_middleware`, a decorator
     or an instrumentor. At start-up (the lifespan protocol of ASGI) it reads the stack as built,
@@ -199,7 +199,7 @@ def _short(cls: Any) -> str:
 
 
 def _outsiders(app: Starlette) -> list[Any]:
-    """Return what stands outside of the check, the framework's own layers left out."""
+    """Return what is outside the check, without the framework's own layers."""
     outer: list[Any] = []
     for layer in _walk(_stack(app)):
         if isinstance(layer, OrderCheck):
@@ -210,7 +210,7 @@ def _outsiders(app: Starlette) -> list[Any]:
 
 
 def _of_framework(cls: type, app: Starlette) -> bool:
-    # These two stand around the list; Starlette's others are offered to everybody.
+    # These two surround the list; any service can use Starlette's others.
     if cls is RequestBodyLimitMiddleware:
         return getattr(app, "max_body_size", None) is not None
     return cls is ServerErrorMiddleware or cls.__module__.partition(".")[0] == "fastapi"

@@ -31,7 +31,7 @@ Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
 # What a layer overrides of `head`, `ended` and `enter`.
 Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None"]
 
-# What is raised where a client went away, and is no failure of the service.
+# What a disconnected client causes; no failure of the service.
 CLIENT_LEFT: Final = (ClientDisconnect, WebSocketDisconnect)
 
 _CLIENT_CLOSED_REQUEST: Final = 499
@@ -54,16 +54,16 @@ class Exchange:
     """
     A request and its response, as neighbouring layers see them.
 
-    What came in: `scope`; `state`, its dictionary of what layers leave for each other and for
-    endpoints; `method` (WEBSOCKET for a handshake); `client`, whom Proxy headers may correct;
-    `path`, without `root_path`; `headers` by name, where None stands for one that was sent more
-    than once; `receive` and `send`, what the next layer inside is handed.
+    The request: `scope`; `state`, a dictionary for other layers and endpoints; `method`
+    (WEBSOCKET for a handshake); `client`, which Proxy headers can correct; `path`, without
+    `root_path`; `headers` by name, with None for one that was sent more than once; `receive` and
+    `send`, which the next inner layer gets.
 
-    What becomes of it is known to `ended`: `route` is the template of the path, None where none
-    was taken. `status` is the one that was sent, 499 where the client left, or the server gave the
-    request up, before the end, 500 where an exception left no response; a websocket ends when it
-    closes, with 101 if it was accepted and the status of the refusal if not. `body_bytes` are those
-    of the body, none for HEAD; `seconds` leave background tasks out.
+    The outcome, set before `ended`: `route`, the template of the path, or None. `status`, the
+    one that was sent; 499 if the client disconnected, or the server cancelled the request, before
+    the end; 500 if an exception left no response. A websocket ends when it closes, with 101 if it
+    was accepted, and with the status of the rejection otherwise. `body_bytes`, 0 for HEAD.
+    `seconds`, without background tasks.
     """
 
     __slots__ = (
@@ -109,9 +109,9 @@ class Exchange:
         self.route: str | None = None
         self.status = self.body_bytes = 0
         self.seconds = 0.0
-        # How far out the response has come, and from where on messages are dropped.
+        # The place that the response has reached, and the one from which messages are dropped.
         self.reached = self.cut = _INNERMOST
-        # Who took the response over, where somebody did.
+        # The layer that took over the response, if one did.
         self.taken: Send | None = None
         self._receive = receive
         # Whether more of the body is to come; None before anything was received.
@@ -132,8 +132,8 @@ class Exchange:
         """
         Return the value of a header that was sent exactly once, else None.
 
-        Two readers of a doubled header may each take a different value, so a header that decides
-        something counts only where it stands alone.
+        Two readers of a doubled header could each use a different value, so a header that decides
+        something must be sent once.
         """
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
@@ -203,7 +203,7 @@ class Exchange:
         self._leave(depth)
 
     async def received(self) -> Message:
-        """Receive from whoever is outside of these layers."""
+        """Receive from outside these layers."""
         message = await self._receive()
         self._arriving = message.get("more_body", False)
         if message["type"] in _DISCONNECTS:
@@ -236,7 +236,7 @@ class Exchange:
             raise RuntimeError(msg)
         headers: Headers = [*message.get("headers", ())]
         message = {**message, "headers": headers}
-        # Where nothing clashes, which is nearly always, headers are added without a look.
+        # Without a clash, which is nearly always, headers are added without a look.
         clashes = not rule_names.isdisjoint(map(NAME, headers))
         additions = self._additions
         for place in reversed(range(depth)):
@@ -275,7 +275,7 @@ class Exchange:
         self._sent = _SWITCHING_PROTOCOLS if self.accepted else message["status"]
 
     def deliver(self, message: Message) -> Awaitable[None]:
-        """Send what is no head to whoever is outside of these layers."""
+        """Send a message that isn't a head to outside these layers."""
         if not message.get("more_body", False):
             if message["type"] == "websocket.close":
                 self.reached = _WIRE
@@ -339,7 +339,7 @@ class Exchange:
 
 
 class Place:
-    """Where a layer stands in an exchange: what it sends passes the layers outside of it only."""
+    """The place of a layer in an exchange: what it sends passes only the layers outside it."""
 
     __slots__ = ("_depth", "_exchange")
 
@@ -356,15 +356,15 @@ class Place:
         self, response: Response, *, close_code: int = 1008, closes: bool = False
     ) -> None:
         """
-        Send `response` in place of all that is inside, of which no message gets out any more.
+        Send `response` instead of everything inside, whose messages are dropped from now on.
 
-        A websocket handshake is closed with `close_code` where the server can't send a response
+        A websocket handshake is closed with `close_code` if the server can't send a response
         to it. `closes` ends the connection, for a client that is still sending its body.
         """
         exchange = self._exchange
         exchange.cut = self._depth
         send: Send = _Way(exchange, self._depth)
-        # HTTP/2 and HTTP/3 know no such header (RFC 9113, 8.2.2; RFC 9114, 4.2).
+        # HTTP/2 and HTTP/3 forbid this header (RFC 9113, 8.2.2; RFC 9114, 4.2).
         if closes and exchange.scope["http_version"][0] == "1":
             response.headers["Connection"] = "close"
         if closes and announces_body(exchange.scope, exchange.headers):
@@ -399,4 +399,4 @@ class _Way:
 
 
 async def _drop() -> None:
-    """Send nothing: somebody else responds."""
+    """Send nothing: another layer responds."""

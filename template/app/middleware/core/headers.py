@@ -1,4 +1,4 @@
-"""Header rules: what becomes of a header that a layer adds where the response has one already."""
+"""Header rules: what to do if a response already has a header that a layer adds."""
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -17,7 +17,7 @@ _first_rules: Final[dict[bytes, "HeaderRule"]] = {}
 
 
 class Clash(Enum):
-    """What to do with a header of the layer where the response has one of that name."""
+    """What to do if the response already has a header of that name."""
 
     KEEP = "keep the one that is there"
     REPLACE = "replace the one that is there"
@@ -30,8 +30,8 @@ class HeaderRule:
     """
     The names of the headers that a layer may add, each with its `Clash`.
 
-    Names are in lower case, as ASGI has them. Two layers never use one rule: that they may clash is
-    known from their having a rule each.
+    Names are in lower case, as in ASGI. Each layer has its own rule, so that clashes are known in
+    advance.
     """
 
     __slots__ = ("_clashes", "_names", "shared")

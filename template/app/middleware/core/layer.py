@@ -1,9 +1,9 @@
 """
-Layer: the base of every layer. A layer says what it does; the driver does it.
+Layer: the base class of every layer, and the driver that runs them.
 
-Layers that are neighbours share one `Exchange`, so that a request and its response pass one pair
-of hands instead of one for each layer. The order, and what each layer sees, are those of an onion
-of plain ASGI classes.
+Neighbouring layers share one `Exchange`, so a request and its response pass through the driver
+once, instead of once per layer. The order, and what each layer sees, are those of nested plain
+ASGI classes.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -32,15 +32,15 @@ class Layer:
 
     A subclass overrides what concerns it:
 
-    - `scopes`: the types of scopes that it looks at; any other passes.
-    - `exempt_paths`: exact paths, without `root_path`, of HTTP requests that pass as well.
-    - `enter`: a request comes in. Let it pass, refuse it, or take charge of the rest.
-    - `head`: the head of a response goes out. Change it, or take the response over.
+    - `scopes`: the types of scopes that it handles; others pass.
+    - `exempt_paths`: exact paths, without `root_path`, of HTTP requests that pass too.
+    - `enter`: a request arrives. Let it pass, reject it, or take charge of the rest.
+    - `head`: the head of a response leaves. Change it, or take over the response.
     - `ended`: the request is over.
     - `lifespan`: the service starts and stops.
 
-    One object serves all requests: what belongs to a request belongs on the exchange or into a
-    closure, never on `self`.
+    One object serves all requests: store request data on the exchange or in a closure, never on
+    `self`.
     """
 
     scopes: Collection[str] = HTTP | WEBSOCKET
@@ -58,32 +58,32 @@ class Layer:
 
     def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
         """
-        Look at a request that comes in.
+        Handle a request that arrives.
 
         Returns:
             None to let it pass; a `Refusal`, which the driver sends; or an awaitable that takes
-            charge: it awaits `exchange.proceed()` for the rest of the onion, or responds itself.
+            charge: it awaits `exchange.proceed()` to run the inner layers, or responds itself.
 
         """
 
     def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         """
-        Look at the head of a response; `message` is a copy, with a list of `headers`, to change.
+        Handle the head of a response; `message` is a copy with a list of `headers` to change.
 
         The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
 
         Returns:
-            None to let it pass; a `HeaderRule` and the headers to add under it; or a function that
-            takes the response over: from the `send` that leads outside it makes the one that gets
-            this head and all that follows.
+            None to let it pass; a `HeaderRule` and the headers to add by it; or a function that
+            takes over the response: it gets the outer `send`, and returns one that gets this head
+            and all further messages.
 
         """
 
     def ended(self, exchange: Exchange) -> None:
-        """Take note of a request that is over: its last byte was sent, or none will be."""
+        """Handle the end of a request: its last byte was sent, or none will be."""
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the start and the stop of the service on."""
+        """Pass on the start and the stop of the service."""
         await self.app(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +97,7 @@ class Layer:
             try:
                 await exchange.enter()
             except CLIENT_LEFT as exc:
-                exchange.finish(exc)  # nobody waits for a response, and nothing is wrong
+                exchange.finish(exc)  # no client waits for a response, and nothing is wrong
             except BaseException as exc:
                 exchange.finish(exc)
                 raise
@@ -115,7 +115,7 @@ class Chain:
     """What neighbouring layers do with the requests of one type, found once."""
 
     def __init__(self, app: ASGIApp, layers: list[Layer], kind: str) -> None:
-        # Whoever is inside of all layers; others hand the request on.
+        # What is inside all layers; these pass the request on.
         self.app = app if isinstance(app, Layer) else keeping_shields(app)
         self._inside = app
         self._layers = layers
@@ -152,10 +152,10 @@ def _step(layer: Layer) -> Step:
 
 def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:
     """
-    Return `layer` with those inside of it that may share its exchange, and what is inside of all.
+    Return `layer` with the inner layers that can share its exchange, and what is inside them all.
 
-    One that is told of the end must see what passes where it stands: inside of a layer that may
-    take a response over it begins a chain of its own.
+    A layer with `ended` must see the messages at its own place, so inside a layer that can take
+    over a response it starts a chain of its own.
     """
     layers, app = [layer], layer.app
     filters = _overrides(layer, "head")

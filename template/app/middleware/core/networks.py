@@ -1,4 +1,4 @@
-"""Networks: the addresses that a setting names, and those that a server tells of a client."""
+"""Networks: the addresses in settings, and those of clients."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,10 +15,10 @@ MAPPED_BITS: Final = 96
 
 def parse_address(host: str | None) -> Address | None:
     """
-    Return the address that `host` spells, None where it spells none.
+    Return the address in `host`, or None.
 
-    A server that listens on IPv6 may tell of an IPv4 client as `::ffff:192.0.2.1` (RFC 4291,
-    2.5.5.2); that is folded to the IPv4 address, or each list would need both.
+    A server that listens on IPv6 may report an IPv4 client as `::ffff:192.0.2.1` (RFC 4291,
+    2.5.5.2); the result is the IPv4 address, or each list would need both.
     """
     try:
         address = ip_address(host or "")

@@ -110,7 +110,7 @@ class Policies:
         self.rules.sort(key=lambda rule: (bool(rule.below), -len(rule.path), rule.breadth))
 
     def install(self, app: ASGIApp) -> None:
-        """Give the layers from `app` inwards those that stand in their places under a rule."""
+        """Give each layer from `app` inwards the layer that replaces it under a rule."""
         inner: Any = app
         while inner is not None:
             name = layer_of(type(inner))
@@ -284,7 +284,7 @@ def taken(scope: Scope) -> RouteContext | None:
         for context in iter_route_contexts(scope["app"].routes):
             if context.matches(asked)[0] is Match.FULL:
                 return context
-    except Exception:  # noqa: BLE001 - it fails again in the router, where it is answered
+    except Exception:  # noqa: BLE001 - it fails again in the router, which responds
         return None
     return None
 

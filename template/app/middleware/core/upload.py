@@ -42,7 +42,7 @@ async def _discard(receive: Receive, arrives: Callable[[], bool]) -> None:
     """Read what still arrives, for a little while, and keep nothing of it."""
     now = asyncio.get_running_loop().time
     deadline = now() + _LINGER_SECONDS
-    # Whatever becomes of the rest, the response has to be ended.
+    # The response must end, whatever happens to the rest.
     with suppress(Exception):
         while arrives() and now() < deadline:
             async with asyncio.timeout(_IDLE_SECONDS):

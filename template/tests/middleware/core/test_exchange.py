@@ -17,7 +17,7 @@ from tests.middleware.asgi import Dialogue
 
 
 class Witness(Layer):
-    """Keeps what it was told."""
+    """Records the outcome that it gets."""
 
     def __init__(self, app: ASGIApp, *, told: list[Exchange]) -> None:
         super().__init__(app)
@@ -68,7 +68,7 @@ def test_a_watcher_is_told_once() -> None:
 def test_what_ends_a_request_without_an_answer_is_told(
     error: type[BaseException], status: int
 ) -> None:
-    """A server answers 500 for whatever it caught; only one who waits no longer gets nothing."""
+    """A server responds to any exception with 500, unless the client is gone."""
     told: list[Exchange] = []
 
     async def fail(*_: object) -> None:
@@ -111,7 +111,7 @@ def test_what_ends_a_request_without_an_answer_is_told(
 def test_what_a_client_was_answered_is_told(
     kind: str, messages: list[Message], status: int, size: int
 ) -> None:
-    """Who is not answered to the end went away; a close refuses a handshake with a 403."""
+    """A client without a complete response disconnected; a close rejects a handshake with 403."""
     told: list[Exchange] = []
 
     async def answer(_: Scope, __: Receive, send: Send) -> None:

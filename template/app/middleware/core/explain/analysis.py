@@ -30,7 +30,7 @@ from .request import RawHeaders
 from .run import Record
 from .verdict import browser_sees, find_fault, short
 
-# What stands around the layers; the picture of docs/middleware.md calls them so too.
+# What surrounds the layers; docs/onion.svg has the same names.
 OUTER: Final = "outer"
 EXCEPTIONS: Final = "exceptions"
 ROUTES: Final = "routes"
@@ -54,7 +54,7 @@ class _Analysis:
     """
     Compares the places of a run with each other.
 
-    Component `n` stands between the places `n` and `n + 1`; the last, the routes, has only an
+    Component `n` is between the places `n` and `n + 1`; the last, the routes, has only an
     outside.
     """
 
@@ -66,7 +66,7 @@ class _Analysis:
         self._components = [OUTER, *record.names, EXCEPTIONS, ROUTES]
         innermost = record.passages[max(record.passages)]
         self._scope = innermost.scope
-        # What the layers noted, refusals too, stands in the one state that they share.
+        # What the layers recorded, rejections too, is in the state that they share.
         self._state: dict[str, Any] = innermost.scope.get("state") or {}
         self._context = taken({**innermost.request, "app": innermost.scope["app"]})
         method = innermost.request.get("method", "WEBSOCKET")
@@ -291,7 +291,7 @@ class _Analysis:
 
 
 class _Nothing:
-    """Stands for a value that isn't there, since None is one."""
+    """Marks a missing value, since None is a value."""
 
 
 def _outcome(passage: Passage | None) -> Outcome:

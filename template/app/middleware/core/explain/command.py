@@ -189,13 +189,13 @@ def _write(text: str) -> None:
 
 
 def _reasons(changed: Sequence[Middleware], moved: Sequence[str]) -> list[str]:
-    """Return why the layers stand where they stand; a rule between the two comes first."""
+    """Return the reasons for the layers' places; a rule between the two comes first."""
     if len(moved) == 1:
         layer = LAYERS.get(moved[0])
         return [f"{moved[0]}: {layer.because}"] if layer else []
     broken = broken_rules(names_of(changed))
     rules = sorted(broken, key=lambda rule: {rule.outside, rule.inside} != set(moved))
-    # One reason may hold for many layers; the first rule stands for all.
+    # Many rules can have one reason; only the first is shown.
     reasons: dict[str, Rule] = {}
     for rule in rules:
         reasons.setdefault(rule.because, rule)

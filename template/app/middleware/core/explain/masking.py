@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from .request import RawHeaders
 
 MASK: Final = "***"
-# A shorter value may stand anywhere by chance; it is masked by the name of its header alone.
+# A shorter value may occur anywhere by chance; only its own header is masked.
 _MINIMUM_LENGTH: Final = 8
 _NAME: Final = re.compile(
     r"(proxy-)?authorization|(set-)?cookie|.*(token|secret|passw|credential|signature)"
@@ -27,7 +27,7 @@ _COOKIE: Final = re.compile(r"[^=;\s]+=([^;]+)")
 
 class Masker:
     """
-    Masks what is secret by its name, and the same value wherever else it stands.
+    Masks values with a secret name, and the same value everywhere else.
 
     With `show` it masks nothing.
     """

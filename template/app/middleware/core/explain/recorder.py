@@ -57,7 +57,7 @@ Passages = MutableMapping[int, Passage]
 
 class Recorder:
     """
-    Stand between two layers and note in `passages`, under `place`, what passes there.
+    Record in `passages`, under `place`, what passes between two layers.
 
     The scope, the messages and the exceptions that pass are the same objects, in the same order.
     """

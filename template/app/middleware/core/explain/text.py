@@ -84,7 +84,7 @@ def heading(console: Console, text: str) -> None:
 
 
 def print_hanging(console: Console, text: Text) -> None:
-    """Print a text that may take several lines, so that its first is told from the others."""
+    """Print a text that may have several lines, with the further ones indented."""
     for number, line in enumerate(text.wrap(console, console.width - _HANGING, overflow="fold")):
         console.print(Padding(line, (0, 0, 0, _HANGING if number else 2)))
 

@@ -71,7 +71,7 @@ def browser_sees(
     """
     Return a sentence, None for a request that no page of another origin sends.
 
-    `is_outside` says whether `responder` stands outside the layer cors, and `cors` are the
+    `is_outside` says whether `responder` runs outside the layer cors, and `cors` are the
     settings that list origins, none where the layer isn't there.
     """
     sent = dict(client.request["headers"])
