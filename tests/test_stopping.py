@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -68,7 +68,7 @@ class LoadBalancer:
         self._ended = Event()
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self) -> Generator[None]:
         with ThreadPoolExecutor(CLIENTS + 1) as threads:
             work = [threads.submit(task) for task in (self._probe, *[self._send] * CLIENTS)]
             try:

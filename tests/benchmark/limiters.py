@@ -112,7 +112,7 @@ def limiters(_: Targets) -> None:
     """Compare what is served in time, with a steady backend and one that becomes slow."""
     rows = []
     for name, make in LIMITERS.items():
-        cells = []
+        cells: list[str] = []
         for factor in (1, 4):
             runs = [Simulation(make(), factor, seed).run() for seed in SEEDS]
             served = mean(len(times) / SECONDS for times in runs)

@@ -3,9 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from fastapi.security.base import SecurityBase
+from typing import Any, ClassVar
 
 from .core.exchange import Exchange
 
@@ -70,7 +68,7 @@ class Scheme(ABC):
     name: ClassVar[str]
     called: ClassVar[str]
     challenge: ClassVar[str]
-    security: ClassVar[SecurityBase]
+    security: ClassVar[Any]
     subprotocol: ClassVar[str | None] = None
 
     @abstractmethod

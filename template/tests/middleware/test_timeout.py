@@ -100,10 +100,10 @@ def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> N
         steps.append("used")
 
     async def drive() -> float:
-        dialogue = Dialogue("GET", "/thread")
+        answered = asyncio.Event()
+        dialogue = Dialogue("GET", "/thread", watch=lambda _: answered.set())
         asking = asyncio.create_task(app(dialogue.scope, dialogue.receive, dialogue.send))
-        while not dialogue.sent:
-            await asyncio.sleep(0.01)
+        await answered.wait()
         assert dialogue.status == 504
         taken = current_default_thread_limiter().borrowed_tokens
         await asking

@@ -54,5 +54,5 @@ def _narrow(document: dict[str, Any], app: FastAPI, policies: "Policies") -> Non
 
 def _is_of_layers(response: dict[str, Any], status: int) -> bool:
     """Return whether the layers declare it, which they do for each route, and not the route."""
-    is_problem = response.get("content", {}).keys() == {MEDIA_TYPE}
-    return is_problem and response["description"] == phrase(status)
+    form = (response["description"], [*response.get("content", ())])
+    return form == (phrase(status), [MEDIA_TYPE])

@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -30,7 +30,7 @@ class Shutdown:
         self.began = False
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> Generator[None]:
         """Catch SIGTERM while the service runs, if the server handles it in Python."""
         self.began = False
         server = signal.getsignal(signal.SIGTERM)

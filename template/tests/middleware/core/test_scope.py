@@ -53,7 +53,7 @@ def test_a_layer_needs_no_more_than_asgi_demands(name: str, kind: str) -> None:
 
     async def drive() -> None:
         # The session is what another layer brings, outside of the one that reads it.
-        scope = {**MINIMAL[kind], "headers": [*MINIMAL[kind]["headers"]], "session": {}}
+        scope: Scope = {**MINIMAL[kind], "headers": [*MINIMAL[kind]["headers"]], "session": {}}
         await app(scope, receive, send)
 
     layers = {layer_of(item.cls): item for item in build_stack(stack_settings())}

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -247,7 +247,7 @@ def test_old_keys_stay_while_the_provider_is_down(
 def test_many_requests_share_one_fetch(provider: Provider, verify: JwtVerifier) -> None:
     provider.seconds = 0.1
 
-    async def storm() -> list[User | None]:
+    async def storm() -> Sequence[User | None]:
         return await asyncio.gather(*(ask(verify, es256("a")) for _ in range(20)))
 
     assert len(asyncio.run(storm())) == 20
