@@ -80,7 +80,7 @@ def test_a_thread_does_not_delay_the_response(probe_app: ProbeApp) -> None:
 
 def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> None:
     """Its place in the pool, and the dependencies that it was given."""
-    app = probe_app(request_timeout=0.05)
+    app = probe_app(request_timeout=0.3)
     steps: list[str] = []
 
     def session() -> Iterator[None]:
@@ -96,7 +96,7 @@ def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> N
     def thread(
         _: Annotated[None, Depends(session)], __: Annotated[None, Depends(connection)]
     ) -> None:
-        time.sleep(0.3)
+        time.sleep(0.6)
         steps.append("used")
 
     async def drive() -> float:
