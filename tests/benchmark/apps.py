@@ -15,6 +15,7 @@ QUIET: Final = cast("TelemetryConfig", {"tracing": False, "metrics": False, "log
 
 _SETTINGS: Final = {
     "allowed_hosts": [HOST],
+    "authentication_required": False,
     "cors_allow_origins": [ORIGIN],
     "cross_origin_trusted": [ORIGIN],
     "jwt_algorithms": ["HS256"],

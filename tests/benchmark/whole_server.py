@@ -66,7 +66,11 @@ def _cost(workload: Workload, connection: HTTPConnection, pid: int, out: Path) -
 def _send(workload: Workload, connection: HTTPConnection, count: int) -> None:
     for _ in range(count):
         connection.request(workload.method, workload.path, workload.body or None, workload.headers)
-        connection.getresponse().read()
+        response = connection.getresponse()
+        response.read()
+        if response.status != workload.status:
+            msg = f"{workload.label} was answered {response.status}"
+            raise RuntimeError(msg)
 
 
 def _control(option: str, pid: int) -> None:

@@ -244,8 +244,8 @@ class Exchange:
             if not isinstance(addition, tuple):
                 length = len(headers)
                 outcome = addition(self, message)
+                headers = message["headers"]
                 if outcome is None:
-                    headers = message["headers"]
                     clashes = clashes or len(headers) != length  # it changed them by hand
                     continue
                 if not isinstance(outcome, tuple):
