@@ -30,6 +30,7 @@ SETTINGS: Final = {
     "JWT_KEY": "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu",
     "RATE_LIMIT": "1000000/minute",
     "SESSION_SECRET": "Zq3v8KpT1sXw6YbN4mRj7HcD0fLg9aEu",
+    "SHUTDOWN_DELAY": "0",
 }
 
 

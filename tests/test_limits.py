@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -304,6 +305,49 @@ def test_workers_run_a_repeated_request_once(render: Render, serve: Serve) -> No
         assert [response.status_code for response in first].count(200) == 1
         assert order(server, "once", "/slow").headers["idempotency-replayed"] == "true"
         assert (service / "runs.log").read_text() == "x"
+
+
+QUERIES: Final = """
+
+@router.get("/query")
+def query() -> None:
+    time.sleep(3)
+
+
+@router.get("/healthy")
+def healthy() -> None: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "statuses"),
+    [
+        ("Policy(max_concurrency=5, queue_timeout=0)", {200: 10}),
+        ("Policy()", {503: 10}),
+    ],
+)
+def test_hung_queries_hold_healthy_requests_up_only_where_they_share_their_slots(
+    policy: str, statuses: dict[int, int], render: Render, serve: Serve
+) -> None:
+    service = render(layers=["request_id", "error_handler", "concurrency"])
+    routes, main = service / "app/routes.py", service / "app/main.py"
+    routes.write_text("import time\n" + routes.read_text() + QUERIES)
+    options = f"stack_options(settings, routes={{'GET /query': {policy}}})"
+    edited = main.read_text().replace("stack_options(settings)", options)
+    main.write_text(edited.replace("import stack_options", "import Policy, stack_options"))
+    server = serve(service, MAX_CONCURRENCY="10", QUEUE_TIMEOUT="0")
+
+    async def ask() -> list[httpx2.Response]:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
+            hung = [asyncio.ensure_future(client.get("/query")) for _ in range(40)]
+            await asyncio.sleep(1.5)
+            healthy = await asyncio.gather(*(client.get("/healthy") for _ in range(10)))
+            assert not all(request.done() for request in hung)
+            await asyncio.wait(hung)
+            return healthy
+
+    assert Counter(response.status_code for response in asyncio.run(ask())) == statuses
 
 
 def test_what_a_dead_worker_ran_can_run_again(render: Render, serve: Serve) -> None:

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,11 @@ def gunicorn(bench: Bench) -> None:
     bench.write_main(after=_ROUTES)
     command = ("gunicorn", "app.main:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "1")
     _assert_one_place_decides(bench, *command, "-b", "127.0.0.1:{port}")
+    with bench.serving(*command, "-b", "127.0.0.1:{port}", SHUTDOWN_DELAY="3") as serving:
+        assert serving.request("/readyz").status == 200
+        serving.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: serving.request("/readyz").status == 503)
+        assert serving.request("/ok").status == 200
 
 
 @server(
