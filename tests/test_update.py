@@ -307,7 +307,9 @@ def test_a_service_of_an_earlier_release_lets_anonymous_requests_in_as_before(
     assert _conflicts(service) == []
     assert _answers(service)["authentication_required"] is False
     fresh = render("fresh", layers=layers, authentication_required=False)
-    assert _differences(service, fresh, besides=USERS) == []
+    # What an older release had elsewhere is left lying around by a second copy.
+    left = _files(service) - _files(fresh) if command == "recopy" else set[str]()
+    assert _differences(service, fresh, besides=USERS | left) == []
 
 
 def test_a_closed_service_stays_closed(render: Render, tmp_path: Path) -> None:
