@@ -1,15 +1,19 @@
 """OpenAPI: each operation declares the statuses that layers can respond with there, no others."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from app.middleware.order import LAYERS, STATUSES
-from app.middleware.problem import MEDIA_TYPE, phrase
+from app.middleware.problem import problem_responses
 
 if TYPE_CHECKING:
     from .policies import Policies
+
+# What the layers put onto each route, before any route is known.
+_DECLARED: Final = problem_responses(STATUSES)
+_INVALID: Final = 422  # FastAPI's own, whatever the layers are
 
 
 def narrow_openapi(app: FastAPI, policies: "Policies") -> None:
@@ -41,18 +45,11 @@ def _narrow(document: dict[str, Any], app: FastAPI, policies: "Policies") -> Non
             if operation.get("security"):
                 layers.add("authentication")  # the dependency of the route rejects in any case
             possible = {
-                str(status)
+                status
                 for name in layers & LAYERS.keys()
                 if method in (LAYERS[name].methods or {method})
                 for status in LAYERS[name].statuses
             }
-            responses = operation["responses"]
-            for status in {*map(str, STATUSES)} - possible:
-                if status in responses and _is_of_layers(responses[status], int(status)):
-                    del responses[status]
-
-
-def _is_of_layers(response: dict[str, Any], status: int) -> bool:
-    """Return whether the layers declare it, which they do for each route, and not the route."""
-    form = (response["description"], [*response.get("content", ())])
-    return form == (phrase(status), [MEDIA_TYPE])
+            for status in _DECLARED.keys() - possible - {_INVALID}:
+                if context.responses.get(status) == _DECLARED[status]:
+                    operation["responses"].pop(str(status), None)

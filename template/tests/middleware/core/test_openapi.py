@@ -27,7 +27,7 @@ PLACES = {
 def declared(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what the routes declare of three layers, under a table."""
     responses = problem_responses([401, 409, 429])
-    monkeypatch.setattr("app.middleware.core.openapi.STATUSES", [*responses])
+    monkeypatch.setattr("app.middleware.core.openapi._DECLARED", responses)
     monkeypatch.setattr("app.middleware.core.openapi.LAYERS", PLACES)
     monkeypatch.setattr("app.middleware.core.policies.layer_of", str)
     names: list[Any] = [*PLACES]
