@@ -227,7 +227,7 @@ def parts(text: str) -> list[list[str]]:
 
 
 def labelled(lines: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return what stands under each label of a table."""
+    """Return the text of each label of a table."""
     rows: list[tuple[str, list[str]]] = []
     for line in lines:
         label, _, text = line.strip().partition("  ") if line[2] != " " else ("", "", line)

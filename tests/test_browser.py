@@ -440,7 +440,7 @@ def test_pages_come_with_a_session_a_token_or_a_key(
     assert ask("/act", method="POST", credentials="include")["status"] == 403
     for headers in (token, key):
         assert ask("/act", method="POST", headers=headers)["status"] == 200
-        # With the session beside it, it could act for whoever is logged in.
+        # With the session beside it, it could act for the user who is logged in.
         beside = ask("/act", method="POST", headers=headers, credentials="include")
         assert beside["status"] == 403
     wrong = ask("/me", headers={"X-API-Key": "wrong"})

@@ -143,7 +143,7 @@ def test_a_request_is_explained(name: str, service: Path) -> None:
 
 @pytest.mark.parametrize("lacks", [None, "cors", "error_handler", "proxy_headers", "cross_origin"])
 def test_a_symptom_has_its_line(lacks: str | None, service: Path, render: Render) -> None:
-    """What the pages tell people to look for is there: with all layers, or without the one."""
+    """What the pages name in the output is there: with all layers, or without the one."""
     folder = service
     if lacks:
         folder = render(layers=[name for name in LAYERS if name != lacks])

@@ -190,7 +190,7 @@ def _page(rules: list[Rule]) -> str:
         f"## The {len(rules)} rules",
         "",
         "A rule binds only where both layers were chosen.",
-        "MUST: security, or a wrong answer to a client or an operator. SHOULD: quality.",
+        "MUST: security, or wrong data for a client or an operator. SHOULD: quality.",
         "",
         "| Outside | Inside | Strength | Or else | Shown by |",
         "| --- | --- | --- | --- | --- |",

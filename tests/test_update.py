@@ -261,7 +261,7 @@ def test_the_layer_of_the_scheme_can_not_be_dropped_alone(render: Render) -> Non
 
 
 def test_a_scheme_is_added_and_another_becomes_the_first(render: Render) -> None:
-    """No login vanishes because two questions were answered alike for a moment."""
+    """No login vanishes because two questions had the same answer for a moment."""
     layers = ["session", "authentication"]
     service = render(layers=layers, authentication_scheme="jwt")
     commit(service)

@@ -116,7 +116,7 @@ async def _load(port: int) -> Outcomes:
 
 
 async def _send(port: int, path: str, found: list[Outcome]) -> None:
-    """Send requests at a fixed rate, whatever becomes of them."""
+    """Send requests at a fixed rate, without waiting for responses."""
     clock = asyncio.get_running_loop().time
     began = clock()
 

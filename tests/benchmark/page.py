@@ -23,7 +23,7 @@ All figures but those of time and memory are ratios to the same request through 
 A part of the rate is the server's own work on headers: the stack *with the headers of the twelve* sends them and does nothing else.
 *Rate, modelled* repeats: uvicorn under callgrind, one kept-alive connection, a request costs its instructions and ten more for each miss of the first-level caches and each mispredicted branch.
 
-The twelve concerns are a log line, a request id, timing, CORS, security headers, the host check, compression, a rate limit, metrics, JWT, a body limit and error answers.
+The twelve concerns are a log line, a request id, timing, CORS, security headers, the host check, compression, a rate limit, metrics, JWT, a body limit and error responses.
 *Popular libraries* have the same twelve from asgi-correlation-id, Starlette, slowapi, prometheus-fastapi-instrumentator, secure, PyJWT and structlog, as their pages show them; *the tutorial way* has a function under `@app.middleware("http")` for each.
 """
 

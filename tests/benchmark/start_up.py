@@ -55,7 +55,7 @@ def start_up(targets: Targets) -> None:
         ]
         wall, cpu, memory = figures
         rows.append([name, seconds(wall), seconds(cpu), megabytes(memory)])
-    write("Start-up", table(["service", "to the first answer", "CPU", "memory"], rows))
+    write("Start-up", table(["service", "to the first response", "CPU", "memory"], rows))
 
 
 def _started(service: Path) -> tuple[float, float, float]:

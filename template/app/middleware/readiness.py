@@ -1,4 +1,4 @@
-"""Readiness: tells load balancers whether this process takes requests."""
+"""Readiness: reports to load balancers whether this process takes requests."""
 
 from collections.abc import Awaitable, Collection
 from typing import Annotated, Final
@@ -103,7 +103,7 @@ class ReadinessMiddleware(Layer):
 
 def check_paths(*, path: str, probe_paths: Collection[str]) -> None:
     """
-    Refuse a liveness path, which maintenance mode lets pass.
+    Reject a liveness path, which passes during maintenance.
 
     Raises:
         ValueError: a message that says what to do.

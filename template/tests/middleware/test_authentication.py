@@ -358,7 +358,7 @@ def test_a_route_asks_for_a_credential_or_for_none(probe_client: ProbeClient) ->
     assert client.get("/probe/sync").status_code == 401
     assert client.get("/probe/ok").status_code == 200
     assert client.get("/probe/state").status_code == 200
-    # The requests of other methods, and other spellings, are judged.
+    # The requests of other methods, and other spellings, are checked.
     assert client.post("/probe/ok").status_code == 401
     assert client.get("/probe/ok/").status_code == 401
     assert client.get("//probe/ok").status_code == 401

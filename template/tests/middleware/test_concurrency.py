@@ -1,4 +1,4 @@
-"""Concurrency: what one process can't work on now waits for a short time, or is told so at once."""
+"""Concurrency: requests above the limit wait for a short time, or get 503."""
 
 import asyncio
 import threading
@@ -137,7 +137,7 @@ def test_a_slot_is_free_again(path: str, probe_client: ProbeClient) -> None:
 def test_a_thread_keeps_its_slot_after_a_504(
     probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
-    """What the service still works on counts, whatever the client was told."""
+    """Work that continues counts, even after a response."""
     app = probe_app(request_timeout=0.05, **ONE)
     released = threading.Event()
     answered: list[int] = []

@@ -46,7 +46,7 @@ def readiness_of(app: Any) -> Readiness:
 
 
 def stop(client: TestClient) -> None:
-    """Let the service of `client` be told to stop."""
+    """Send the service of `client` the signal to stop."""
     readiness_of(client.app).shutdown.began = True
 
 

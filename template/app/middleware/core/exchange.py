@@ -26,7 +26,7 @@ Filter: TypeAlias = Callable[[Send], Send]
 Head: TypeAlias = Callable[["Exchange", Message], "Addition | Filter | None"]
 Watcher: TypeAlias = Callable[["Exchange"], None]
 Client: TypeAlias = tuple[str, int]
-# What is left to do where a layer stands: for a watcher, with the client that it saw.
+# What remains to be done at a layer's place: for a watcher, with the client that it saw.
 Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
 # What a layer overrides of `head`, `ended` and `enter`.
 Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None"]
@@ -117,7 +117,7 @@ class Exchange:
         # Whether more of the body is to come; None before anything was received.
         self._arriving: bool | None = None
         self._gone = False
-        # Whether there is nobody left to tell that the request is over.
+        # Whether no watcher is left for the end of the request.
         self._over = not chain.is_watched
         self._sent = 0
         self._chain = chain

@@ -35,7 +35,7 @@ class ApiKeyVerifier(Scheme):
     The caller whose key is in `header`.
 
     A key is random, so a fast hash is enough. It is compared with every known one, each in
-    constant time, so the time tells nothing of how near a guess was or whose key it is.
+    constant time, so the time doesn't reveal how close a guess was or whose key it is.
     """
 
     name: ClassVar = "api_key"
@@ -75,7 +75,7 @@ class ApiKeyVerifier(Scheme):
 
 
 def name_header(header: str) -> None:
-    """Tell OpenAPI which header carries the key."""
+    """Declare the header with the key for OpenAPI."""
     ApiKeyVerifier.security.model.name = header
 
 

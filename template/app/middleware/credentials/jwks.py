@@ -117,7 +117,7 @@ def _usable(published: Any, allowed: Collection[str]) -> Key | None:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Keys are believed because of where they come from."""
+    """A redirect could lead to keys of another host."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None

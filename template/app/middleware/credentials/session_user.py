@@ -11,11 +11,11 @@ from app.middleware.user import BadCredentialError, Scheme, User, read_scopes
 
 class SessionUser(Scheme):
     """
-    The user whose id stands under `session["user"]`.
+    The user whose ID is `session["user"]`.
 
-    A login writes it, a logout clears the session. `session["scopes"]` is a list, or a text with
-    spaces between the scopes. An id is a text or a whole number; anything else is refused, since
-    a user that nobody can name must not pass for an anonymous one.
+    A login sets it, a logout clears the session. `session["scopes"]` is a list, or a text with
+    spaces between the scopes. An ID is a text or a whole number; other values are rejected, since
+    a user without an ID must not pass as anonymous.
     """
 
     name: ClassVar = "session"
@@ -38,5 +38,5 @@ class SessionUser(Scheme):
 
 
 def name_cookie(name: str) -> None:
-    """Tell OpenAPI which cookie holds the session."""
+    """Declare the session cookie for OpenAPI."""
     SessionUser.security.model.name = name

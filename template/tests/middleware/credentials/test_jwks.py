@@ -93,7 +93,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Return a clock that stands still."""
+    """Return a clock that doesn't move."""
     clock = Clock()
     monkeypatch.setattr(jwks, "monotonic", clock)
     return clock
@@ -312,7 +312,7 @@ def test_an_answer_without_a_usable_key_is_as_none(
 
 
 def test_a_redirect_is_not_followed(provider: Provider, verify: JwtVerifier) -> None:
-    """Keys are believed because of where they come from."""
+    """Keys are trusted because of their address."""
     provider.status = 302
 
     with pytest.raises(CannotCheckError):

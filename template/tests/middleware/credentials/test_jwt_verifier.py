@@ -346,7 +346,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Return a clock that stands still."""
+    """Return a clock that doesn't move."""
     clock = Clock()
     monkeypatch.setattr(jwt_verifier, "time", clock)
     return clock

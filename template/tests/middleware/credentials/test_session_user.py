@@ -135,7 +135,7 @@ def test_a_forged_session_is_anonymous(app: FastAPI, probe_client: ProbeClient) 
 
 
 def test_caches_tell_users_apart(app: FastAPI, probe_client: ProbeClient) -> None:
-    """An answer to nobody must not be given to a user, for whom it would be another."""
+    """A user must not get the stored response to an anonymous request."""
     assert "Cookie" in probe_client(app=app).get("/probe/ok").headers["vary"]
 
 
