@@ -40,7 +40,7 @@ _NO_ASYNCIO: Final = (
 
 _BODY_SIZE: Final = (
     "FastAPI(max_body_size=...) responds outside every layer, so no page can read its 413. Remove"
-    " it, and set MAX_BODY_BYTES. The max_body_size of a route or a router can stay."
+    " it, and set {}. The max_body_size of a route or a router can stay."
 )
 
 
@@ -113,7 +113,7 @@ def faults(app: ASGIApp) -> list[str]:
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
     traces = bool(getattr(service, "_telemetry", {}).get("tracing"))
-    found = [_BODY_SIZE] if _limits_bodies(service) else []
+    found = [_BODY_SIZE.format(*LAYERS["body_limit"].settings)] if _limits_bodies(service) else []
     found += [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
     found += [
         f"{rule.outside} must run outside {rule.inside}: {rule.because}"
