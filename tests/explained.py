@@ -25,6 +25,7 @@ PAGE: Final = "https://app.example"
 EVIL: Final = "https://evil.example"
 
 SETTINGS: Final = {
+    "AUTHENTICATION_REQUIRED": "false",
     "COLUMNS": "80",
     "CORS_ALLOW_ORIGINS": PAGE,
     "CROSS_ORIGIN_TRUSTED": PAGE,
