@@ -236,7 +236,8 @@ def _traces(service: Path, absent: set[str]) -> list[str]:
     if not absent:
         return []
     present = {*ENTRIES} - absent
-    modules = {f"(?:[./]|test_){name}(?:[.]py)?" for name in absent}
+    # Not a path that is in quotes, such as that of the metrics.
+    modules = {f"(?:(?<![\"'])[./]|test_){name}(?:[.]py)?" for name in absent}
     classes = {word for name in absent for word in _classes(name)}
     settings = {word for name in absent for word in _settings(name)}
     settings -= {word for name in present for word in _settings(name)}
