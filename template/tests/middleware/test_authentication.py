@@ -176,6 +176,15 @@ def test_exempt_paths_are_exact(user_client: UserClient) -> None:
     assert client.get("/any/").status_code == 401
 
 
+def test_only_a_path_that_may_be_rejected_declares_401(user_client: UserClient) -> None:
+    client = user_client(authentication_exempt=["/probe/ok"])
+
+    paths = client.get("/openapi.json").json()["paths"]
+
+    assert "401" not in paths["/probe/ok"]["get"]["responses"]
+    assert "401" in paths["/probe/varied"]["get"]["responses"]
+
+
 def test_what_a_user_is_answered_is_not_stored(user_client: UserClient) -> None:
     client = user_client()
 

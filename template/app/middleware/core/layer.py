@@ -50,6 +50,8 @@ class Layer:
     def __init__(self, app: ASGIApp, *, exempt_paths: Collection[str] = ()) -> None:
         self.app = app
         self.exempt_paths = frozenset(exempt_paths)
+        # Where it rejects nothing, for OpenAPI; more than the exempt ones if it runs at some.
+        self.open_paths = self.exempt_paths
 
     @property
     def name(self) -> str:

@@ -162,8 +162,8 @@ class Policies:
         rule = self.rule_of(context, method)
         off = {name for name, value in (rule.policy if rule else {}).items() if value is False}
         template = template_of(context)
-        exempt = {name for name, layer in self._live.items() if template in layer.exempt_paths}
-        return self._made.keys() - off - exempt
+        spared = {name for name, layer in self._live.items() if template in layer.open_paths}
+        return self._made.keys() - off - spared
 
     def explain(self, context: RouteContext, method: str) -> list[dict[str, Any]]:
         """Return what holds for a route: each value, and where it comes from."""
