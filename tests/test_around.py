@@ -405,7 +405,9 @@ def test_symptoms_name_layers_that_exist() -> None:
     rows = read_yaml(ROOT / "hooks/symptoms.yml")
 
     for row in rows:
-        assert set(row) <= {"symptom", "common", "when", "any", "without", "layers", "look"}
+        assert set(row) <= {
+            *("symptom", "common", "when", "any", "without", "layers", "look", "explain")
+        }
         conditions = (row.get(key, ()) for key in ("when", "any", "without"))
         named = {*row["layers"], *chain.from_iterable(conditions)}
         assert named <= set(ORDER["layers"])
