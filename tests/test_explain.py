@@ -170,10 +170,17 @@ def test_each_symptom_of_one_request_has_its_line() -> None:
 
     assert silent == [
         "Counters on the metrics page jump back and forth",
+        *["A deploy loses requests, with 502 or a refused connection"] * 2,
+        "The readiness probe gets 503",
+        "The service takes some seconds to stop",
         '503 "The service is busy" although the CPU is idle',
         "The limit is higher than the setting",
         "Tests of your routes fail with 429",
         "The service doesn't start, because a class was added outside the middleware stack",
+        (
+            "The service doesn't start, because `RequestBodyLimitMiddleware` does the job of"
+            " `body_limit`"
+        ),
     ]
 
 
@@ -203,8 +210,8 @@ def test_the_swaps_differ_as_the_rules_say(service: Path) -> None:
     assert "runs inside rate_limit" in cors["changed"]["browser"]
     location = {"name": "location", "before": None, "after": "https://evil.example/"}
     assert location in host["headers"]
-    shared = {"label": "rate_limit", "declared": "client: 203.0.113.9"}
-    assert {**shared, "changed": "client: 127.0.0.1"} in proxy["differences"]
+    shared = {"label": "rate_limit", "declared": "client: 198.51.100.7"}
+    assert {**shared, "changed": "client: 10.0.0.2"} in proxy["differences"]
     statuses = [credentials[run]["response"]["status"] for run in ("declared", "changed")]
     assert statuses == [429, 401]
 
@@ -232,7 +239,7 @@ def test_the_text_fits_the_terminal(columns: int, service: Path) -> None:
     plain = _STYLE.sub("", plain)
     assert max(map(len, plain.splitlines())) in range(columns // 2, columns + 1)
     # Who did nothing shares a line with its neighbours.
-    assert re.search(r"^  \d+ layers +unchanged: error_handler to ", plain, re.MULTILINE)
+    assert re.search(r"^  \d+ layers +unchanged: metrics to ", plain, re.MULTILINE)
     assert re.search(r"^  session +\+ session: ", plain, re.MULTILINE)
     assert len(plain.splitlines()) < 70
 
