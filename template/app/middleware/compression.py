@@ -80,7 +80,8 @@ class CompressionMiddleware(Layer):
             return None
         coding = self.preferred(b",".join(exchange.lines(b"accept-encoding")))
         if coding != _IDENTITY and not replaces_200:
-            return _Encoder(exchange.scope, self.encoders[coding]).taking_over
+            library = self.encoders[coding]
+            return lambda send: _Encoder(exchange.scope, library, send).send
         if coding != _IDENTITY and message["status"] == _NOT_MODIFIED:
             headers = [_weak(*item) for item in headers]
         message["headers"] = _varied(headers)
@@ -91,23 +92,21 @@ class CompressionMiddleware(Layer):
         length = first(headers, b"content-length") or b""
         if length.isdigit() and int(length) < self.minimum_size:
             return False
-        dense = (first(headers, b"content-type") or _DENSE[0]).startswith(_DENSE)
-        return not dense and first(headers, b"content-encoding") is None
+        kind = first(headers, b"content-type")
+        loose = kind is not None and not kind.startswith(_DENSE)
+        return loose and first(headers, b"content-encoding") is None
 
 
 class _Encoder:
     """Sends one response through the library, which decides whether to compress it."""
 
-    def __init__(self, scope: Scope, library: CompressMiddleware) -> None:
+    def __init__(self, scope: Scope, library: CompressMiddleware, send: Send) -> None:
         self._scope = scope
         self._library = library
+        self._send = send
         self._encode: Send | None = None
         self._encoded: list[Message] = []
         self._left_alone = False
-
-    def taking_over(self, send: Send) -> Send:
-        self._send = send
-        return self.send
 
     async def send(self, message: Message) -> None:
         if self._left_alone:
@@ -127,8 +126,9 @@ class _Encoder:
         self._encoded.clear()
         for item in encoded:
             await self._send(item)
-        last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if last or self._left_alone:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._left_alone = True  # trailers may follow
+        if self._left_alone:
             self._encode = None  # else this response would hold itself
 
     async def _collect(self, message: Message) -> None:

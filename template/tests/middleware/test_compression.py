@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import Response as Received
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware import Policy
 from app.middleware.order import LAYERS
@@ -52,6 +52,23 @@ def test_the_client_chooses(accepted: str, coding: str | None, probe_client: Pro
     assert response.headers.get("content-encoding") == coding
     assert varies(response).count("accept-encoding") == 1
     assert (int(response.headers["content-length"]) < 2000) is (coding is not None)
+
+
+def test_trailers_follow_the_body(probe_app: ProbeApp) -> None:
+    async def summed(_: Scope, __: Receive, send: Send) -> None:
+        head = {"status": 200, "headers": [(b"content-type", b"text/plain")], "trailers": True}
+        await send({"type": "http.response.start", **head})
+        await send({"type": "http.response.body", "body": TEXT.encode()})
+        await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"1")]})
+
+    app = probe_app()
+    app.mount("/summed", summed)
+
+    dialogue = Dialogue("GET", "/summed/", headers=GZIP).run(app)
+
+    assert [message["type"] for message in dialogue.sent].count("http.response.start") == 1
+    assert dialogue.sent[-1]["type"] == "http.response.trailers"
+    assert gzip.decompress(dialogue.body).decode() == TEXT
 
 
 def test_lines_of_one_header_are_read_as_one(probe_client: ProbeClient) -> None:
