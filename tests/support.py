@@ -166,4 +166,5 @@ def _tested(service: Path, *runner: str | Path) -> Done:
     # In the folder that all runs of pytest share one trips over what another takes away.
     folder = service.with_name(f"{service.name}-tests")
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}")
-    return run(*runner, *options, cwd=service)
+    # The whole of it takes minutes where two share a core.
+    return run(*runner, *options, cwd=service, timeout=900)
