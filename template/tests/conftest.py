@@ -12,5 +12,6 @@ from app.main import create_app
 def client(credentials: dict[str, str]) -> Iterator[TestClient]:
     # An app for each test: no limit counts what another one sent. The host check
     # refuses the client's own default name, `testserver`.
-    with TestClient(create_app(), base_url="http://localhost", headers=credentials) as client:
+    app = create_app()
+    with TestClient(app, base_url="http://localhost", headers=credentials) as client:
         yield client
