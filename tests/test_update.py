@@ -401,8 +401,8 @@ def test_an_unedited_service_of_a_release_becomes_a_fresh_one(
     assert _differences(service, render("fresh", layers=layers), besides=USERS) == []
 
 
-# Two, because the last may be the very commit that is tested.
-@pytest.fixture(params=[*releases(ROOT)][-2:])
+# The newest version may be in work: its first revision lacks what it will bring.
+@pytest.fixture(params=[*releases(ROOT)][-3:-1])
 def released(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Path:
     """Return the template as it was released."""
     clone = tmp_path / str(request.param)
