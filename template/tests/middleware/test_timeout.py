@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Annotated, Any
@@ -80,8 +79,9 @@ def test_a_thread_does_not_delay_the_response(probe_app: ProbeApp) -> None:
 
 def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> None:
     """Its place in the pool, and the dependencies that it was given."""
-    app = probe_app(request_timeout=0.3)
+    app = probe_app(request_timeout=1)
     steps: list[str] = []
+    counted = threading.Event()
 
     def session() -> Iterator[None]:
         yield
@@ -96,7 +96,7 @@ def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> N
     def thread(
         _: Annotated[None, Depends(session)], __: Annotated[None, Depends(connection)]
     ) -> None:
-        time.sleep(0.6)
+        counted.wait(4)
         steps.append("used")
 
     async def drive() -> float:
@@ -106,6 +106,7 @@ def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> N
         await answered.wait()
         assert dialogue.status == 504
         taken = current_default_thread_limiter().borrowed_tokens
+        counted.set()
         await asking
         return taken
 
