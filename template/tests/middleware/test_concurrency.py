@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.middleware import Policy, outermost
 from app.middleware.concurrency import ConcurrencyMiddleware, Slots
+from app.middleware.core.layer import layers_from
 from app.middleware.order import LAYERS
 
 from .asgi import Dialogue, WithoutDenial, ask_at_once
@@ -38,10 +39,8 @@ SLOW: Final = {"method": "GET", "url": "/probe/slow?seconds=0.1"}
 
 def slots_of(app: Any) -> Slots:
     """Return the slots of the layer in the stack of `app`, which has started."""
-    layer = app.middleware_stack
-    while not isinstance(layer, ConcurrencyMiddleware):
-        layer = layer.app
-    return layer.slots
+    layers = layers_from(app.middleware_stack)
+    return next(layer.slots for layer in layers if isinstance(layer, ConcurrencyMiddleware))
 
 
 def take_all_slots(client: TestClient) -> None:

@@ -24,6 +24,11 @@ def ask(probe_client: ProbeClient, *headers: tuple[str, str], peer: str = PROXY)
     return probe_client(client_host=peer, **TRUSTED).get("/probe/state", headers=headers)
 
 
+def in_uvicorn(app: Any, stated: str) -> UvicornProxyHeaders:
+    """Return the app as uvicorn wraps it without `--no-proxy-headers`."""
+    return UvicornProxyHeaders(app, stated)
+
+
 def client_of(response: Response) -> object:
     return response.json()["client"]
 
@@ -284,9 +289,7 @@ def test_a_server_that_trusts_the_same_may_start(
 def test_the_server_s_own_list_decides_nothing(
     stated: str, probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
-    """Without `--no-proxy-headers` uvicorn puts its class around the app."""
-    service: Any = probe_app(**TRUSTED)
-    app = UvicornProxyHeaders(service, stated)
+    app = in_uvicorn(probe_app(**TRUSTED), stated)
     headers = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https, https"}
 
     seen = [
@@ -304,8 +307,7 @@ def test_the_server_s_own_list_decides_nothing(
 def test_a_server_that_was_told_to_trust_others_does_not_start(
     stated: str, probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
-    service: Any = probe_app(**TRUSTED)
-    app = UvicornProxyHeaders(service, stated)
+    app = in_uvicorn(probe_app(**TRUSTED), stated)
 
     with pytest.raises(BaseException, match=f"from {re.escape(stated)}, which is not what"):
         probe_client(app=app)

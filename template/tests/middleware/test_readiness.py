@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from app.middleware.core.health import Check
+from app.middleware.core.layer import layers_from
 from app.middleware.order import LAYERS
 from app.middleware.readiness import Readiness, ReadinessMiddleware
 
@@ -39,10 +40,8 @@ async def disk_is_empty() -> bool:
 
 def readiness_of(app: Any) -> Readiness:
     """Return what the layer in the stack of `app` asks; it has started."""
-    layer = app.middleware_stack
-    while not isinstance(layer, ReadinessMiddleware):
-        layer = layer.app
-    return layer.readiness
+    layers = layers_from(app.middleware_stack)
+    return next(layer.readiness for layer in layers if isinstance(layer, ReadinessMiddleware))
 
 
 def stop(client: TestClient) -> None:

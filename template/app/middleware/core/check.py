@@ -2,7 +2,7 @@
 
 from asyncio import get_running_loop
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from types import NoneType
 from typing import Any, Final, NoReturn
@@ -11,7 +11,6 @@ from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.order import (
@@ -26,7 +25,7 @@ from app.middleware.order import (
 )
 
 from .cancellation import until_cancelled_have_ended
-from .layer import Layer
+from .layer import Layer, layers_from
 from .policies import Policies
 
 LOST: Final = (
@@ -113,7 +112,9 @@ def faults(app: ASGIApp) -> list[str]:
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
     traces = bool(getattr(service, "_telemetry", {}).get("tracing"))
-    found = [_BODY_SIZE.format(*LAYERS["body_limit"].settings)] if _limits_bodies(service) else []
+    found: list[str] = []
+    if "body_limit" in LAYERS and _limits_bodies(service):
+        found.append(_BODY_SIZE.format(*LAYERS["body_limit"].settings))
     found += [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
     found += [
         f"{rule.outside} must run outside {rule.inside}: {rule.because}"
@@ -152,7 +153,7 @@ def live_stack(app: ASGIApp) -> list[Any]:
     service = service_of(app)
     if service is None:
         return [type(app)]
-    built = [type(layer) for layer in _walk(_stack(service))]
+    built = [type(layer) for layer in layers_from(_stack(service))]
     declared: list[Any] = [middleware.cls for middleware in service.user_middleware]
     outer = list(takewhile(lambda cls: cls not in declared, built))
     inner = list(takewhile(lambda cls: cls not in declared, reversed(built)))
@@ -201,7 +202,7 @@ def _short(cls: Any) -> str:
 def _outsiders(app: Starlette) -> list[Any]:
     """Return what is outside the check, without the framework's own layers."""
     outer: list[Any] = []
-    for layer in _walk(_stack(app)):
+    for layer in layers_from(_stack(app)):
         if isinstance(layer, OrderCheck):
             return [layer for layer in outer if not _of_framework(type(layer), app)]
         outer.append(layer)
@@ -212,12 +213,13 @@ def _outsiders(app: Starlette) -> list[Any]:
 def _of_framework(cls: type, app: Starlette) -> bool:
     # These two surround the list; any service can use Starlette's others.
     if cls is RequestBodyLimitMiddleware:
-        return getattr(app, "max_body_size", None) is not None
+        return _limits_bodies(app)
     return cls is ServerErrorMiddleware or cls.__module__.partition(".")[0] == "fastapi"
 
 
 def _limits_bodies(app: Starlette) -> bool:
-    return "body_limit" in LAYERS and getattr(app, "max_body_size", None) is not None
+    """Return whether FastAPI adds its own limit outside the list."""
+    return getattr(app, "max_body_size", None) is not None
 
 
 def _is_service(value: Any) -> bool:
@@ -228,10 +230,3 @@ def _stack(app: Starlette) -> ASGIApp:
     if app.middleware_stack is None:
         app.middleware_stack = app.build_middleware_stack()
     return app.middleware_stack
-
-
-def _walk(layer: Any) -> Iterator[Any]:
-    while layer is not None:
-        yield layer
-        # A router is the end: its `app` is a method of its own.
-        layer = None if isinstance(layer, Router) else getattr(layer, "app", None)

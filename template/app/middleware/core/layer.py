@@ -6,10 +6,11 @@ once, instead of once per layer. The order, and what each layer sees, are those 
 ASGI classes.
 """
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.problem import Refusal
@@ -171,3 +172,11 @@ def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:
 def _overrides(layer: Layer, hook: str) -> bool:
     own: Callable[..., object] = getattr(type(layer), hook)
     return own is not getattr(Layer, hook)
+
+
+def layers_from(app: Any) -> Iterator[Any]:
+    """Yield `app` and what is inside it, the router last."""
+    while app is not None:
+        yield app
+        # The `app` of a router is a method of its own.
+        app = None if isinstance(app, Router) else getattr(app, "app", None)

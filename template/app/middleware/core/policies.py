@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Scope
 from app.middleware.order import layer_of
 
 from .environment import EnvironmentSettings, refuse_to_start
-from .layer import Layer
+from .layer import Layer, layers_from
 from .openapi import narrow_openapi
 from .scope import headers_by_name
 
@@ -111,15 +111,12 @@ class Policies:
 
     def install(self, app: ASGIApp) -> None:
         """Give each layer from `app` inwards the layer that replaces it under a rule."""
-        inner: Any = app
-        while inner is not None:
-            name = layer_of(type(inner))
-            if isinstance(inner, Layer):
-                inner.policies = self
-                self._told.append(inner)
-                if name:
-                    self._live[name] = inner
-            inner = getattr(inner, "app", None) if not hasattr(inner, "routes") else None
+        for layer in layers_from(app):
+            if isinstance(layer, Layer):
+                layer.policies = self
+                self._told.append(layer)
+                if name := layer_of(type(layer)):
+                    self._live[name] = layer
         for rule in self.rules:
             self._prepare(rule)
 
