@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.core.exchange import Exchange, Filter
@@ -74,13 +74,24 @@ class HttpGate(Gate):
 
 
 class LateGate(Base):
-    async def enter(self, exchange: Exchange) -> None:
+    async def enter(self, exchange: Exchange) -> Refusal:
         await asyncio.sleep(0)
-        await exchange.here().refuse("test_onion", self.refusal)
+        return self.refusal
+
+
+class LatePassing(Base):
+    async def enter(self, exchange: Exchange) -> None:
+        self.seen.order.append(f"enter {self.kind.number}")
+        await asyncio.sleep(0)
+
+
+class Responder(Base):
+    def enter(self, exchange: Exchange) -> Response:
+        return PlainTextResponse(f"by {self.kind.number}")
 
 
 class Around(Base):
-    async def enter(self, exchange: Exchange) -> None:
+    async def around(self, exchange: Exchange) -> None:
         self.seen.order.append(f"enter {self.kind.number}")
         try:
             await exchange.proceed()
@@ -90,6 +101,11 @@ class Around(Base):
 
 class Decorator(Base):
     def enter(self, exchange: Exchange) -> None:
+        exchange.add(HeaderRule({self.kind.header: self.kind.clash}), [self.kind.item])
+
+
+class LateDecorator(Base):
+    def head(self, exchange: Exchange, message: Message) -> None:
         exchange.add(HeaderRule({self.kind.header: self.kind.clash}), [self.kind.item])
 
 
@@ -110,7 +126,7 @@ class Holder(Base):
 
 
 class Catcher(Base):
-    async def enter(self, exchange: Exchange) -> None:
+    async def around(self, exchange: Exchange) -> None:
         place = exchange.here()
         try:
             await exchange.proceed()
@@ -147,7 +163,7 @@ class Plain:
         self.seen.order.append(f"enter {self.kind.number}")
         await self.app(scope, receive, send)
 
-    as_foreign = as_passing
+    as_foreign = as_late_passing = as_passing
 
     async def as_leaver(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
@@ -158,6 +174,12 @@ class Plain:
         await refuse(scope, receive, send, layer="test_onion", status=403, detail=detail)
 
     as_late_gate = as_gate
+
+    async def as_responder(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and not scope.get("extensions"):
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        else:
+            await PlainTextResponse(f"by {self.kind.number}")(scope, receive, send)
 
     async def as_http_gate(self, scope: Scope, receive: Receive, send: Send) -> None:
         do = self.as_gate if scope["type"] == "http" else self.app
@@ -192,6 +214,8 @@ class Plain:
             await send(message)
 
         await self.app(scope, receive, decorated)
+
+    as_late_decorator = as_decorator
 
     async def as_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def changed(message: Message) -> None:
@@ -290,19 +314,25 @@ LAYERS: dict[str, type[Base]] = {
     "gate": Gate,
     "http_gate": HttpGate,
     "late_gate": LateGate,
+    "late_passing": LatePassing,
+    "responder": Responder,
     "around": Around,
     "decorator": Decorator,
+    "late_decorator": LateDecorator,
     "head": Head,
     "holder": Holder,
     "catcher": Catcher,
     "watcher": Watcher,
     "leaver": Leaver,
 }
-# The gates end a request early, so there are few of them.
+# These end a request early, so there are few of them.
+GATES = ("gate", "http_gate", "late_gate", "responder")
 OFTEN = (
     "passing",
+    "late_passing",
     "around",
     "decorator",
+    "late_decorator",
     "head",
     "holder",
     "catcher",
@@ -314,7 +344,7 @@ OFTEN = (
 
 @st.composite
 def stacks(draw: st.DrawFn) -> list[Kind]:
-    names = draw(st.lists(st.sampled_from((*OFTEN, "gate", "http_gate", "late_gate")), max_size=9))
+    names = draw(st.lists(st.sampled_from((*OFTEN, *GATES)), max_size=9))
     return [
         Kind(name, number, draw(st.sampled_from(NAMES)), draw(st.sampled_from(list(Clash))))
         for number, name in enumerate(names)

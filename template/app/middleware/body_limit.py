@@ -34,14 +34,15 @@ class BodyLimitMiddleware(Layer):
             closes=True,
         )
 
-    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
-        if not announces_body(exchange.scope, exchange.headers):
-            return None
+    def enter(self, exchange: Exchange) -> Refusal | None:
         # A float, since `int` refuses numbers of thousands of digits.
         length = exchange.header(b"content-length") or ""
-        if length.isdecimal() and float(length) > self.max_bytes:
-            return self.refusal
-        return self._count(exchange)
+        too_large = length.isdecimal() and float(length) > self.max_bytes
+        return self.refusal if too_large else None
+
+    def around(self, exchange: Exchange) -> Awaitable[None] | None:
+        has_body = announces_body(exchange.scope, exchange.headers)
+        return self._count(exchange) if has_body else None
 
     async def _count(self, exchange: Exchange) -> None:
         place = exchange.here()

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 from starlette.types import ASGIApp, Message
 
-from .core.exchange import Exchange, Place
+from .core.exchange import Decision, Exchange
 from .core.layer import Layer
 from .problem import Refusal
 
@@ -102,22 +102,20 @@ class ConcurrencyMiddleware(Layer):
             close_code=_TRY_AGAIN_LATER,
         )
 
-    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None]:
+    def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:  # noqa: ARG002
         slots = self.slots
         if slots.taken < slots.most:  # so nobody waits
             slots.taken += 1
-            return self._work(exchange)
+            return None
         if self.queue_timeout and len(slots.waiting) < slots.most:
-            return self._queue(exchange, exchange.here())
+            return self._queue()
         return self.refusal
 
-    async def _queue(self, exchange: Exchange, place: Place) -> None:
-        if await self.slots.wait(self.queue_timeout):
-            await self._work(exchange)
-        else:
-            await place.refuse(self.name, self.refusal)
+    async def _queue(self) -> Decision:
+        return None if await self.slots.wait(self.queue_timeout) else self.refusal
 
-    async def _work(self, exchange: Exchange) -> None:
+    async def around(self, exchange: Exchange) -> None:
+        """Free the slot that `enter` took."""
         freed = False
 
         def free_when_accepted(_: Exchange, message: Message) -> None:

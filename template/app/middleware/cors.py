@@ -1,12 +1,13 @@
 """CORS: lets pages of the listed origins call the service and read its responses."""
 
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
@@ -65,11 +66,10 @@ class CorsMiddleware(Layer):
         )
         self.headers_for = remembered(self._headers_for, most=_REMEMBERED)
 
-    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Response | None:
         origin = exchange.headers.get(b"origin")
         if origin is not None and exchange.method == "OPTIONS" and _PREFLIGHT in exchange.headers:
-            preflight = self.rules.preflight_response(Headers(scope=exchange.scope))
-            return exchange.here().respond(preflight)
+            return self.rules.preflight_response(Headers(scope=exchange.scope))
         exchange.add(_RULE, self.headers_for(origin))
         return None
 

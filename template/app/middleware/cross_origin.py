@@ -1,6 +1,6 @@
 """Cross-origin: blocks forged requests from other sites (CSRF)."""
 
-from collections.abc import Awaitable, Collection, MutableMapping
+from collections.abc import Collection, MutableMapping
 from typing import Annotated, Any, Final
 
 from asgi_cross_origin_protection import CrossOriginProtection
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.setting_types import check_origin
+from .core.threads import run_at_once
 from .problem import Refusal
 
 _ADMITTED: Final = "cross_origin.admitted"
@@ -44,23 +45,23 @@ class CrossOriginMiddleware(Layer):
             _admit, allowed_origins=list(trusted), deny_app=_deny
         )
 
-    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Refusal | None:
         if exchange.method in _SAFE or self._needs_cors(exchange):
             return None
         headers = exchange.headers
         if headers.get(b"origin", b"") is None or headers.get(b"sec-fetch-site", b"") is None:
             return _REFUSAL
         if exchange.scope["type"] == "http" and b"sec-fetch-site" in headers:
-            return self._judge(exchange)
-        return None if b"origin" not in headers or self._knows(exchange) else _REFUSAL
-
-    async def _judge(self, exchange: Exchange) -> None:
-        verdict = {**exchange.scope, _ADMITTED: False}
-        await self.protection(verdict, exchange.receive, exchange.send)
-        if verdict[_ADMITTED]:
-            await exchange.proceed()
+            admitted = self._admits(exchange)
         else:
-            await exchange.here().refuse(self.name, _REFUSAL)
+            admitted = b"origin" not in headers or self._knows(exchange)
+        return None if admitted else _REFUSAL
+
+    def _admits(self, exchange: Exchange) -> bool:
+        """Ask the library, which reads Sec-Fetch-Site."""
+        verdict = {**exchange.scope, _ADMITTED: False}
+        run_at_once(self.protection(verdict, exchange.receive, exchange.send))
+        return bool(verdict[_ADMITTED])
 
     def _needs_cors(self, exchange: Exchange) -> bool:
         """Say whether a page needed a preflight for the credential, and sends no cookie beside."""

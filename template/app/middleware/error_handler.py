@@ -40,7 +40,7 @@ class ErrorHandlerMiddleware(Layer):
     no error. A request that is cancelled, for example by a stopping server, gets 503.
     """
 
-    async def enter(self, exchange: Exchange) -> None:
+    async def around(self, exchange: Exchange) -> None:
         place = exchange.here()
         try:
             await exchange.proceed()
@@ -60,11 +60,11 @@ class ErrorHandlerMiddleware(Layer):
         except Exception as exc:
             get_current_span().record_exception(exc)
             app = exchange.scope.get("app")
-            if getattr(app, "debug", False) or (place.started and not exchange.accepted):
+            if getattr(app, "debug", False) or (place.started and not place.accepted):
                 raise
             _logger.exception("unhandled exception")
-            if exchange.accepted:
-                await exchange.send({"type": "websocket.close", "code": _WS_INTERNAL_ERROR})
+            if place.accepted:
+                await place.close(_WS_INTERNAL_ERROR)
             else:
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)

@@ -75,22 +75,26 @@ class IdempotencyMiddleware(Layer):
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await attend_lifespan(self.storage, self.app, scope, receive, send)
 
-    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Refusal | None:
         if self.key_required and exchange.method in _METHODS and _HEADER not in exchange.headers:
             return _MISSING
-        asks = exchange.method in _METHODS and _HEADER in exchange.headers
-        if not asks or exchange.state.get("user") is None:
-            return None
-        if _KEY.fullmatch(key := exchange.header(_HEADER) or ""):
-            return self._once(key, exchange)
-        return _MALFORMED
+        if self._concerns(exchange) and not _KEY.fullmatch(exchange.header(_HEADER) or ""):
+            return _MALFORMED
+        return None
 
-    async def _once(self, key: str, exchange: Exchange) -> None:
+    def around(self, exchange: Exchange) -> Awaitable[None] | None:
+        return self._once(exchange) if self._concerns(exchange) else None
+
+    def _concerns(self, exchange: Exchange) -> bool:
+        repeatable = exchange.method in _METHODS and _HEADER in exchange.headers
+        return repeatable and exchange.state.get("user") is not None
+
+    async def _once(self, exchange: Exchange) -> None:
         body = await _body(exchange.receive)
         if body is None:
             return
         fingerprint = _fingerprint(exchange.scope, body)
-        claim = Claim(self.storage, _place(exchange.scope, key), fingerprint)
+        claim = Claim(self.storage, _place(exchange), fingerprint)
         try:
             found = await claim.take()
         except StorageLostError:
@@ -146,9 +150,10 @@ async def _held(claim: Claim, keeper: Keeper) -> AsyncGenerator[None]:
         renewal.cancel()
 
 
-def _place(scope: Scope, key: str) -> str:
+def _place(exchange: Exchange) -> str:
     # As JSON, so that a user can't choose a key that looks like another user's.
-    owner = json.dumps([namespace(scope), scope["state"]["user"].account, key])
+    account = exchange.state["user"].account
+    owner = json.dumps([namespace(exchange.scope), account, exchange.header(_HEADER)])
     return "answer:" + hashlib.sha256(owner.encode()).hexdigest()
 
 

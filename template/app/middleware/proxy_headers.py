@@ -1,7 +1,7 @@
 """Proxy headers: reads client IP address and scheme from trusted proxies."""
 
 import os
-from collections.abc import Awaitable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import IPv4Network
 from traceback import walk_stack
 from typing import Annotated, Any, Final
@@ -15,6 +15,7 @@ from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.networks import MAPPED_BITS, network, parse_network
 from .core.reading import in_any_case
+from .core.threads import run_at_once
 
 # A peer on a unix socket has no address.
 _UNIX: Final = "unix"
@@ -61,24 +62,23 @@ class ProxyHeadersMiddleware(Layer):
                 caller.trusted_hosts = UvicornProxyHeaders(_nothing, []).trusted_hosts
         await super().lifespan(scope, receive, send)
 
-    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> None:
         if exchange.client is None and _UNIX in self.uvicorn.trusted_hosts:
             # The name by which uvicorn's class knows it.
             exchange.client = exchange.scope["client"] = (_UNIX, 0)
         client = exchange.client
-        trusted = client is not None and client[0] in self.uvicorn.trusted_hosts
-        return self._correct(exchange) if trusted else None
+        if client is not None and client[0] in self.uvicorn.trusted_hosts:
+            self._correct(exchange)
 
-    async def _correct(self, exchange: Exchange) -> None:
+    def _correct(self, exchange: Exchange) -> None:
         scope = exchange.scope
-        await self.uvicorn(scope, exchange.receive, exchange.send)
+        run_at_once(self.uvicorn(scope, exchange.receive, exchange.send))
         exchange.client = scope["client"]
         schemes = _entries(exchange, b"x-forwarded-proto")
         position = self._position(exchange, len(schemes)) if len(schemes) > 1 else 0
         scheme = _SCHEMES[scope["type"]].get(schemes[position].lower())
         if scheme is not None:
             scope["scheme"] = scheme
-        await exchange.proceed()
 
     def _position(self, exchange: Exchange, length: int) -> int:
         """

@@ -6,10 +6,9 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .core.exchange import Exchange
+from .core.exchange import Decision, Exchange
 from .core.layer import Layer
 from .core.memo import remembered
-from .problem import Refusal
 from .storage.base import Storage, attend_lifespan
 from .storage.limits import Limit, OnError
 
@@ -39,12 +38,10 @@ class RateLimitMiddleware(Layer):
     ) -> None:
         super().__init__(app, exempt_paths=probe_paths)
         self.storage = storage
-        self.limit = Limit(
-            layer=self.name, name=route or "default", rate=rate, storage=storage, on_error=on_error
-        )
+        self.limit = Limit(name=route or "default", rate=rate, storage=storage, on_error=on_error)
         self.key = remembered(_address, most=_REMEMBERED)
 
-    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         client = exchange.scope["client"]
         return self.limit.spend(self.key(client[0] if client else ""), exchange)
 

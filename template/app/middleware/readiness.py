@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .core.check import fail_start
-from .core.exchange import Exchange, Place
+from .core.exchange import Decision, Exchange
 from .core.headers import Clash, HeaderRule
 from .core.health import Checks, Health
 from .core.layer import HTTP, Layer
@@ -69,20 +69,18 @@ class ReadinessMiddleware(Layer):
         self.path = path
         self.readiness = readiness
 
-    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Awaitable[Decision] | None:
         if exchange.path == self.path and exchange.method in _METHODS:
             # Its `path` is the route in the log and in the metrics.
             exchange.scope["route"] = self
-            return self._respond(exchange.here())
+            return self._report()
         if self.readiness.shutdown.began and exchange.scope["http_version"][0] == "1":
             exchange.add(_CLOSES, _CLOSE)
         return None
 
-    async def _respond(self, place: Place) -> None:
-        if refusal := await self.readiness.refusal():
-            await place.refuse(self.name, refusal)
-        else:
-            await place.respond(JSONResponse({"status": "ready"}, headers=_NOT_STORED))
+    async def _report(self) -> Decision:
+        ready = JSONResponse({"status": "ready"}, headers=_NOT_STORED)
+        return await self.readiness.refusal() or ready
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown = self.readiness.shutdown

@@ -35,7 +35,7 @@ class TimeoutMiddleware(Layer):
             closes=True,
         )
 
-    async def enter(self, exchange: Exchange) -> None:
+    async def around(self, exchange: Exchange) -> None:
         expiry = _Expiry(self, exchange.here())
         try:
             with expiry:

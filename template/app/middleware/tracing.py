@@ -55,7 +55,7 @@ class TracingMiddleware(Layer):
 
         await super().lifespan(scope, receive, flush_and_send)
 
-    def enter(self, exchange: Exchange) -> Awaitable[None] | None:
+    def around(self, exchange: Exchange) -> Awaitable[None] | None:
         # FastAPI's mark of a traced request, cheaper to look up than the current span.
         if "fastapi.telemetry" not in exchange.scope:
             return None

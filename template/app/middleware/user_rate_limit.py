@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .core.exchange import Exchange
+from .core.exchange import Decision, Exchange
 from .core.layer import Layer
-from .problem import Refusal
 from .storage.base import Storage, attend_lifespan
 from .storage.limits import Limit, OnError
 
@@ -33,14 +32,13 @@ class UserRateLimitMiddleware(Layer):
         super().__init__(app, exempt_paths=probe_paths)
         self.storage = storage
         self.limit = Limit(
-            layer=self.name,
             name=f"user {route}".rstrip(),
             rate=rate,
             storage=storage,
             on_error=on_error,
         )
 
-    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         user = exchange.state.get("user")
         return None if user is None else self.limit.spend(user.account, exchange)
 

@@ -20,16 +20,19 @@ from .upload import announces_body, linger
 if TYPE_CHECKING:
     from .layer import Chain, Layer
 
-Enter: TypeAlias = Callable[["Exchange"], "Refusal | Awaitable[None] | None"]
-Addition: TypeAlias = tuple[HeaderRule, Headers]
+# What a layer decides about a request: to let it pass, or what to respond with.
+Decision: TypeAlias = Refusal | Response | None
+Enter: TypeAlias = Callable[["Exchange"], "Decision | Awaitable[Decision]"]
+Around: TypeAlias = Callable[["Exchange"], "Awaitable[None] | None"]
 Filter: TypeAlias = Callable[[Send], Send]
-Head: TypeAlias = Callable[["Exchange", Message], "Addition | Filter | None"]
+Head: TypeAlias = Callable[["Exchange", Message], "Filter | None"]
+Addition: TypeAlias = tuple[HeaderRule, Headers]
 Watcher: TypeAlias = Callable[["Exchange"], None]
 Client: TypeAlias = tuple[str, int]
 # What remains to be done at a layer's place: for a watcher, with the client that it saw.
 Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
-# What a layer overrides of `head`, `ended` and `enter`.
-Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None"]
+# What a layer overrides of `head`, `ended`, `enter` and `around`.
+Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None", "Around | None"]
 
 # What a disconnected client causes; no failure of the service.
 CLIENT_LEFT: Final = (ClientDisconnect, WebSocketDisconnect)
@@ -71,6 +74,7 @@ class Exchange:
         "_arriving",
         "_chain",
         "_gone",
+        "_late",
         "_leaving",
         "_over",
         "_receive",
@@ -124,6 +128,8 @@ class Exchange:
         self._steps = iter(chain.exempt.get(path, chain.steps))
         self._send = send
         self._additions: list[Addition | Head] = []
+        # What a `head` adds to the response that passes.
+        self._late: list[Addition] | None = None
         self._leaving: list[Leaving] = []
 
     # What a layer calls when a request enters.
@@ -148,8 +154,8 @@ class Exchange:
         return [value for key, value in self.scope["headers"] if key == name]
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:
-        """Add `headers` to the head of the response as it passes this layer."""
-        self._additions.append((rule, headers))
+        """Add `headers` to the head of the response: in `enter`, as it passes; in `head`, now."""
+        (self._additions if self._late is None else self._late).append((rule, headers))
 
     def at_head(self, hook: Head) -> None:
         """Call `hook`, which is a `Layer.head`, when the head of the response passes."""
@@ -165,7 +171,7 @@ class Exchange:
         self.headers = headers_by_name(self.scope["headers"])
 
     def here(self) -> "Place":
-        """Return the place from which the layer that enters now can respond later."""
+        """Return the place of the layer that is called now, from which it can respond later."""
         return Place(self, len(self._additions))
 
     def proceed(self) -> Awaitable[None]:
@@ -181,18 +187,27 @@ class Exchange:
 
     def enter(self) -> Awaitable[None]:
         """Let the layers inside see the request; return what is awaited for the response."""
-        for head, ended, enter in self._steps:
+        for head, ended, enter, around in self._steps:
             if ended is not None:
                 self._leaving.append((ended, self.client))
             if head is not None:
                 self._additions.append(head)
-            if enter is None or (outcome := enter(self)) is None:
-                continue
-            if isinstance(outcome, Refusal):
+            if enter is not None and (decision := enter(self)) is not None:
                 layer: Layer = getattr(enter, "__self__")  # noqa: B009 - a bound method
-                return self.here().refuse(layer.name, outcome)
-            return outcome
+                return self._obey(decision, layer)
+            if around is not None and (rest := around(self)) is not None:
+                return rest
         return self._chain.app(self.scope, self.receive, self.send)
+
+    async def _obey(self, decision: Decision | Awaitable[Decision], layer: "Layer") -> None:
+        if decision is not None and not isinstance(decision, (Refusal, Response)):
+            decision = await decision
+        if decision is None:
+            await self.proceed()
+        elif isinstance(decision, Refusal):
+            await self.here().refuse(layer.name, decision)
+        else:
+            await self.here().respond(decision)
 
     async def _follow(self, rest: Awaitable[None], depth: int) -> None:
         try:
@@ -239,20 +254,22 @@ class Exchange:
         # Without a clash, which is nearly always, headers are added without a look.
         clashes = not rule_names.isdisjoint(map(NAME, headers))
         additions = self._additions
+        self._late = late = list[Addition]()
         for place in reversed(range(depth)):
             addition = additions[place]
             if not isinstance(addition, tuple):
                 length = len(headers)
-                outcome = addition(self, message)
+                filtered = addition(self, message)
                 headers = message["headers"]
-                if outcome is None:
-                    clashes = clashes or len(headers) != length  # it changed them by hand
-                    continue
-                if not isinstance(outcome, tuple):
+                clashes = clashes or len(headers) != length  # it changed them by hand
+                for rule, ours in late:
+                    rule.merge(headers, ours)
+                late.clear()
+                if filtered is not None:
                     self.reached = place
-                    way.taken = taken = outcome(_Way(self, place))
+                    way.taken = taken = filtered(_Way(self, place))
                     return taken(message)
-                addition = outcome
+                continue
             rule, ours = addition
             if clashes or rule.shared:
                 rule.merge(headers, ours)
@@ -351,6 +368,15 @@ class Place:
     def started(self) -> bool:
         """Whether a response has passed this place: a second one would break the protocol."""
         return self._exchange.reached < self._depth
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a websocket was accepted: it can only be closed."""
+        return self._exchange.accepted
+
+    async def close(self, code: int) -> None:
+        """Close a websocket that was accepted."""
+        await _Way(self._exchange, self._depth)({"type": "websocket.close", "code": code})
 
     async def respond(
         self, response: Response, *, close_code: int = 1008, closes: bool = False

@@ -8,15 +8,13 @@ ASGI classes.
 
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.problem import Refusal
-
 from .cancellation import keeping_shields
-from .exchange import CLIENT_LEFT, Addition, Exchange, Filter, Step
+from .exchange import CLIENT_LEFT, Decision, Exchange, Filter, Step
 
 if TYPE_CHECKING:
     from .policies import Policies, Rule
@@ -35,13 +33,14 @@ class Layer:
 
     - `scopes`: the types of scopes that it handles; others pass.
     - `exempt_paths`: exact paths, without `root_path`, of HTTP requests that pass too.
-    - `enter`: a request arrives. Let it pass, reject it, or take charge of the rest.
+    - `enter`: a request arrives. Let it pass, or respond to it.
+    - `around`: it passed. Do something around all that is inside.
     - `head`: the head of a response leaves. Change it, or take over the response.
     - `ended`: the request is over.
     - `lifespan`: the service starts and stops.
 
-    One object serves all requests: store request data on the exchange or in a closure, never on
-    `self`.
+    A layer's own responses pass its own `head` and `ended`, as those from inside do. One object
+    serves all requests: store request data on the exchange or in a closure, never on `self`.
     """
 
     scopes: Collection[str] = HTTP | WEBSOCKET
@@ -59,26 +58,37 @@ class Layer:
         """The name in the log, in metrics and in refusals: that of the layer's module."""
         return type(self).__module__.rpartition(".")[2]
 
-    def enter(self, exchange: Exchange) -> Refusal | Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         """
-        Handle a request that arrives.
+        Decide about a request that arrives; where that takes waiting, as a coroutine.
 
         Returns:
-            None to let it pass; a `Refusal`, which the driver sends; or an awaitable that takes
-            charge: it awaits `exchange.proceed()` to run the inner layers, or responds itself.
+            None to let it pass, a `Refusal` to reject it, or another response to send instead.
 
         """
 
-    def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
+    def around(self, exchange: Exchange) -> Awaitable[None] | None:  # noqa: ARG002
+        """
+        Run all that is inside; a coroutine that does something around it, or instead of it.
+
+        It awaits `exchange.proceed()`, or responds from `exchange.here()`.
+
+        Returns:
+            None where there is nothing to do around this request.
+
+        """
+        return None
+
+    def head(self, exchange: Exchange, message: Message) -> Filter | None:
         """
         Handle the head of a response; `message` is a copy with a list of `headers` to change.
 
         The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
+        Headers are added by `exchange.add`.
 
         Returns:
-            None to let it pass; a `HeaderRule` and the headers to add by it; or a function that
-            takes over the response: it gets the outer `send`, and returns one that gets this head
-            and all further messages.
+            None to let it pass, or a function that takes over the response: it gets the outer
+            `send`, and returns one that gets this head and all further messages.
 
         """
 
@@ -89,6 +99,7 @@ class Layer:
         """Pass on the start and the stop of the service."""
         await self.app(scope, receive, send)
 
+    @final
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         chain = self._chains.get(scope["type"])
         if chain is None:
@@ -125,12 +136,17 @@ class Chain:
         self._kind = kind
         self._others: dict[Rule, Chain] = {}
         concerned = [layer for layer in layers if kind in layer.scopes]
-        self.steps = tuple(map(_step, concerned))
+        self.steps = tuple(step for layer in concerned for step in _steps(layer))
         self.is_watched = any(_overrides(layer, "ended") for layer in concerned)
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
         # What is done instead with requests for these paths.
         self.exempt = {
-            path: tuple(_step(layer) for layer in concerned if path not in layer.exempt_paths)
+            path: tuple(
+                step
+                for layer in concerned
+                if path not in layer.exempt_paths
+                for step in _steps(layer)
+            )
             for path in exempt
         }
 
@@ -145,12 +161,17 @@ class Chain:
         return self._others[rule]
 
 
-def _step(layer: Layer) -> Step:
-    return (
+def _steps(layer: Layer) -> Iterator[Step]:
+    around = layer.around if _overrides(layer, "around") else None
+    yield (
         layer.head if _overrides(layer, "head") else None,
         layer.ended if _overrides(layer, "ended") else None,
         layer.enter if _overrides(layer, "enter") else None,
+        None,
     )
+    if around is not None:
+        # A step of its own: what decides about the request can wait.
+        yield (None, None, None, around)
 
 
 def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:

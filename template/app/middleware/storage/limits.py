@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator
 
-from app.middleware.core.exchange import Exchange
+from app.middleware.core.exchange import Decision, Exchange
 from app.middleware.core.headers import Clash, HeaderRule
 from app.middleware.core.reading import in_any_case, plain
 from app.middleware.problem import Refusal
@@ -42,13 +42,10 @@ class Limit:
     `on_error` decides.
     """
 
-    def __init__(
-        self, *, layer: str, name: str, rate: str, storage: Storage, on_error: OnError
-    ) -> None:
+    def __init__(self, *, name: str, rate: str, storage: Storage, on_error: OnError) -> None:
         most, _, self._period = rate.partition("/")
         self._most = int(most)
         self._seconds = _SECONDS[self._period]
-        self._layer = layer
         self._rule = HeaderRule({_STATE: Clash.PREPEND, _POLICY: Clash.PREPEND})
         # Quoted, so that no two clients and names make the same key.
         self._key = quote(name, safe="") + ":"
@@ -58,8 +55,8 @@ class Limit:
         self._policy = (_POLICY, f'"{name}";q={most};w={self._seconds}'.encode())
         self._state = f'"{name.replace("%", "%%")}";r=%d;t=%d'.encode()
 
-    def spend(self, client: str, exchange: Exchange) -> Refusal | Awaitable[None] | None:
-        """Count a request of `client`: None lets it pass, as `Layer.enter` returns it."""
+    def spend(self, client: str, exchange: Exchange) -> Decision | Awaitable[Decision]:
+        """Count a request of `client`, and decide about it as `Layer.enter` does."""
         if len(client) > _LONGEST_NAME:
             # The issuer chooses the user's ID.
             client = sha256(client.encode("utf-8", "surrogatepass")).hexdigest()
@@ -70,16 +67,12 @@ class Limit:
         key = f"limit:{self._key}{client}:{namespace(exchange.scope)}"
         return self._ask(exchange, key)
 
-    async def _ask(self, exchange: Exchange, key: str) -> None:
+    async def _ask(self, exchange: Exchange, key: str) -> Decision:
         try:
             counted = await self._storage.increment(key, self._seconds)
-            refusal = self._judge(exchange, *counted)
         except StorageLostError:
-            refusal = _UNCOUNTED if self._on_error == "refuse" else None
-        if refusal is None:
-            await exchange.proceed()
-        else:
-            await exchange.here().refuse(self._layer, refusal)
+            return _UNCOUNTED if self._on_error == "refuse" else None
+        return self._judge(exchange, *counted)
 
     def _judge(self, exchange: Exchange, count: int, seconds_left: float) -> Refusal | None:
         reset = ceil(seconds_left) or 1
