@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.exchange import Exchange, Filter
+from app.middleware.core.exchange import Exchange, Filter, Place
 from app.middleware.core.headers import Clash, HeaderRule
 from app.middleware.core.layer import HTTP, Layer
 from app.middleware.problem import Refusal, refuse
 
 NAMES = (b"x-one", b"x-two")
+TAKEN = {"http.response.start", "websocket.accept"}
 HEADS = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 Item = tuple[bytes, bytes]
 
@@ -91,10 +92,10 @@ class Responder(Base):
 
 
 class Around(Base):
-    async def around(self, exchange: Exchange) -> None:
+    async def around(self, exchange: Exchange, place: Place) -> None:
         self.seen.order.append(f"enter {self.kind.number}")
         try:
-            await exchange.proceed()
+            await place.proceed()
         finally:
             self.seen.order.append(f"leave {self.kind.number}")
 
@@ -117,20 +118,26 @@ class Head(Base):
 
 
 class Holder(Base):
-    """Holds the head back until the first part of the body, and marks each part."""
+    """
+    Holds the head back until the first part of the body, and marks each part.
+
+    Marks what is sent over a websocket too.
+    """
 
     def head(self, exchange: Exchange, message: Message) -> Filter | None:
-        if message["type"] != "http.response.start":
+        if message["type"] not in TAKEN:
             return None
         return lambda send: holding(send, self.kind)
 
 
 class Catcher(Base):
-    async def around(self, exchange: Exchange) -> None:
-        place = exchange.here()
+    async def around(self, exchange: Exchange, place: Place) -> None:
         try:
-            await exchange.proceed()
+            await place.proceed()
         except ValueError:
+            if place.is_open:
+                await place.send({**CLOSE, "code": 1011})
+                return
             if place.started:
                 raise
             await place.respond(PlainTextResponse(f"caught by {self.kind.number}", 500))
@@ -232,23 +239,27 @@ class Plain:
         taken: list[Send] = []
 
         async def held(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in TAKEN:
                 taken.append(holding(send, self.kind))
             await (taken[0] if taken else send)(message)
 
         await self.app(scope, receive, held)
 
     async def as_catcher(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        started = is_open = False
 
         async def noted(message: Message) -> None:
-            nonlocal started
+            nonlocal started, is_open
             started = True
+            is_open = message["type"] in {"websocket.accept", "websocket.send"}
             await send(message)
 
         try:
             await self.app(scope, receive, noted)
         except ValueError:
+            if is_open:
+                await send({**CLOSE, "code": 1011})
+                return
             if started:
                 raise
             response = PlainTextResponse(f"caught by {self.kind.number}", 500)
@@ -300,6 +311,10 @@ def holding(send: Send, kind: Kind) -> Send:
     async def held(message: Message) -> None:
         if message["type"] == "http.response.start":
             head.append(message)
+            return
+        if message["type"].startswith("websocket."):
+            mark = {"websocket.send": "text", "websocket.close": "reason"}.get(message["type"])
+            await send({**message, mark: f"{message.get(mark, '')}|"} if mark else message)
             return
         if head:
             start = head.pop()

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from .core.exchange import Exchange
+from .core.exchange import Exchange, Place
 from .core.layer import HTTP, Layer
 from .core.upload import announces_body
 from .problem import Refusal
@@ -40,12 +40,11 @@ class BodyLimitMiddleware(Layer):
         too_large = length.isdecimal() and float(length) > self.max_bytes
         return self.refusal if too_large else None
 
-    def around(self, exchange: Exchange) -> Awaitable[None] | None:
+    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:
         has_body = announces_body(exchange.scope, exchange.headers)
-        return self._count(exchange) if has_body else None
+        return self._count(exchange, place) if has_body else None
 
-    async def _count(self, exchange: Exchange) -> None:
-        place = exchange.here()
+    async def _count(self, exchange: Exchange, place: Place) -> None:
         receive = exchange.receive
         size = 0
         refused = False
@@ -64,7 +63,7 @@ class BodyLimitMiddleware(Layer):
 
         exchange.receive = receive_counted
         try:
-            await exchange.proceed()
+            await place.proceed()
         except Exception:
             # The endpoint failed because the rest of the body is missing; the 413 is already sent.
             if not refused:

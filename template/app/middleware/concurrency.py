@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 from starlette.types import ASGIApp, Message
 
-from .core.exchange import Decision, Exchange
+from .core.exchange import Decision, Exchange, Place
 from .core.layer import Layer
 from .problem import Refusal
 
@@ -114,7 +114,7 @@ class ConcurrencyMiddleware(Layer):
     async def _queue(self) -> Decision:
         return None if await self.slots.wait(self.queue_timeout) else self.refusal
 
-    async def around(self, exchange: Exchange) -> None:
+    async def around(self, exchange: Exchange, place: Place) -> None:
         """Free the slot that `enter` took."""
         freed = False
 
@@ -127,7 +127,7 @@ class ConcurrencyMiddleware(Layer):
         if exchange.method == "WEBSOCKET":
             exchange.at_head(free_when_accepted)
         try:
-            await exchange.proceed()
+            await place.proceed()
         finally:
             if not freed:
                 self.slots.free()

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .core.exchange import Exchange
+from .core.exchange import Exchange, Place
 from .core.layer import Layer
 from .problem import phrase, problem_response
 
@@ -40,10 +40,9 @@ class ErrorHandlerMiddleware(Layer):
     no error. A request that is cancelled, for example by a stopping server, gets 503.
     """
 
-    async def around(self, exchange: Exchange) -> None:
-        place = exchange.here()
+    async def around(self, exchange: Exchange, place: Place) -> None:
         try:
-            await exchange.proceed()
+            await place.proceed()
         except (ClientDisconnect, WebSocketDisconnect):
             _logger.debug("the client went away")
         except CancelledError:
@@ -60,11 +59,11 @@ class ErrorHandlerMiddleware(Layer):
         except Exception as exc:
             get_current_span().record_exception(exc)
             app = exchange.scope.get("app")
-            if getattr(app, "debug", False) or (place.started and not place.accepted):
+            if getattr(app, "debug", False) or (place.started and not place.is_open):
                 raise
             _logger.exception("unhandled exception")
-            if place.accepted:
-                await place.close(_WS_INTERNAL_ERROR)
+            if place.is_open:
+                await place.send({"type": "websocket.close", "code": _WS_INTERNAL_ERROR})
             else:
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)

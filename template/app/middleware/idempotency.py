@@ -11,7 +11,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .core.exchange import Exchange
+from .core.exchange import Exchange, Place
 from .core.layer import HTTP, Layer
 from .problem import Refusal
 from .storage.base import Storage, StorageLostError, attend_lifespan, namespace
@@ -82,45 +82,45 @@ class IdempotencyMiddleware(Layer):
             return _MALFORMED
         return None
 
-    def around(self, exchange: Exchange) -> Awaitable[None] | None:
-        return self._once(exchange) if self._concerns(exchange) else None
+    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:
+        return self._once(exchange, place) if self._concerns(exchange) else None
 
     def _concerns(self, exchange: Exchange) -> bool:
         repeatable = exchange.method in _METHODS and _HEADER in exchange.headers
         return repeatable and exchange.state.get("user") is not None
 
-    async def _once(self, exchange: Exchange) -> None:
+    async def _once(self, exchange: Exchange, place: Place) -> None:
         body = await _body(exchange.receive)
         if body is None:
             return
         fingerprint = _fingerprint(exchange.scope, body)
-        claim = Claim(self.storage, _place(exchange), fingerprint)
+        claim = Claim(self.storage, _claimed(exchange), fingerprint)
         try:
             found = await claim.take()
         except StorageLostError:
-            await exchange.here().refuse(self.name, _LOST)
+            await place.refuse(self.name, _LOST)
             return
         except asyncio.CancelledError:
             # It is unknown whether the key was claimed.
             await claim.free()
             raise
         if found is not None:
-            await self._again(found, fingerprint, exchange)
+            await self._again(found, fingerprint, place)
             return
         keeper = Keeper(claim, seconds=self.ttl)
         exchange.receive = _repeated(body, exchange.receive)
         exchange.at_head(lambda _, __: keeper.taking_over)
         async with _held(claim, keeper):
-            await exchange.proceed()
+            await place.proceed()
 
-    async def _again(self, found: bytes, fingerprint: bytes, exchange: Exchange) -> None:
+    async def _again(self, found: bytes, fingerprint: bytes, place: Place) -> None:
         """Respond to a request whose key is claimed already."""
         kind, first, response = read(found)
         if first == fingerprint and kind not in _REFUSALS:
-            await replay(response, exchange.send)
+            await replay(response, place.send)
         else:
             refusal = _REFUSALS[kind] if first == fingerprint else _REUSED
-            await exchange.here().refuse(self.name, refusal)
+            await place.refuse(self.name, refusal)
 
 
 @asynccontextmanager
@@ -150,7 +150,7 @@ async def _held(claim: Claim, keeper: Keeper) -> AsyncGenerator[None]:
         renewal.cancel()
 
 
-def _place(exchange: Exchange) -> str:
+def _claimed(exchange: Exchange) -> str:
     # As JSON, so that a user can't choose a key that looks like another user's.
     account = exchange.state["user"].account
     owner = json.dumps([namespace(exchange.scope), account, exchange.header(_HEADER)])

@@ -35,11 +35,11 @@ class TimeoutMiddleware(Layer):
             closes=True,
         )
 
-    async def around(self, exchange: Exchange) -> None:
-        expiry = _Expiry(self, exchange.here())
+    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
+        expiry = _Expiry(self, place)
         try:
             with expiry:
-                await exchange.proceed()
+                await place.proceed()
         finally:
             if expiry.response is not None:
                 await expiry.response

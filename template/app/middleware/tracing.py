@@ -17,7 +17,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 from starlette.types import Message, Receive, Scope, Send
 
-from .core.exchange import Exchange
+from .core.exchange import Exchange, Place
 from .core.layer import Layer
 from .log import bind, unbind
 
@@ -55,14 +55,14 @@ class TracingMiddleware(Layer):
 
         await super().lifespan(scope, receive, flush_and_send)
 
-    def around(self, exchange: Exchange) -> Awaitable[None] | None:
+    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:
         # FastAPI's mark of a traced request, cheaper to look up than the current span.
         if "fastapi.telemetry" not in exchange.scope:
             return None
         span = get_current_span()
-        return self._describe(span, exchange) if span.is_recording() else None
+        return self._describe(span, exchange, place) if span.is_recording() else None
 
-    async def _describe(self, span: Span, exchange: Exchange) -> None:
+    async def _describe(self, span: Span, exchange: Exchange, place: Place) -> None:
         scope = exchange.scope
         scheme = scope["scheme"]
 
@@ -73,7 +73,7 @@ class TracingMiddleware(Layer):
         exchange.at_head(describe)
         token = bind(trace_id=format_trace_id(span.get_span_context().trace_id))
         try:
-            await exchange.proceed()
+            await place.proceed()
         finally:
             if span.is_recording():
                 _describe(span, scope, scheme)

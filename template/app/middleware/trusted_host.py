@@ -18,7 +18,8 @@ _REFUSAL: Final = Refusal(
     status=400, detail="Send exactly one Host header, with a host name of this service."
 )
 _HOST: Final = re.compile(
-    r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[1-9]\d{0,4}))?", re.IGNORECASE
+    r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)(:(?P<port>[1-9]\d{0,4}))?",
+    re.IGNORECASE,
 )
 _HIGHEST_PORT: Final = 65_535
 

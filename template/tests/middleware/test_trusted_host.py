@@ -29,6 +29,8 @@ def test_its_own_names_pass(host: str, probe_client: ProbeClient) -> None:
         "evilexample.org",
         "api.example.evil.com",
         "api.example@evil.com",
+        ".example.org",
+        "a..example.org",
         "api.example:port",
         "api.example:00080",
         "api.example:0",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # What a layer decides about a request: to let it pass, or what to respond with.
 Decision: TypeAlias = Refusal | Response | None
 Enter: TypeAlias = Callable[["Exchange"], "Decision | Awaitable[Decision]"]
-Around: TypeAlias = Callable[["Exchange"], "Awaitable[None] | None"]
+Around: TypeAlias = Callable[["Exchange", "Place"], "Awaitable[None] | None"]
 Filter: TypeAlias = Callable[[Send], Send]
 Head: TypeAlias = Callable[["Exchange", Message], "Filter | None"]
 Addition: TypeAlias = tuple[HeaderRule, Headers]
@@ -81,11 +81,12 @@ class Exchange:
         "_send",
         "_sent",
         "_steps",
-        "accepted",
         "body_bytes",
         "client",
         "cut",
+        "filters",
         "headers",
+        "is_open",
         "method",
         "path",
         "reached",
@@ -96,7 +97,6 @@ class Exchange:
         "started_at",
         "state",
         "status",
-        "taken",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, chain: "Chain") -> None:
@@ -109,14 +109,14 @@ class Exchange:
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
         self.receive: Receive = self.received
-        self.accepted = False
+        self.is_open = False
         self.route: str | None = None
         self.status = self.body_bytes = 0
         self.seconds = 0.0
         # The place that the response has reached, and the one from which messages are dropped.
         self.reached = self.cut = _INNERMOST
-        # The layer that took over the response, if one did.
-        self.taken: Send | None = None
+        # What took over the response, with the places from the inside out.
+        self.filters: list[tuple[int, Send]] = []
         self._receive = receive
         # Whether more of the body is to come; None before anything was received.
         self._arriving: bool | None = None
@@ -154,7 +154,7 @@ class Exchange:
         return [value for key, value in self.scope["headers"] if key == name]
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:
-        """Add `headers` to the head of the response: in `enter`, as it passes; in `head`, now."""
+        """Add `headers` to the head of the response when it passes the layer."""
         (self._additions if self._late is None else self._late).append((rule, headers))
 
     def at_head(self, hook: Head) -> None:
@@ -170,22 +170,20 @@ class Exchange:
         self.scope["headers"] = [item for item in self.scope["headers"] if item[0] not in names]
         self.headers = headers_by_name(self.scope["headers"])
 
-    def here(self) -> "Place":
-        """Return the place of the layer that is called now, from which it can respond later."""
-        return Place(self, len(self._additions))
+    # What the driver calls, on the way in.
 
     def proceed(self) -> Awaitable[None]:
-        """Let the layers inside, and the app, see the request."""
+        """Let the layers inside, and the app, see the request; then do what is left to do."""
         depth = len(self._leaving)
         try:
-            rest = self.enter()
+            rest = self.run()
         except BaseException as exc:
             self._leave(depth, exc)
             raise
         # Where nothing is left to do inside, a coroutine around it would have nothing to do.
         return rest if len(self._leaving) == depth else self._follow(rest, depth)
 
-    def enter(self) -> Awaitable[None]:
+    def run(self) -> Awaitable[None]:
         """Let the layers inside see the request; return what is awaited for the response."""
         for head, ended, enter, around in self._steps:
             if ended is not None:
@@ -195,9 +193,12 @@ class Exchange:
             if enter is not None and (decision := enter(self)) is not None:
                 layer: Layer = getattr(enter, "__self__")  # noqa: B009 - a bound method
                 return self._obey(decision, layer)
-            if around is not None and (rest := around(self)) is not None:
+            if around is not None and (rest := around(self, self._here())) is not None:
                 return rest
         return self._chain.app(self.scope, self.receive, self.send)
+
+    def _here(self) -> "Place":
+        return Place(self, len(self._additions))
 
     async def _obey(self, decision: Decision | Awaitable[Decision], layer: "Layer") -> None:
         if decision is not None and not isinstance(decision, (Refusal, Response)):
@@ -205,9 +206,9 @@ class Exchange:
         if decision is None:
             await self.proceed()
         elif isinstance(decision, Refusal):
-            await self.here().refuse(layer.name, decision)
+            await self._here().refuse(layer.name, decision)
         else:
-            await self.here().respond(decision)
+            await self._here().respond(decision)
 
     async def _follow(self, rest: Awaitable[None], depth: int) -> None:
         try:
@@ -239,16 +240,20 @@ class Exchange:
         if self.cut != _INNERMOST:
             return _drop()
         if message["type"] in _HEADS:
-            return self.send_head(message, len(self._additions), self)
-        if self.taken is not None:
-            return self.taken(message)
+            return self.send_head(message, len(self._additions))
+        if self.filters:
+            return self.filters[0][1](message)
         return self.deliver(message)
 
-    def send_head(self, message: Message, depth: int, way: "Exchange | _Way") -> Awaitable[None]:
-        if self.accepted:
+    def send_head(self, message: Message, depth: int) -> Awaitable[None]:
+        """Send the head of a response from `depth`."""
+        if self.is_open:
             # So Starlette answers an HTTPException, which is too late here.
             msg = "a websocket that was accepted can only be closed"
             raise RuntimeError(msg)
+        if self.filters:
+            # Of an earlier response, that one of them held back; this one gets its own.
+            self.filters = [item for item in self.filters if item[0] >= depth]
         headers: Headers = [*message.get("headers", ())]
         message = {**message, "headers": headers}
         # Without a clash, which is nearly always, headers are added without a look.
@@ -258,16 +263,18 @@ class Exchange:
         for place in reversed(range(depth)):
             addition = additions[place]
             if not isinstance(addition, tuple):
-                length = len(headers)
-                filtered = addition(self, message)
+                before, length = headers, len(headers)
+                taking = addition(self, message)
                 headers = message["headers"]
-                clashes = clashes or len(headers) != length  # it changed them by hand
+                if headers is not before or len(headers) != length:
+                    clashes = True  # it changed them by hand
                 for rule, ours in late:
                     rule.merge(headers, ours)
                 late.clear()
-                if filtered is not None:
+                if taking is not None:
                     self.reached = place
-                    way.taken = taken = filtered(_Way(self, place))
+                    taken = taking(Place(self, place).send)
+                    self.filters.append((place, taken))
                     return taken(message)
                 continue
             rule, ours = addition
@@ -288,14 +295,15 @@ class Exchange:
         except OSError:
             # So Starlette says it of later messages.
             raise WebSocketDisconnect(_ABNORMAL_CLOSURE) from None
-        self.accepted = message["type"] == "websocket.accept"
-        self._sent = _SWITCHING_PROTOCOLS if self.accepted else message["status"]
+        self.is_open = message["type"] == "websocket.accept"
+        self._sent = _SWITCHING_PROTOCOLS if self.is_open else message["status"]
 
     def deliver(self, message: Message) -> Awaitable[None]:
         """Send a message that isn't a head to outside these layers."""
         if not message.get("more_body", False):
             if message["type"] == "websocket.close":
                 self.reached = _WIRE
+                self.is_open = False
             if not self._over:
                 return self._send_last(message)
         self.body_bytes += len(message.get("body", b""))
@@ -317,7 +325,7 @@ class Exchange:
         if exc is not None:
             self.cut = _WIRE  # nothing follows that was held back
         # Hold nothing that holds this exchange: it would wait for the garbage collector.
-        self.taken = None
+        self.filters = []
         del self.receive
 
     def _leave(self, depth: int, exc: BaseException | None = None) -> None:
@@ -356,13 +364,18 @@ class Exchange:
 
 
 class Place:
-    """The place of a layer in an exchange: what it sends passes only the layers outside it."""
+    """
+    The place of a layer in an exchange.
 
-    __slots__ = ("_depth", "_exchange")
+    What is sent from it passes only the layers outside, and the layer's own `head`.
+    """
+
+    __slots__ = ("_depth", "_exchange", "_proceeded")
 
     def __init__(self, exchange: Exchange, depth: int) -> None:
         self._exchange = exchange
         self._depth = depth
+        self._proceeded = False
 
     @property
     def started(self) -> bool:
@@ -370,13 +383,35 @@ class Place:
         return self._exchange.reached < self._depth
 
     @property
-    def accepted(self) -> bool:
-        """Whether a websocket was accepted: it can only be closed."""
-        return self._exchange.accepted
+    def is_open(self) -> bool:
+        """Whether it is a websocket that was accepted, and can only be closed."""
+        return self._exchange.is_open
 
-    async def close(self, code: int) -> None:
-        """Close a websocket that was accepted."""
-        await _Way(self._exchange, self._depth)({"type": "websocket.close", "code": code})
+    def proceed(self) -> Awaitable[None]:
+        """
+        Let the layers inside, and the app, see the request.
+
+        Raises:
+            RuntimeError: they saw it already, and it can't be told whether a layer rejected it.
+
+        """
+        if self._proceeded:
+            msg = "place.proceed() can be called once: the layers inside see a request once"
+            raise RuntimeError(msg)
+        self._proceeded = True
+        return self._exchange.proceed()
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a message of ASGI."""
+        exchange = self._exchange
+        if self._depth > exchange.cut:
+            return _drop()
+        if message["type"] in _HEADS:
+            return exchange.send_head(message, self._depth)
+        for depth, taken in exchange.filters:
+            if depth < self._depth:
+                return taken(message)
+        return exchange.deliver(message)
 
     async def respond(
         self, response: Response, *, close_code: int = 1008, closes: bool = False
@@ -388,8 +423,8 @@ class Place:
         to it. `closes` ends the connection, for a client that is still sending its body.
         """
         exchange = self._exchange
-        exchange.cut = self._depth
-        send: Send = _Way(exchange, self._depth)
+        exchange.cut = min(exchange.cut, self._depth)
+        send: Send = self.send
         # HTTP/2 and HTTP/3 forbid this header (RFC 9113, 8.2.2; RFC 9114, 4.2).
         if closes and exchange.scope["http_version"][0] == "1":
             response.headers["Connection"] = "close"
@@ -399,29 +434,8 @@ class Place:
 
     async def refuse(self, layer: str, refusal: Refusal) -> None:
         """Send `refusal` in the name of `layer`."""
-        exchange = self._exchange
-        response = refusal_response(exchange.scope, layer, refusal)
+        response = refusal_response(self._exchange.scope, layer, refusal)
         await self.respond(response, close_code=refusal.close_code, closes=refusal.closes)
-
-
-class _Way:
-    """The way out of the layer at `depth`."""
-
-    __slots__ = ("_depth", "_exchange", "taken")
-
-    def __init__(self, exchange: Exchange, depth: int) -> None:
-        self._exchange = exchange
-        self._depth = depth
-        self.taken: Send | None = None
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        if self._depth > self._exchange.cut:
-            return _drop()
-        if message["type"] in _HEADS:
-            return self._exchange.send_head(message, self._depth, self)
-        if self.taken is not None:
-            return self.taken(message)
-        return self._exchange.deliver(message)
 
 
 async def _drop() -> None:

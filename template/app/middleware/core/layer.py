@@ -14,7 +14,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .cancellation import keeping_shields
-from .exchange import CLIENT_LEFT, Decision, Exchange, Filter, Step
+from .exchange import CLIENT_LEFT, Decision, Exchange, Filter, Place, Step
 
 if TYPE_CHECKING:
     from .policies import Policies, Rule
@@ -40,7 +40,7 @@ class Layer:
     - `lifespan`: the service starts and stops.
 
     A layer's own responses pass its own `head` and `ended`, as those from inside do. One object
-    serves all requests: store request data on the exchange or in a closure, never on `self`.
+    serves all requests: store request data in `exchange.state` or a closure, never on `self`.
     """
 
     scopes: Collection[str] = HTTP | WEBSOCKET
@@ -67,11 +67,11 @@ class Layer:
 
         """
 
-    def around(self, exchange: Exchange) -> Awaitable[None] | None:  # noqa: ARG002
+    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:  # noqa: ARG002
         """
-        Run all that is inside; a coroutine that does something around it, or instead of it.
+        Run all that is inside, in a coroutine that does something around it, or instead of it.
 
-        It awaits `exchange.proceed()`, or responds from `exchange.here()`.
+        It awaits `place.proceed()`, or responds by `place.respond()`.
 
         Returns:
             None where there is nothing to do around this request.
@@ -109,7 +109,7 @@ class Layer:
                 chain = chain.under(self.policies.rule_for(scope))
             exchange = Exchange(scope, receive, send, chain)
             try:
-                await exchange.enter()
+                await exchange.run()
             except CLIENT_LEFT as exc:
                 exchange.finish(exc)  # no client waits for a response, and nothing is wrong
             except BaseException as exc:

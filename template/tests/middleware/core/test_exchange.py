@@ -1,6 +1,7 @@
 """Exchange: layers see once how a request ended, neighbours in one exchange."""
 
 from asyncio import CancelledError
+from contextlib import suppress
 
 import pytest
 from starlette.applications import Starlette
@@ -11,7 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.exchange import Exchange
+from app.middleware.core.exchange import Exchange, Place
 from app.middleware.core.layer import Layer
 from tests.middleware.asgi import Dialogue
 
@@ -25,6 +26,15 @@ class Witness(Layer):
 
     def ended(self, exchange: Exchange) -> None:
         self.told.append(exchange)
+
+
+class Again(Layer):
+    """Tries a failed request once more, as no layer can."""
+
+    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
+        with suppress(OSError):
+            await place.proceed()
+        await place.proceed()
 
 
 class Teapot:
@@ -143,6 +153,16 @@ def test_what_stands_between_two_is_seen_by_the_outer_one_alone() -> None:
 
     assert [exchange.status for exchange in outer] == [418]
     assert [exchange.status for exchange in inner] == [200]
+
+
+def test_the_layers_inside_see_a_request_once() -> None:
+    """The second time they would not reject what they rejected the first time."""
+
+    async def fail(*_: object) -> None:
+        raise OSError
+
+    with pytest.raises(RuntimeError, match="once"):
+        Dialogue("GET", "/").run(Again(fail))
 
 
 def test_an_answer_to_head_has_no_bytes() -> None:
