@@ -127,11 +127,8 @@ def test_a_server_that_stops_frees_nothing_that_is_used(service: Path, notes: Pa
     assert notes.read_text().count("async closed") >= 2
 
 
-def test_requests_that_timed_out_keep_the_cap_of_the_threads(
-    service: Path, server: Server, notes: Path
-) -> None:
-    if "timeout" not in (service / "app/middleware/stack.py").read_text():
-        pytest.skip("nothing times out")
+@pytest.mark.parametrize("service", ["everything"], indirect=True)
+def test_requests_that_timed_out_keep_the_cap_of_the_threads(server: Server, notes: Path) -> None:
     with ThreadPoolExecutor(200) as clients:
         asked = [clients.submit(server.request, "/probe/slow-sync?seconds=3") for _ in range(200)]
         time.sleep(2)

@@ -176,6 +176,10 @@ def test_each_symptom_of_one_request_has_its_line() -> None:
         '503 "The service is busy" although the CPU is idle',
         "The limit is higher than the setting",
         "Tests of your routes fail with 429",
+        "A layer of yours mixes the data of requests or websockets",
+        "An endpoint hangs since a layer of yours reads the body",
+        "An `HTTPException` that a layer of yours raises becomes a 500",
+        "Health probes fill the log",
         "The service doesn't start, because a class was added outside the middleware stack",
         (
             "The service doesn't start, because `RequestBodyLimitMiddleware` does the job of"

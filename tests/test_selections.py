@@ -42,13 +42,19 @@ FIRST_SEVEN: Final = (
     "client_version",
 )
 
-# Where every test runs with each of its parameters: each layer alone, and all of them together.
-# Nearly all of the time went to what is between, where the question is another: does a test fail
-# that counts on a layer which is absent? It doesn't take every parameter to see that. The presets
-# run all of it in environments of their own (test_presets.py).
-EVERY_PARAMETER: Final = ("alone-", "pair-", "everything-jwt-memory")
+# Where every test runs with each of its parameters: each layer alone. Nearly all of the time went
+# to the others, where the question is another: does a test fail that counts on a layer which is
+# absent? It doesn't take every parameter to see that. The presets, `everything` among them, run
+# all of it in environments of their own (test_presets.py).
+EVERY_PARAMETER: Final = ("alone-", "pair-")
 # What every run has: in these any two layers meet in all their states, in the matrix any three.
-SAMPLE: Final = ("everything-jwt", "preset-public-closed", "alone-", "two-")
+SAMPLE: Final = (
+    "everything-jwt-memory",
+    "everything-jwt+session",
+    "preset-public-closed-jwt",
+    "alone-",
+    "two-",
+)
 
 # What a service declares and never imports, and why.
 NOT_IMPORTED: Final = {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.exchange import Exchange, Filter, Place
+from app.middleware.core.exchange import Addition, Decision, Exchange, Filter, Place
 from app.middleware.core.headers import Clash, HeaderRule
 from app.middleware.core.layer import HTTP, Layer
 from app.middleware.problem import Refusal, refuse
@@ -100,14 +100,32 @@ class Around(Base):
             self.seen.order.append(f"leave {self.kind.number}")
 
 
+class Wrapper(Base):
+    def enter(self, exchange: Exchange) -> Decision:
+        return self.run
+
+    async def run(self, exchange: Exchange, place: Place) -> None:
+        self.seen.order.append(f"enter {self.kind.number}")
+        try:
+            await place.proceed()
+        finally:
+            self.seen.order.append(f"leave {self.kind.number}")
+
+
+class LateWrapper(Wrapper):
+    async def enter(self, exchange: Exchange) -> Decision:
+        await asyncio.sleep(0)
+        return self.run
+
+
 class Decorator(Base):
     def enter(self, exchange: Exchange) -> None:
         exchange.add(HeaderRule({self.kind.header: self.kind.clash}), [self.kind.item])
 
 
 class LateDecorator(Base):
-    def head(self, exchange: Exchange, message: Message) -> None:
-        exchange.add(HeaderRule({self.kind.header: self.kind.clash}), [self.kind.item])
+    def head(self, exchange: Exchange, message: Message) -> Addition:
+        return HeaderRule({self.kind.header: self.kind.clash}), [self.kind.item]
 
 
 class Head(Base):
@@ -198,6 +216,8 @@ class Plain:
             await self.app(scope, receive, send)
         finally:
             self.seen.order.append(f"leave {self.kind.number}")
+
+    as_wrapper = as_late_wrapper = as_around
 
     async def as_decorator(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def decorated(message: Message) -> None:
@@ -332,6 +352,8 @@ LAYERS: dict[str, type[Base]] = {
     "late_passing": LatePassing,
     "responder": Responder,
     "around": Around,
+    "wrapper": Wrapper,
+    "late_wrapper": LateWrapper,
     "decorator": Decorator,
     "late_decorator": LateDecorator,
     "head": Head,
@@ -346,6 +368,8 @@ OFTEN = (
     "passing",
     "late_passing",
     "around",
+    "wrapper",
+    "late_wrapper",
     "decorator",
     "late_decorator",
     "head",

@@ -1,12 +1,11 @@
 """Body limit: returns 413 when a request body is too large."""
 
-from collections.abc import Awaitable
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from .core.exchange import Exchange, Place
+from .core.exchange import Decision, Exchange, Place
 from .core.layer import HTTP, Layer
 from .core.upload import announces_body
 from .problem import Refusal
@@ -34,15 +33,14 @@ class BodyLimitMiddleware(Layer):
             closes=True,
         )
 
-    def enter(self, exchange: Exchange) -> Refusal | None:
+    def enter(self, exchange: Exchange) -> Decision:
+        if not announces_body(exchange.scope, exchange.headers):
+            return None
         # A float, since `int` refuses numbers of thousands of digits.
         length = exchange.header(b"content-length") or ""
-        too_large = length.isdecimal() and float(length) > self.max_bytes
-        return self.refusal if too_large else None
-
-    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:
-        has_body = announces_body(exchange.scope, exchange.headers)
-        return self._count(exchange, place) if has_body else None
+        if length.isdecimal() and float(length) > self.max_bytes:
+            return self.refusal
+        return self._count
 
     async def _count(self, exchange: Exchange, place: Place) -> None:
         receive = exchange.receive

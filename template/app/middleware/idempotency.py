@@ -4,14 +4,14 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .core.exchange import Exchange, Place
+from .core.exchange import Decision, Exchange, Place
 from .core.layer import HTTP, Layer
 from .problem import Refusal
 from .storage.base import Storage, StorageLostError, attend_lifespan, namespace
@@ -75,19 +75,16 @@ class IdempotencyMiddleware(Layer):
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await attend_lifespan(self.storage, self.app, scope, receive, send)
 
-    def enter(self, exchange: Exchange) -> Refusal | None:
-        if self.key_required and exchange.method in _METHODS and _HEADER not in exchange.headers:
-            return _MISSING
-        if self._concerns(exchange) and not _KEY.fullmatch(exchange.header(_HEADER) or ""):
+    def enter(self, exchange: Exchange) -> Decision:
+        if exchange.method not in _METHODS:
+            return None
+        if _HEADER not in exchange.headers:
+            return _MISSING if self.key_required else None
+        if exchange.state.get("user") is None:
+            return None
+        if not _KEY.fullmatch(exchange.header(_HEADER) or ""):
             return _MALFORMED
-        return None
-
-    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:
-        return self._once(exchange, place) if self._concerns(exchange) else None
-
-    def _concerns(self, exchange: Exchange) -> bool:
-        repeatable = exchange.method in _METHODS and _HEADER in exchange.headers
-        return repeatable and exchange.state.get("user") is not None
+        return self._once
 
     async def _once(self, exchange: Exchange, place: Place) -> None:
         body = await _body(exchange.receive)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Send
 
-from .core.exchange import Exchange, Filter
+from .core.exchange import Addition, Exchange, Filter
 from .core.headers import Clash, HeaderRule, Headers, first
 from .core.layer import HTTP, Layer
 from .core.reading import in_any_case
@@ -90,11 +90,10 @@ class SecurityHeadersMiddleware(Layer):
             exchange.drop_headers(_SPARING)
             exchange.at_head(self._hold_page)
 
-    def head(self, exchange: Exchange, message: Message) -> None:
+    def head(self, exchange: Exchange, message: Message) -> Addition:
         over_https = exchange.scope["scheme"] == "https"
         headers = self.over_https if over_https else self.over_http
-        html = _is_html(message["headers"])
-        exchange.add(_RULE, headers + self.for_html if html else headers)
+        return _RULE, headers + self.for_html if _is_html(message["headers"]) else headers
 
     def _hold_page(self, exchange: Exchange, message: Message) -> Filter | None:
         if exchange.method == "HEAD" or not _is_html(message["headers"]):

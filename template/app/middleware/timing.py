@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.types import Message
 
-from .core.exchange import Exchange
+from .core.exchange import Addition, Exchange
 from .core.headers import Clash, HeaderRule
 from .core.layer import HTTP, Layer
 
@@ -23,10 +23,10 @@ class TimingMiddleware(Layer):
 
     scopes = HTTP
 
-    def head(self, exchange: Exchange, message: Message) -> None:  # noqa: ARG002
+    def head(self, exchange: Exchange, message: Message) -> Addition:  # noqa: ARG002
         seconds = perf_counter() - exchange.started_at
         times = [
             (b"server-timing", b"app;dur=%.3f" % (seconds * 1000)),
             (b"x-process-time", b"%.6f" % seconds),
         ]
-        exchange.add(_TIMES, times)
+        return _TIMES, times

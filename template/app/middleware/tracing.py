@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi.telemetry import TelemetryConfig
@@ -17,7 +17,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 from starlette.types import Message, Receive, Scope, Send
 
-from .core.exchange import Exchange, Place
+from .core.exchange import Decision, Exchange, Place
 from .core.layer import Layer
 from .log import bind, unbind
 
@@ -55,14 +55,13 @@ class TracingMiddleware(Layer):
 
         await super().lifespan(scope, receive, flush_and_send)
 
-    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:
+    def enter(self, exchange: Exchange) -> Decision:
         # FastAPI's mark of a traced request, cheaper to look up than the current span.
-        if "fastapi.telemetry" not in exchange.scope:
-            return None
-        span = get_current_span()
-        return self._describe(span, exchange, place) if span.is_recording() else None
+        traced = "fastapi.telemetry" in exchange.scope and get_current_span().is_recording()
+        return self._describe if traced else None
 
-    async def _describe(self, span: Span, exchange: Exchange, place: Place) -> None:
+    async def _describe(self, exchange: Exchange, place: Place) -> None:
+        span = get_current_span()
         scope = exchange.scope
         scheme = scope["scheme"]
 

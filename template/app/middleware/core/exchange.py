@@ -20,13 +20,13 @@ from .upload import announces_body, linger
 if TYPE_CHECKING:
     from .layer import Chain, Layer
 
-# What a layer decides about a request: to let it pass, or what to respond with.
-Decision: TypeAlias = Refusal | Response | None
+Around: TypeAlias = Callable[["Exchange", "Place"], Awaitable[None]]
+# What a layer decides about a request: let it pass, respond, or run something around the rest.
+Decision: TypeAlias = Refusal | Response | Around | None
 Enter: TypeAlias = Callable[["Exchange"], "Decision | Awaitable[Decision]"]
-Around: TypeAlias = Callable[["Exchange", "Place"], "Awaitable[None] | None"]
 Filter: TypeAlias = Callable[[Send], Send]
-Head: TypeAlias = Callable[["Exchange", Message], "Filter | None"]
 Addition: TypeAlias = tuple[HeaderRule, Headers]
+Head: TypeAlias = Callable[["Exchange", Message], "Addition | Filter | None"]
 Watcher: TypeAlias = Callable[["Exchange"], None]
 Client: TypeAlias = tuple[str, int]
 # What remains to be done at a layer's place: for a watcher, with the client that it saw.
@@ -74,8 +74,6 @@ class Exchange:
         "_arriving",
         "_chain",
         "_gone",
-        "_late",
-        "_leaving",
         "_over",
         "_receive",
         "_send",
@@ -87,6 +85,7 @@ class Exchange:
         "filters",
         "headers",
         "is_open",
+        "leaving",
         "method",
         "path",
         "reached",
@@ -128,9 +127,7 @@ class Exchange:
         self._steps = iter(chain.exempt.get(path, chain.steps))
         self._send = send
         self._additions: list[Addition | Head] = []
-        # What a `head` adds to the response that passes.
-        self._late: list[Addition] | None = None
-        self._leaving: list[Leaving] = []
+        self.leaving: list[Leaving] = []
 
     # What a layer calls when a request enters.
 
@@ -155,7 +152,7 @@ class Exchange:
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:
         """Add `headers` to the head of the response when it passes the layer."""
-        (self._additions if self._late is None else self._late).append((rule, headers))
+        self._additions.append((rule, headers))
 
     def at_head(self, hook: Head) -> None:
         """Call `hook`, which is a `Layer.head`, when the head of the response passes."""
@@ -163,60 +160,52 @@ class Exchange:
 
     def at_exit(self, function: Callable[[], object]) -> None:
         """Call `function` when all that is inside has returned, unless it raised."""
-        self._leaving.append(function)
+        self.leaving.append(function)
 
     def drop_headers(self, names: frozenset[bytes]) -> None:
         """Hide headers of the request from what is inside."""
         self.scope["headers"] = [item for item in self.scope["headers"] if item[0] not in names]
         self.headers = headers_by_name(self.scope["headers"])
 
-    # What the driver calls, on the way in.
-
-    def proceed(self) -> Awaitable[None]:
-        """Let the layers inside, and the app, see the request; then do what is left to do."""
-        depth = len(self._leaving)
-        try:
-            rest = self.run()
-        except BaseException as exc:
-            self._leave(depth, exc)
-            raise
-        # Where nothing is left to do inside, a coroutine around it would have nothing to do.
-        return rest if len(self._leaving) == depth else self._follow(rest, depth)
+    # What the driver calls. The way in.
 
     def run(self) -> Awaitable[None]:
         """Let the layers inside see the request; return what is awaited for the response."""
         for head, ended, enter, around in self._steps:
             if ended is not None:
-                self._leaving.append((ended, self.client))
+                self.leaving.append((ended, self.client))
             if head is not None:
                 self._additions.append(head)
             if enter is not None and (decision := enter(self)) is not None:
-                layer: Layer = getattr(enter, "__self__")  # noqa: B009 - a bound method
-                return self._obey(decision, layer)
-            if around is not None and (rest := around(self, self._here())) is not None:
-                return rest
+                return self._obey(decision, enter)
+            if around is not None:
+                return around(self, Place(self, len(self._additions)))
         return self._chain.app(self.scope, self.receive, self.send)
 
-    def _here(self) -> "Place":
-        return Place(self, len(self._additions))
-
-    async def _obey(self, decision: Decision | Awaitable[Decision], layer: "Layer") -> None:
-        if decision is not None and not isinstance(decision, (Refusal, Response)):
-            decision = await decision
+    def _obey(self, decision: Decision | Awaitable[Decision], enter: Enter) -> Awaitable[None]:
+        place = Place(self, len(self._additions))
         if decision is None:
-            await self.proceed()
-        elif isinstance(decision, Refusal):
-            await self._here().refuse(layer.name, decision)
-        else:
-            await self._here().respond(decision)
+            return place.proceed()
+        if isinstance(decision, Refusal):
+            layer: Layer = getattr(enter, "__self__")  # noqa: B009 - a bound method
+            return place.refuse(layer.name, decision)
+        if isinstance(decision, Response):
+            return place.respond(decision)
+        if isinstance(decision, Awaitable):
+            return self._obey_later(decision, enter)
+        return decision(self, place)
 
-    async def _follow(self, rest: Awaitable[None], depth: int) -> None:
+    async def _obey_later(self, decision: Awaitable[Decision], enter: Enter) -> None:
+        await self._obey(await decision, enter)
+
+    async def follow(self, rest: Awaitable[None], depth: int) -> None:
+        """Await `rest`, and do what is left to do inside of `depth`."""
         try:
             await rest
         except BaseException as exc:
-            self._leave(depth, exc)
+            self.leave(depth, exc)
             raise
-        self._leave(depth)
+        self.leave(depth)
 
     async def received(self) -> Message:
         """Receive from outside these layers."""
@@ -259,24 +248,22 @@ class Exchange:
         # Without a clash, which is nearly always, headers are added without a look.
         clashes = not rule_names.isdisjoint(map(NAME, headers))
         additions = self._additions
-        self._late = late = list[Addition]()
         for place in reversed(range(depth)):
             addition = additions[place]
             if not isinstance(addition, tuple):
                 before, length = headers, len(headers)
-                taking = addition(self, message)
+                outcome = addition(self, message)
                 headers = message["headers"]
                 if headers is not before or len(headers) != length:
                     clashes = True  # it changed them by hand
-                for rule, ours in late:
-                    rule.merge(headers, ours)
-                late.clear()
-                if taking is not None:
+                if outcome is None:
+                    continue
+                if not isinstance(outcome, tuple):
                     self.reached = place
-                    taken = taking(Place(self, place).send)
+                    taken = outcome(Place(self, place).send)
                     self.filters.append((place, taken))
                     return taken(message)
-                continue
+                addition = outcome
             rule, ours = addition
             if clashes or rule.shared:
                 rule.merge(headers, ours)
@@ -321,17 +308,17 @@ class Exchange:
 
     def finish(self, exc: BaseException | None = None) -> None:
         """Do what is left to do when the stack has returned, or raised."""
-        self._leave(0, exc)
+        self.leave(0, exc)
         if exc is not None:
             self.cut = _WIRE  # nothing follows that was held back
         # Hold nothing that holds this exchange: it would wait for the garbage collector.
         self.filters = []
         del self.receive
 
-    def _leave(self, depth: int, exc: BaseException | None = None) -> None:
+    def leave(self, depth: int, exc: BaseException | None = None) -> None:
         """Do what is left to do inside of `depth`, from where all returned or `exc` comes."""
-        while len(self._leaving) > depth:
-            item = self._leaving.pop()
+        while len(self.leaving) > depth:
+            item = self.leaving.pop()
             if not isinstance(item, tuple):
                 if exc is None:
                     item()
@@ -349,7 +336,7 @@ class Exchange:
         """Call all watchers, the outermost first: the last byte was sent."""
         if not self._over:
             self._over = True
-            self._tell(self._sent, *self._leaving)
+            self._tell(self._sent, *self.leaving)
 
     def _tell(self, status: int, *leaving: Leaving) -> None:
         self.status = status
@@ -392,14 +379,22 @@ class Place:
         Let the layers inside, and the app, see the request.
 
         Raises:
-            RuntimeError: they saw it already, and it can't be told whether a layer rejected it.
+            RuntimeError: they saw it already, and would not reject it again.
 
         """
         if self._proceeded:
             msg = "place.proceed() can be called once: the layers inside see a request once"
             raise RuntimeError(msg)
         self._proceeded = True
-        return self._exchange.proceed()
+        exchange = self._exchange
+        depth = len(exchange.leaving)
+        try:
+            rest = exchange.run()
+        except BaseException as exc:
+            exchange.leave(depth, exc)
+            raise
+        # Where nothing is left to do inside, a coroutine around it would have nothing to do.
+        return rest if len(exchange.leaving) == depth else exchange.follow(rest, depth)
 
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of ASGI."""

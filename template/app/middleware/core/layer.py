@@ -14,7 +14,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .cancellation import keeping_shields
-from .exchange import CLIENT_LEFT, Decision, Exchange, Filter, Place, Step
+from .exchange import CLIENT_LEFT, Addition, Decision, Exchange, Filter, Place, Step
 
 if TYPE_CHECKING:
     from .policies import Policies, Rule
@@ -63,32 +63,25 @@ class Layer:
         Decide about a request that arrives; where that takes waiting, as a coroutine.
 
         Returns:
-            None to let it pass, a `Refusal` to reject it, or another response to send instead.
+            None to let it pass; a `Refusal` to reject it; another response to send instead; or a
+            method such as `around`, to call for this request.
 
         """
 
-    def around(self, exchange: Exchange, place: Place) -> Awaitable[None] | None:  # noqa: ARG002
-        """
-        Run all that is inside, in a coroutine that does something around it, or instead of it.
+    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
+        """Run all that is inside, by `await place.proceed()`, or `place.respond()` instead."""
+        await place.proceed()
 
-        It awaits `place.proceed()`, or responds by `place.respond()`.
-
-        Returns:
-            None where there is nothing to do around this request.
-
-        """
-        return None
-
-    def head(self, exchange: Exchange, message: Message) -> Filter | None:
+    def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         """
         Handle the head of a response; `message` is a copy with a list of `headers` to change.
 
         The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
-        Headers are added by `exchange.add`.
 
         Returns:
-            None to let it pass, or a function that takes over the response: it gets the outer
-            `send`, and returns one that gets this head and all further messages.
+            None to let it pass; a `HeaderRule` and the headers to add by it; or a function that
+            takes over the response: it gets the outer `send`, and returns one that gets this head
+            and all further messages.
 
         """
 
@@ -162,16 +155,14 @@ class Chain:
 
 
 def _steps(layer: Layer) -> Iterator[Step]:
-    around = layer.around if _overrides(layer, "around") else None
     yield (
         layer.head if _overrides(layer, "head") else None,
         layer.ended if _overrides(layer, "ended") else None,
         layer.enter if _overrides(layer, "enter") else None,
         None,
     )
-    if around is not None:
-        # A step of its own: what decides about the request can wait.
-        yield (None, None, None, around)
+    if _overrides(layer, "around"):
+        yield (None, None, None, layer.around)  # a step of its own, since `enter` may wait
 
 
 def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:

@@ -96,7 +96,7 @@ def browser_sees(
 def _reason(responder: str, is_outside: bool, cors: Mapping[str, str]) -> str:  # noqa: FBT001
     missing = "it has no Access-Control-Allow-Origin"
     if not cors:
-        return f"{missing}. The layer cors adds it, and there is none."
+        return f"{missing}. This service lacks the layer cors, which adds it."
     if is_outside:
         return f"{missing}. cors adds it, but runs inside {responder} and never saw the response."
     values = [f"{name}={value}" if value else f"{name} is empty" for name, value in cors.items()]
