@@ -342,7 +342,7 @@ def test_an_odd_accept_gets_the_plain_page(accept: str, probe_client: ProbeClien
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"metrics_path": "metrics"}, "must be exact paths"),
+        ({"metrics_path": "metrics"}, "must be an exact path"),
         ({"metrics_allow": ["10.0.0.1/8"]}, "must hold addresses and networks"),
         ({"metrics_allow": ["office"]}, "must hold addresses and networks"),
     ],

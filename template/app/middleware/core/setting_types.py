@@ -39,16 +39,20 @@ def header_value(value: str) -> str:
     return value
 
 
-def absolute_path(value: str) -> str:
+def exact_path(value: str, called: str = "an exact path", hint: str = "") -> str:
     """Reject what isn't the path of a route, or can't be in the path of a request."""
     exact = value.startswith("/") and value.isprintable() and "//" not in value
     if not exact or any(mark in value for mark in "?#{}<>*%,; \\") or "/:" in value:
         msg = (
-            "must be exact paths such as /healthz, without a pattern, a query or a host,"
-            f" not {value!r}; list each path"
+            f"must be {called} such as /healthz, without a pattern, a query or a host,"
+            f" not {value!r}{hint}"
         )
         raise ValueError(msg)
     return value
+
+
+def _listed_path(value: str) -> str:
+    return exact_path(value, "exact paths", "; list each path")
 
 
 def host_name(value: str) -> str:
@@ -152,5 +156,5 @@ HeaderName = Annotated[str, AfterValidator(header_name), Plain]
 HeaderNames = tuple[HeaderName, ...]
 HeaderValue = Annotated[str, AfterValidator(header_value), Plain]
 Prefixes = tuple[Annotated[str, AfterValidator(_item)], ...]
-ExactPath = Annotated[str, AfterValidator(absolute_path), Plain]
-Paths = tuple[ExactPath, ...]
+ExactPath = Annotated[str, AfterValidator(exact_path), Plain]
+Paths = tuple[Annotated[str, AfterValidator(_listed_path), Plain], ...]
