@@ -37,6 +37,8 @@ Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None", "Around
 # What a disconnected client causes; no failure of the service.
 CLIENT_LEFT: Final = (ClientDisconnect, WebSocketDisconnect)
 
+# The key of the scope for the app whose layers have seen the request.
+_OUTER: Final = "app.middleware"
 _CLIENT_CLOSED_REQUEST: Final = 499
 _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
@@ -49,6 +51,7 @@ _ENDS: Final = frozenset(
 )
 _DISCONNECTS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _ABNORMAL_CLOSURE: Final = 1006
+_NOTHING: Final = (HeaderRule({}), Headers())
 _INNERMOST: Final = sys.maxsize
 _WIRE: Final = -1
 
@@ -59,8 +62,9 @@ class Exchange:
 
     The request: `scope`; `state`, a dictionary for other layers and endpoints; `method`
     (WEBSOCKET for a handshake); `client`, which Proxy headers can correct; `path`, without
-    `root_path`; `headers` by name, with None for one that was sent more than once; `receive` and
-    `send`, which the next inner layer gets.
+    `root_path`; `headers` by name, with None for one that was sent more than once; `receive`,
+    which the next inner layer gets, and which a layer can replace; `started_at`, by
+    `perf_counter`, when it reached the outermost of these layers.
 
     The outcome, set before `ended`: `route`, the template of the path, or None. `status`, the
     one that was sent; 499 if the client disconnected, or the server cancelled the request, before
@@ -85,6 +89,7 @@ class Exchange:
         "filters",
         "headers",
         "is_open",
+        "is_outermost",
         "leaving",
         "method",
         "path",
@@ -117,6 +122,10 @@ class Exchange:
         # What took over the response, with the places from the inside out.
         self.filters: list[tuple[int, Send]] = []
         self._receive = receive
+        # An exchange inside of one more, of the same app, tells it how the request ended.
+        app = scope.get("app")
+        self.is_outermost = scope.get(_OUTER, scope) is not app
+        scope[_OUTER] = app
         # Whether more of the body is to come; None before anything was received.
         self._arriving: bool | None = None
         self._gone = False
@@ -151,11 +160,11 @@ class Exchange:
         return [value for key, value in self.scope["headers"] if key == name]
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:
-        """Add `headers` to the head of the response when it passes the layer."""
+        """Add `headers` to the response, whatever it will be; see `Layer.head` for late ones."""
         self._additions.append((rule, headers))
 
     def at_head(self, hook: Head) -> None:
-        """Call `hook`, which is a `Layer.head`, when the head of the response passes."""
+        """Call `hook` for this request as if it were the layer's `head`."""
         self._additions.append(hook)
 
     def at_exit(self, function: Callable[[], object]) -> None:
@@ -179,11 +188,17 @@ class Exchange:
             if enter is not None and (decision := enter(self)) is not None:
                 return self._obey(decision, enter)
             if around is not None:
-                return around(self, Place(self, len(self._additions)))
+                return around(self, self._here())
         return self._chain.app(self.scope, self.receive, self.send)
 
-    def _obey(self, decision: Decision | Awaitable[Decision], enter: Enter) -> Awaitable[None]:
+    def _here(self) -> "Place":
         place = Place(self, len(self._additions))
+        # So that it is the place of no other layer.
+        self._additions.append(_NOTHING)
+        return place
+
+    def _obey(self, decision: Decision | Awaitable[Decision], enter: Enter) -> Awaitable[None]:
+        place = self._here()
         if decision is None:
             return place.proceed()
         if isinstance(decision, Refusal):
@@ -213,6 +228,7 @@ class Exchange:
         self._arriving = message.get("more_body", False)
         if message["type"] in _DISCONNECTS:
             self._gone = True
+            self.is_open = False
         return message
 
     def is_arriving(self) -> bool:
@@ -336,7 +352,7 @@ class Exchange:
         """Call all watchers, the outermost first: the last byte was sent."""
         if not self._over:
             self._over = True
-            self._tell(self._sent, *self.leaving)
+            self._tell(_CLIENT_CLOSED_REQUEST if self._gone else self._sent, *self.leaving)
 
     def _tell(self, status: int, *leaving: Leaving) -> None:
         self.status = status
@@ -354,7 +370,8 @@ class Place:
     """
     The place of a layer in an exchange.
 
-    What is sent from it passes only the layers outside, and the layer's own `head`.
+    What is sent from it passes the layers outside, the layer's own `head`, and the headers that
+    its `enter` added.
     """
 
     __slots__ = ("_depth", "_exchange", "_proceeded")

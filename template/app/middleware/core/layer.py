@@ -74,9 +74,10 @@ class Layer:
 
     def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         """
-        Handle the head of a response; `message` is a copy with a list of `headers` to change.
+        Handle the head of a response; `message` is a copy, whose list of `headers` it can change.
 
         The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
+        Headers that are known earlier are added in `enter`, by `exchange.add`.
 
         Returns:
             None to let it pass; a `HeaderRule` and the headers to add by it; or a function that
@@ -104,7 +105,9 @@ class Layer:
             try:
                 await exchange.run()
             except CLIENT_LEFT as exc:
-                exchange.finish(exc)  # no client waits for a response, and nothing is wrong
+                exchange.finish(exc)
+                if not exchange.is_outermost:
+                    raise  # else no client waits for a response, and nothing is wrong
             except BaseException as exc:
                 exchange.finish(exc)
                 raise

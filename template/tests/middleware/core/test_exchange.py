@@ -1,20 +1,21 @@
 """Exchange: layers see once how a request ended, neighbours in one exchange."""
 
+import asyncio
 from asyncio import CancelledError
 from contextlib import suppress
 
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.exchange import Exchange, Place
+from app.middleware.core.exchange import Exchange, Filter, Place
 from app.middleware.core.layer import Layer
-from tests.middleware.asgi import Dialogue
+from tests.middleware.asgi import CutOff, Dialogue
 
 
 class Witness(Layer):
@@ -35,6 +36,58 @@ class Again(Layer):
         with suppress(OSError):
             await place.proceed()
         await place.proceed()
+
+
+class Late(Layer):
+    """Responds with 504 while what is inside still works."""
+
+    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
+        rest = asyncio.ensure_future(place.proceed())
+        await asyncio.sleep(0)
+        await place.respond(PlainTextResponse("late", 504))
+        await rest
+
+
+class Holding(Layer):
+    """Holds the head back for a moment."""
+
+    def head(self, exchange: Exchange, message: Message) -> Filter:  # noqa: ARG002
+        def holding(send: Send) -> Send:
+            async def send_later(message: Message) -> None:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                await send(message)
+
+            return send_later
+
+        return holding
+
+
+class Open(Layer):
+    """Records whether the websocket is open when all inside has returned."""
+
+    def __init__(self, app: ASGIApp, *, seen: list[bool]) -> None:
+        super().__init__(app)
+        self.seen = seen
+
+    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
+        await place.proceed()
+        self.seen.append(place.is_open)
+
+
+class Leaving:
+    """Records the exceptions that pass it."""
+
+    def __init__(self, app: ASGIApp, *, seen: list[type[Exception]]) -> None:
+        self.app = app
+        self.seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception as exc:
+            self.seen.append(type(exc))
+            raise
 
 
 class Teapot:
@@ -163,6 +216,65 @@ def test_the_layers_inside_see_a_request_once() -> None:
 
     with pytest.raises(RuntimeError, match="once"):
         Dialogue("GET", "/").run(Again(fail))
+
+
+def test_a_response_that_comes_too_late_is_dropped() -> None:
+    """Even one that a layer directly inside held back."""
+    dialogue = Dialogue("GET", "/").run(Late(Holding(PlainTextResponse("ok"))))
+
+    assert (dialogue.status, dialogue.body) == (504, b"late")
+
+
+@pytest.mark.parametrize("last", [{}, {"more_body": True}], ids=["complete", "cut"])
+def test_what_nobody_waits_for_is_a_499(last: Message) -> None:
+    told: list[Exchange] = []
+
+    async def answer(_: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.body", "body": b"", **last})
+
+    CutOff("POST", "/", b"a").run(Witness(answer, told=told))
+
+    assert [exchange.status for exchange in told] == [499]
+
+
+@pytest.mark.parametrize(
+    ("message", "is_open"),
+    [
+        ({"type": "websocket.receive", "text": "hello"}, True),
+        ({"type": "websocket.disconnect"}, False),
+    ],
+    ids=["hello", "goodbye"],
+)
+def test_a_websocket_is_open_until_the_client_leaves(message: Message, is_open: bool) -> None:  # noqa: FBT001
+    seen: list[bool] = []
+
+    async def accept(_: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    async def receive() -> Message:
+        return message
+
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["type"] = "websocket"
+    asyncio.run(Open(accept, seen=seen)(dialogue.scope, receive, dialogue.send))
+
+    assert seen == [is_open]
+
+
+def test_a_layer_between_two_sees_a_client_leave() -> None:
+    """The outermost one alone keeps it from the server."""
+    seen: list[type[Exception]] = []
+
+    async def leave(*_: object) -> None:
+        raise ClientDisconnect
+
+    Dialogue("GET", "/").run(Witness(Leaving(Witness(leave, told=[]), seen=seen), told=[]))
+
+    assert seen == [ClientDisconnect]
 
 
 def test_an_answer_to_head_has_no_bytes() -> None:
