@@ -264,12 +264,22 @@ def in_terminal(service: Path, columns: int, **environment: str) -> str:
     return text
 
 
-def test_recorders_change_nothing(service: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "runner",
+    [
+        pytest.param(("-P", TESTS / "first_parameters.py"), id="first parameters"),
+        pytest.param(("-m", "pytest"), id="all", marks=pytest.mark.matrix),
+    ],
+)
+def test_recorders_change_nothing(
+    runner: tuple[str | Path, ...], service: Path, tmp_path: Path
+) -> None:
     """The tests of all layers pass with a recorder between each two."""
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tmp_path}/tests")
 
-    done = python(
-        "pytest",
+    done = run(
+        sys.executable,
+        *runner,
         *options,
         *("-p", "recorded", "tests/middleware"),
         cwd=service,

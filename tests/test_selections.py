@@ -44,8 +44,8 @@ FIRST_SEVEN: Final = (
 
 # Where every test runs with each of its parameters: each layer alone. Nearly all of the time went
 # to the others, where the question is another: does a test fail that counts on a layer which is
-# absent? It doesn't take every parameter to see that. The presets, `everything` among them, run
-# all of it in environments of their own (test_presets.py).
+# absent? It doesn't take every parameter to see that. `everything` runs with all of them in an
+# environment of its own (test_presets.py).
 EVERY_PARAMETER: Final = ("alone-", "pair-")
 # What every run has: in these any two layers meet in all their states, in the matrix any three.
 SAMPLE: Final = (

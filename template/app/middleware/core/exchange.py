@@ -122,7 +122,7 @@ class Exchange:
         # What took over the response, with the places from the inside out.
         self.filters: list[tuple[int, Send]] = []
         self._receive = receive
-        # An exchange inside of one more, of the same app, tells it how the request ended.
+        # Where an app has several exchanges, all but the outermost raise what ended the request.
         app = scope.get("app")
         self.is_outermost = scope.get(_OUTER, scope) is not app
         scope[_OUTER] = app
