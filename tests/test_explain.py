@@ -30,7 +30,7 @@ from .explained import (
     prepare,
     settings_of,
 )
-from .support import LAYERS, ROOT, TESTS, blocks, python, read_yaml, run
+from .support import LAYERS, ROOT, TESTS, blocks, read_yaml, run
 
 # As in a service whose owner has set what it can't do without.
 NO_ORIGINS = {"CORS_ALLOW_ORIGINS": "", "CROSS_ORIGIN_TRUSTED": ""}
