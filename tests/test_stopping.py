@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 from copier import run_copy
 
-from .serving import SECONDS, Server, patiently, serving
+from .serving import SECONDS, Server, patiently, serving, wait_until
 
 LAYERS: Final = ["request_id", "access_log", "error_handler", "maintenance", "readiness"]
 CLIENTS: Final = 6
@@ -33,6 +33,8 @@ def service(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_readiness_ends_before_the_service_does(workers: str, service: Path) -> None:
     with serving(service, "--workers", workers, SHUTDOWN_DELAY="2") as server:
+        # One that still starts would end at once, and so without a word.
+        wait_until(lambda: server.log().count("Application startup complete") == int(workers))
         assert server.request("/readyz").status == 200
         for _ in patiently():
             # A second signal must not cut the delay short: systemd sends one to each process.
