@@ -178,7 +178,7 @@ def test_each_symptom_of_one_request_has_its_line() -> None:
         "Tests of your routes fail with 429",
         "A layer of yours mixes the data of requests or websockets",
         "An endpoint hangs since a layer of yours reads the body",
-        "An `HTTPException` that a layer of yours raises becomes a 500",
+        *["An `HTTPException` that a layer of yours raises becomes a 500"] * 2,
         "Health probes fill the log",
         "The service doesn't start, because a class was added outside the middleware stack",
         (

@@ -80,10 +80,12 @@ def test_of_several_workers_the_least_or_the_sum_is_shown(
     """One worker that has lost the storage is enough, and each has a pool of its own."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
 
-    for value in ("0", "1"):
-        output = subprocess.run(  # noqa: S603 - the script above
+    *_, output = (
+        subprocess.run(  # noqa: S603 - the script above
             [sys.executable, "-c", _WORKER, value], check=True, capture_output=True, text=True
         ).stdout
+        for value in ("0", "1")
+    )
 
     assert "\nstorage_up 0.0\n" in output
     assert "\nthreadpool_max_threads 80.0\n" in output
