@@ -58,6 +58,15 @@ class Base(Layer):
         self.kind = kind
         self.seen = seen
         self.refusal = Refusal(status=403, detail=f"by {kind.number}")
+        # Before the first request, so that clashes are known in advance.
+        self.rule = HeaderRule({kind.header: kind.clash})
+
+    async def note_both_ways(self, _: Exchange, place: Place) -> None:
+        self.seen.order.append(f"enter {self.kind.number}")
+        try:
+            await place.proceed()
+        finally:
+            self.seen.order.append(f"leave {self.kind.number}")
 
 
 class Passing(Base):
@@ -93,39 +102,28 @@ class Responder(Base):
 
 class Around(Base):
     async def around(self, exchange: Exchange, place: Place) -> None:
-        self.seen.order.append(f"enter {self.kind.number}")
-        try:
-            await place.proceed()
-        finally:
-            self.seen.order.append(f"leave {self.kind.number}")
+        await self.note_both_ways(exchange, place)
 
 
 class Wrapper(Base):
     def enter(self, exchange: Exchange) -> Decision:
-        return self.run
-
-    async def run(self, exchange: Exchange, place: Place) -> None:
-        self.seen.order.append(f"enter {self.kind.number}")
-        try:
-            await place.proceed()
-        finally:
-            self.seen.order.append(f"leave {self.kind.number}")
+        return self.note_both_ways
 
 
-class LateWrapper(Wrapper):
+class LateWrapper(Base):
     async def enter(self, exchange: Exchange) -> Decision:
         await asyncio.sleep(0)
-        return self.run
+        return self.note_both_ways
 
 
 class Decorator(Base):
     def enter(self, exchange: Exchange) -> None:
-        exchange.add(HeaderRule({self.kind.header: self.kind.clash}), [self.kind.item])
+        exchange.add(self.rule, [self.kind.item])
 
 
 class LateDecorator(Base):
     def head(self, exchange: Exchange, message: Message) -> Addition:
-        return HeaderRule({self.kind.header: self.kind.clash}), [self.kind.item]
+        return self.rule, [self.kind.item]
 
 
 class Head(Base):
@@ -428,6 +426,7 @@ def run(talk: Talk, build: Callable[[ASGIApp, Seen], ASGIApp]) -> Outcome:
     """Drive a stack once; return what it sent, what it raised, and what its layers saw."""
     seen = Seen()
     sent: list[Message] = []
+    hangs = asyncio.Event()
 
     async def endpoint(_: Scope, __: Receive, send: Send) -> None:
         for message in talk.messages:
@@ -435,6 +434,7 @@ def run(talk: Talk, build: Callable[[ASGIApp, Seen], ASGIApp]) -> Outcome:
         if talk.end == "raise":
             raise ValueError
         if talk.end == "hang":
+            hangs.set()
             await asyncio.Event().wait()
 
     async def receive() -> Message:
@@ -454,7 +454,9 @@ def run(talk: Talk, build: Callable[[ASGIApp, Seen], ASGIApp]) -> Outcome:
     async def drive() -> str:
         done: Awaitable[None] = build(endpoint, seen)(scope, receive, send)
         task = asyncio.ensure_future(done)
-        await asyncio.wait([task], timeout=0.002 if talk.end == "hang" else 1)
+        hanging = asyncio.ensure_future(hangs.wait())
+        await asyncio.wait([task, hanging], timeout=1, return_when=asyncio.FIRST_COMPLETED)
+        hanging.cancel()
         task.cancel()
         (raised,) = await asyncio.gather(task, return_exceptions=True)
         return type(raised).__name__

@@ -6,7 +6,7 @@ once, instead of once per layer. The order, and what each layer sees, are those 
 ASGI classes.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -132,17 +132,12 @@ class Chain:
         self._kind = kind
         self._others: dict[Rule, Chain] = {}
         concerned = [layer for layer in layers if kind in layer.scopes]
-        self.steps = tuple(step for layer in concerned for step in _steps(layer))
+        self.steps = _steps(concerned)
         self.is_watched = any(_overrides(layer, "ended") for layer in concerned)
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
         # What is done instead with requests for these paths.
         self.exempt = {
-            path: tuple(
-                step
-                for layer in concerned
-                if path not in layer.exempt_paths
-                for step in _steps(layer)
-            )
+            path: _steps(layer for layer in concerned if path not in layer.exempt_paths)
             for path in exempt
         }
 
@@ -157,15 +152,17 @@ class Chain:
         return self._others[rule]
 
 
-def _steps(layer: Layer) -> Iterator[Step]:
-    yield (
-        layer.head if _overrides(layer, "head") else None,
-        layer.ended if _overrides(layer, "ended") else None,
-        layer.enter if _overrides(layer, "enter") else None,
-        None,
-    )
-    if _overrides(layer, "around"):
-        yield (None, None, None, layer.around)  # a step of its own, since `enter` may wait
+def _steps(layers: Iterable[Layer]) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    for layer in layers:
+        head = layer.head if _overrides(layer, "head") else None
+        ended = layer.ended if _overrides(layer, "ended") else None
+        enter = layer.enter if _overrides(layer, "enter") else None
+        steps.append((head, ended, enter, None))
+        if _overrides(layer, "around"):
+            # A step of its own, since `enter` may wait.
+            steps.append((None, None, None, layer.around))
+    return tuple(steps)
 
 
 def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:
