@@ -9,7 +9,7 @@ from starlette_compress import CompressMiddleware
 from .core.exchange import Exchange, Filter
 from .core.headers import Headers, first
 from .core.layer import HTTP, Layer
-from .core.memo import remembered
+from .core.memo import Memo
 from .core.threads import run_apart, run_at_once
 
 _REMEMBERED: Final = 128
@@ -64,7 +64,7 @@ class CompressionMiddleware(Layer):
             )
             for coding in _CODINGS
         }
-        self.preferred = remembered(_preferred, most=_REMEMBERED)
+        self.preferred = Memo(_preferred, most=_REMEMBERED)
 
     def enter(self, exchange: Exchange) -> None:
         extensions = exchange.scope.get("extensions")
@@ -78,7 +78,7 @@ class CompressionMiddleware(Layer):
         replaces_200 = message["status"] in _INSTEAD_OF_200
         if not replaces_200 and not self._gains(headers):
             return None
-        coding = self.preferred(b",".join(exchange.lines(b"accept-encoding")))
+        coding = self.preferred[b",".join(exchange.lines(b"accept-encoding"))]
         if coding != _IDENTITY and not replaces_200:
             library = self.encoders[coding]
             return lambda send: _Encoder(exchange.scope, library, send).send

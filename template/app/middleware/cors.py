@@ -14,7 +14,7 @@ from .core.exchange import Exchange
 from .core.headers import Clash, HeaderRule
 from .core.headers import Headers as RawHeaders
 from .core.layer import HTTP, Layer
-from .core.memo import remembered
+from .core.memo import Memo
 from .core.reading import Plain
 from .core.setting_types import check_origin, header_name_or_all
 
@@ -64,18 +64,18 @@ class CorsMiddleware(Layer):
             allow_credentials=allow_credentials,
             max_age=max_age,
         )
-        self.headers_for = remembered(self._headers_for, most=_REMEMBERED)
+        self.headers_for = Memo(self._headers_for, most=_REMEMBERED)
 
     def enter(self, exchange: Exchange) -> Response | None:
         origin = exchange.headers.get(b"origin")
         if origin is not None and exchange.method == "OPTIONS" and _PREFLIGHT in exchange.headers:
             return self.rules.preflight_response(Headers(scope=exchange.scope))
-        exchange.add(_RULE, self.headers_for(origin))
+        exchange.add(_RULE, self.headers_for[origin or b""])
         return None
 
-    def _headers_for(self, origin: bytes | None) -> RawHeaders:
+    def _headers_for(self, origin: bytes) -> RawHeaders:
         ours = {b"vary": b"Origin"}
-        if origin is not None:
+        if origin:
             for name, value in self.rules.simple_headers.items():
                 ours[name.lower().encode("latin-1")] = value.encode("latin-1")
             mirrored = self.rules.allow_credentials or not self.rules.allow_all_origins

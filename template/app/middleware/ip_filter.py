@@ -7,7 +7,7 @@ from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import NOTHING, Layer
-from .core.memo import remembered
+from .core.memo import Memo
 from .core.networks import covers, parse_address, parse_network
 from .problem import Refusal
 
@@ -29,15 +29,15 @@ class IpFilterMiddleware(Layer):
         super().__init__(app)
         self.allow = [parse_network(item) for item in allow]
         self.deny = [parse_network(item) for item in deny]
-        self.admits = remembered(self._admits, most=_REMEMBERED)
+        self.admits = Memo(self._admits, most=_REMEMBERED)
         if not (allow or deny):
             self.scopes = NOTHING
 
     def enter(self, exchange: Exchange) -> Refusal | None:
         client = exchange.scope["client"]
-        return None if self.admits(client[0] if client else None) else _REFUSAL
+        return None if self.admits[client[0] if client else ""] else _REFUSAL
 
-    def _admits(self, host: str | None) -> bool:
+    def _admits(self, host: str) -> bool:
         address = parse_address(host)
         if address is None:
             return not self.allow

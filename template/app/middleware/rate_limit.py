@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .core.exchange import Decision, Exchange
 from .core.layer import Layer
-from .core.memo import remembered
+from .core.memo import Memo
 from .storage.base import Storage, attend_lifespan
 from .storage.limits import Limit, OnError
 
@@ -39,11 +39,11 @@ class RateLimitMiddleware(Layer):
         super().__init__(app, exempt_paths=probe_paths)
         self.storage = storage
         self.limit = Limit(name=route or "default", rate=rate, storage=storage, on_error=on_error)
-        self.key = remembered(_address, most=_REMEMBERED)
+        self.keys = Memo(_address, most=_REMEMBERED)
 
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         client = exchange.scope["client"]
-        return self.limit.spend(self.key(client[0] if client else ""), exchange)
+        return self.limit.spend(self.keys[client[0] if client else ""], exchange)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await attend_lifespan(self.storage, self.app, scope, receive, send)

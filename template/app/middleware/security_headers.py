@@ -85,7 +85,7 @@ class SecurityHeadersMiddleware(Layer):
 
     def enter(self, exchange: Exchange) -> None:
         app = exchange.scope.get("app")
-        if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.routes)):
+        if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.router.routes)):
             # The script is read from the page, so the page must be complete and unencoded.
             exchange.drop_headers(_SPARING)
             exchange.at_head(self._hold_page)

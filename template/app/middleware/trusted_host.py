@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import Layer
-from .core.memo import remembered
+from .core.memo import Memo
 from .core.setting_types import host_name
 from .problem import Refusal
 
@@ -40,11 +40,11 @@ class TrustedHostMiddleware(Layer):
         names = [host.lower() for host in allowed_hosts]
         self.names = frozenset(name for name in names if not name.startswith("*"))
         self.suffixes = tuple(name[1:] for name in names if name.startswith("*"))
-        self.trusts = remembered(self._trusts, most=_REMEMBERED)
+        self.trusts = Memo(self._trusts, most=_REMEMBERED)
 
     def enter(self, exchange: Exchange) -> Refusal | None:
         host = exchange.headers.get(b"host")
-        return None if host is not None and self.trusts(host) else _REFUSAL
+        return None if host is not None and self.trusts[host] else _REFUSAL
 
     def _trusts(self, host: bytes) -> bool:
         match = _HOST.fullmatch(host.decode("latin-1"))

@@ -1,24 +1,30 @@
 """Memo: remembers decisions about values that clients send, within a fixed size."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final, TypeVar
 
-Key = TypeVar("Key", str, bytes, str | None, bytes | None)
+Key = TypeVar("Key", bound=str | bytes)
 Value = TypeVar("Value")
 
 _LONGEST: Final = 255
 
 
-def remembered(function: Callable[[Key], Value], *, most: int) -> Callable[[Key], Value]:
+class Memo(dict[Key, Value]):
     """
-    Return `function` with a cache for the last `most` arguments.
+    What `function` returns for each key, remembered for `most` keys: the oldest make room.
 
-    Long arguments aren't cached: clients choose them, and could fill the memory.
+    Long keys aren't remembered: clients choose them, and could fill the memory.
     """
-    known = lru_cache(most)(function)
 
-    def decide(key: Key) -> Value:
-        return function(key) if len(key or "") > _LONGEST else known(key)
+    def __init__(self, function: Callable[[Key], Value], *, most: int) -> None:
+        super().__init__()
+        self._function = function
+        self._most = most
 
-    return decide
+    def __missing__(self, key: Key) -> Value:
+        value = self._function(key)
+        if len(key) <= _LONGEST:
+            if len(self) >= self._most:
+                del self[next(iter(self))]
+            self[key] = value
+        return value
