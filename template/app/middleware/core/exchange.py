@@ -53,6 +53,7 @@ _DISCONNECTS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _ABNORMAL_CLOSURE: Final = 1006
 _NOTHING: Final = (HeaderRule({}), Headers())
 _INNERMOST: Final = sys.maxsize
+_NOWHERE: Final = sys.maxsize + 1
 _WIRE: Final = -1
 
 
@@ -120,7 +121,7 @@ class Exchange:
         # The place that the response has reached, and the one from which messages are dropped.
         self.reached = self.cut = _INNERMOST
         # What took over the response, with the places from the inside out.
-        self.filters: list[tuple[int, Send]] = []
+        self.filters: list[tuple[Place, Send]] = []
         self._receive = receive
         # Where an app has several exchanges, all but the outermost raise what ended the request.
         app = scope.get("app")
@@ -256,9 +257,9 @@ class Exchange:
             # So Starlette answers an HTTPException, which is too late here.
             msg = "a websocket that was accepted can only be closed"
             raise RuntimeError(msg)
-        if self.filters:
-            # Of an earlier response, that one of them held back; this one gets its own.
-            self.filters = [item for item in self.filters if item[0] >= depth]
+        while self.filters and self.filters[-1][0].depth < depth:
+            # Of an earlier response, that it held back; this one gets its own.
+            self.filters.pop()[0].depth = _NOWHERE
         headers: Headers = [*message.get("headers", ())]
         message = {**message, "headers": headers}
         # Without a clash, which is nearly always, headers are added without a look.
@@ -276,8 +277,9 @@ class Exchange:
                     continue
                 if not isinstance(outcome, tuple):
                     self.reached = place
-                    taken = outcome(Place(self, place).send)
-                    self.filters.append((place, taken))
+                    here = Place(self, place)
+                    taken = outcome(here.send)
+                    self.filters.append((here, taken))
                     return taken(message)
                 addition = outcome
             rule, ours = addition
@@ -374,17 +376,17 @@ class Place:
     its `enter` added.
     """
 
-    __slots__ = ("_depth", "_exchange", "_proceeded")
+    __slots__ = ("_exchange", "_proceeded", "depth")
 
     def __init__(self, exchange: Exchange, depth: int) -> None:
         self._exchange = exchange
-        self._depth = depth
+        self.depth = depth
         self._proceeded = False
 
     @property
     def started(self) -> bool:
         """Whether a response has passed this place: a second one would break the protocol."""
-        return self._exchange.reached < self._depth
+        return self._exchange.reached < self.depth
 
     @property
     def is_open(self) -> bool:
@@ -416,12 +418,12 @@ class Place:
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of ASGI."""
         exchange = self._exchange
-        if self._depth > exchange.cut:
+        if self.depth > exchange.cut:
             return _drop()
         if message["type"] in _HEADS:
-            return exchange.send_head(message, self._depth)
-        for depth, taken in exchange.filters:
-            if depth < self._depth:
+            return exchange.send_head(message, self.depth)
+        for place, taken in exchange.filters:
+            if place.depth < self.depth:
                 return taken(message)
         return exchange.deliver(message)
 
@@ -435,7 +437,7 @@ class Place:
         to it. `closes` ends the connection, for a client that is still sending its body.
         """
         exchange = self._exchange
-        exchange.cut = min(exchange.cut, self._depth)
+        exchange.cut = min(exchange.cut, self.depth)
         send: Send = self.send
         # HTTP/2 and HTTP/3 forbid this header (RFC 9113, 8.2.2; RFC 9114, 4.2).
         if closes and exchange.scope["http_version"][0] == "1":

@@ -74,7 +74,7 @@ class Layer:
 
     def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         """
-        Handle the head of a response; `message` is a copy, whose list of `headers` it can change.
+        Handle the head of a response; `message` is a copy: extend or replace its `headers`.
 
         The head is `http.response.start`, `websocket.accept` or `websocket.http.response.start`.
         Headers that are known earlier are added in `enter`, by `exchange.add`.

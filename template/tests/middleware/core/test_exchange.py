@@ -63,6 +63,10 @@ class Holding(Layer):
         return holding
 
 
+class LateHolding(Late, Holding):
+    """Responds while it holds back the head of another response."""
+
+
 class Open(Layer):
     """Records whether the websocket is open when all inside has returned."""
 
@@ -218,9 +222,14 @@ def test_the_layers_inside_see_a_request_once() -> None:
         Dialogue("GET", "/").run(Again(fail))
 
 
-def test_a_response_that_comes_too_late_is_dropped() -> None:
-    """Even one that a layer directly inside held back."""
-    dialogue = Dialogue("GET", "/").run(Late(Holding(PlainTextResponse("ok"))))
+@pytest.mark.parametrize(
+    "app",
+    [Late(Holding(PlainTextResponse("ok"))), LateHolding(PlainTextResponse("ok"))],
+    ids=["directly-inside", "itself"],
+)
+def test_a_response_that_comes_too_late_is_dropped(app: ASGIApp) -> None:
+    """Even one that a layer held back."""
+    dialogue = Dialogue("GET", "/").run(app)
 
     assert (dialogue.status, dialogue.body) == (504, b"late")
 
