@@ -5,13 +5,22 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 JOB: Final = "orders"
-_OK: Final = 'http_requests_total{method="GET",route="/orders",status="200"}'
-_TWO_DAYS: Final = 2880
+_A_DAY: Final = 1440
+_TWO_DAYS: Final = 2 * _A_DAY
 
 
-def _failed(per_minute: int, minutes: int = 20, status: str = "500") -> dict[str, str]:
-    name = f'http_requests_total{{method="GET",route="/orders",status="{status}"}}'
-    return {_OK: f"0+{100 - per_minute}x{minutes}", name: f"0+{per_minute}x{minutes}"}
+def _of(status: int, route: str = "/orders") -> str:
+    return f'http_requests_total{{method="GET",route="{route}",status="{status}"}}'
+
+
+_OK: Final = _of(200)
+
+
+def _failed(per_minute: int, minutes: int = 20, status: int = 500) -> dict[str, str]:
+    return {
+        _OK: f"0+{100 - per_minute}x{minutes}",
+        _of(status): f"0+{per_minute}x{minutes}",
+    }
 
 
 def _rejected(layer: str, *per_minute_and_minutes: tuple[int, int]) -> dict[str, str]:
@@ -75,7 +84,7 @@ class Case:
 
 def _with_target(series: str) -> str:
     name, _, labels = series.partition("{")
-    target = f'job="{JOB}",instance="a:8000"'
+    target = f'job="{JOB}"' if "instance=" in labels else f'job="{JOB}",instance="a:8000"'
     return f"{name}{{{target}}}" if not labels else f"{name}{{{target},{labels}"
 
 
@@ -85,12 +94,22 @@ CASES: Final = {
     "down": Case("NotScraped", {"up": "1 0x10"}, 5, _INSTANCE),
     "unknown to Prometheus": Case("NotScraped", {}, 5, {}),
     "up": Case("NotScraped", {"up": "1x10"}, 5),
+    "up and down": Case("NotScraped", {"up": "1 0 1 0 1 0 1 0 1 0 1"}, 10, _INSTANCE),
+    "restarted": Case("NotScraped", {"up": "1 0 1x10"}, 5),
     "errors": Case("ErrorRatio", _failed(8), 15, {}),
     "few errors": Case("ErrorRatio", _failed(3), 15),
     "errors for a short time": Case("ErrorRatio", _failed(50, 3), 4),
     "maintenance": Case(
-        "ErrorRatio", {**_failed(50, status="503"), **_rejected("maintenance", (50, 20))}, 15
+        "ErrorRatio", {**_failed(50, status=503), **_rejected("maintenance", (50, 20))}, 15
     ),
+    "errors of few requests, among many probes": Case(
+        "ErrorRatio",
+        {_of(200, "/healthz"): "0+100x20", _of(200, "/metrics"): "0+4x20", _of(500): "0+6x20"},
+        15,
+        {},
+    ),
+    "errors of probes": Case("ErrorRatio", {_OK: "0+100x20", _of(503, "/readyz"): "0+50x20"}, 15),
+    "one error in the night": Case("ErrorRatio", {_OK: "0+1x20", _of(500): "0x5 1x15"}, 10),
     "slow": Case("SlowRequests", _slow(12, "10.0"), 25, {"route": "/orders"}),
     "slow beyond the last bucket": Case(
         "SlowRequests", _slow(60, "10.0"), 25, {"route": "/orders"}
@@ -100,6 +119,9 @@ CASES: Final = {
     "not ready for a moment": Case("NotReady", {"service_ready": "1 0 1x10"}, 3),
     "Redis lost": Case("StorageLost", {"storage_up": "1 1 0x10"}, 5, {}),
     "Redis lost for a moment": Case("StorageLost", {"storage_up": "1 0 1x10"}, 3),
+    "Redis lost again and again": Case(
+        "StorageLost", {"storage_up": "1 0 1 0 1 0 1 0 1 0 1"}, 10, {}
+    ),
     "calls wait": Case("ThreadPoolFull", {"threadpool_waiting_calls": "0 3x10"}, 5, _INSTANCE),
     "calls wait for a moment": Case("ThreadPoolFull", {"threadpool_waiting_calls": "0 3 0 3 0"}, 4),
     "many in progress": Case(
@@ -111,6 +133,14 @@ CASES: Final = {
     "many in progress, as usual": Case(
         "RequestsPileUp", {'http_requests_in_progress{method="GET"}': f"60x{_TWO_DAYS}"}, _TWO_DAYS
     ),
+    "many in progress, as usual, in a new instance": Case(
+        "RequestsPileUp",
+        {
+            'http_requests_in_progress{instance="a:8000",method="GET"}': f"60x{_TWO_DAYS} stale",
+            'http_requests_in_progress{instance="b:8000",method="GET"}': f"_x{_TWO_DAYS} 60x30",
+        },
+        _TWO_DAYS + 20,
+    ),
     "websockets": Case(
         "RequestsPileUp", {'http_requests_in_progress{method="WEBSOCKET"}': "600x10"}, 5
     ),
@@ -121,6 +151,26 @@ CASES: Final = {
         {"layer": "trusted_host"},
     ),
     "as usual": Case("TrustedHostRejects", _rejected("trusted_host", (20, _TWO_DAYS)), _TWO_DAYS),
+    "a jump that lasts": Case(
+        "TrustedHostRejects",
+        {
+            _OK: f"0+100x{2 * _TWO_DAYS}",
+            'http_refusals_total{layer="trusted_host",status="400"}': f"_x{_TWO_DAYS} 0+30x1500",
+        },
+        _TWO_DAYS + _A_DAY + 20,
+        {"layer": "trusted_host"},
+    ),
+    "more than half, as usual": Case(
+        "TrustedHostRejects",
+        _rejected("trusted_host", (60, _TWO_DAYS)),
+        _TWO_DAYS,
+        {"layer": "trusted_host"},
+    ),
+    "a scanner in the night": Case(
+        "TrustedHostRejects",
+        {_OK: "0+5x30", 'http_refusals_total{layer="trusted_host",status="400"}': "0+1x30"},
+        20,
+    ),
     # Without requests there is no share, which must not hide the next jump.
     "a jump after silence": Case(
         "TrustedHostRejects",

@@ -183,7 +183,9 @@ def test_the_settings_of_compose_start_the_service(name: str, render: Render) ->
     values = {"JWT_KEY": KEY, "JWT_ALGORITHMS": "HS256", "SESSION_SECRET": KEY}
     given: dict[str, Any] = {
         key: (
-            values[key] if value is None else value.replace("${REDIS_PASSWORD:?must be set}", "x")
+            values[key]
+            if value is None
+            else value.replace("${REDIS_PASSWORD:?must be letters and digits}", "x")
         )
         for key, value in environment.items()
     }
@@ -269,6 +271,21 @@ def test_an_alert_says_why_and_where_to_read_on(
     for alert in alerts.values():
         assert {*alert["annotations"]} == {"summary", "description", "page"}
         assert (service / alert["annotations"]["page"]).exists()
+
+
+def test_probes_and_scrapes_are_left_out_by_the_paths_that_they_have(service: Path) -> None:
+    text = (service / "ops/alerts.yml").read_text("utf-8")
+    example = dict(
+        line.lstrip("# ").split("=", 1)
+        for line in (service / ".env.example").read_text("utf-8").splitlines()
+        if re.match(r"#? ?[A-Z_]+=", line)
+    )
+    paths = {example[name] for name in ("METRICS_PATH", "PROBE_PATHS", "READINESS_PATH")}
+
+    left_out = re.findall(r'route!~"([^"]+)"', text)
+
+    assert left_out
+    assert all({*found.split("|")} == paths for found in left_out)
 
 
 def test_each_layer_that_rejects_has_an_alert() -> None:

@@ -1,6 +1,6 @@
 """The routes. This file is yours: replace these examples by your own."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 router = APIRouter()
@@ -14,12 +14,12 @@ class Order(BaseModel):
 
 
 @router.get("/", include_in_schema=False)
-async def index() -> dict[str, str]:
+async def index(request: Request) -> dict[str, str]:
     """Greet visitors of the service's address."""
     return {
-        "message": "The service is running.",
-        "routes": "/docs lists them; app/routes.py has their code.",
-        "layers": "docs/middleware.md explains the middleware around them.",
+        "message": "The service is running. Its routes are in app/routes.py.",
+        "routes": f"{request.base_url}docs",
+        "layers": "docs/middleware.md",
     }
 
 

@@ -207,7 +207,8 @@ def _json_line(_: object, __: str, event: EventDict) -> bytes:
 
 
 def _console_line() -> Render:
-    renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty() and not plain)
 
     def render(logger: Any, name: str, event: EventDict) -> bytes:
         traceback = event.get("exception")

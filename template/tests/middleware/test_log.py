@@ -187,3 +187,21 @@ def test_what_is_bound_by_structlog_is_in_each_line(log_lines: LogLines) -> None
     structlog.get_logger().info("later")
 
     assert [line.get("order_id") for line in log_lines()] == [42, 42, None]
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, False)],
+    ids=["terminal", "dumb", "no-color"],
+)
+def test_colours_are_for_terminals_that_have_them(
+    variables: dict[str, str],
+    coloured: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert (b"\x1b[" in written({}, Terminal(io.BytesIO()), monkeypatch)) is coloured

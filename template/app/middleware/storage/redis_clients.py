@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from redis.asyncio import Redis, RedisCluster, Sentinel, SSLConnection
 from redis.asyncio.cluster import ClusterNode
@@ -18,6 +19,7 @@ from .base import StorageLostError
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _ONE: Final = frozenset({"redis", "rediss"})
+_FILES: Final = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"})
 _HOST: Final = re.compile(r"[^\s,]+")
 _MANY: Final = re.compile(
     r"(?P<scheme>rediss?)[+](?P<kind>sentinel|cluster)://"
@@ -133,6 +135,7 @@ class _Cluster:
 
 def client(url: str) -> Client:
     """Return a client for `url`; raise a `ValueError` that holds no secret where it is none."""
+    _refuse_missing_files(url)
     many = _MANY.fullmatch(url)
     if many is None:
         return _Server(_one(url))
@@ -145,6 +148,13 @@ def client(url: str) -> Client:
         if many["kind"] == "cluster"
         else _master(many, addresses, options)
     )
+
+
+def _refuse_missing_files(url: str) -> None:
+    for name, value in parse_qsl(urlsplit(url).query):
+        if name in _FILES and not Path(value).exists():
+            msg = f"names a file in {name} that isn't there: {value}"
+            raise AddressError(msg)
 
 
 def _lost_if(command: Command, answer: Any) -> Any:
@@ -168,7 +178,7 @@ def _one(url: str) -> Redis:
     _refuse_odd_options(redis)
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        right = parts.path.startswith("/")
+        right = parts.path.startswith("/") and parts.hostname is None
     else:
         # redis-py takes database 0 for a path that is no number, and localhost for no host.
         database = re.fullmatch(r"(/[0-9]*)?", parts.path)

@@ -180,7 +180,8 @@ def _redis(value: SecretStr) -> SecretStr:
     msg = (
         "must be the address of a Redis, such as redis://user:password@host:6379/0,"
         " rediss:// for TLS, or unix:///run/redis.sock; of several,"
-        " redis+sentinel://host:26379,host:26379/mymaster or redis+cluster://host:6379,host:6379"
+        " redis+sentinel://host:26379,host:26379/mymaster or redis+cluster://host:6379,host:6379;"
+        " characters such as / # ? @ % in a password are percent-encoded, %2F for /"
     )
     try:
         client(value.get_secret_value())

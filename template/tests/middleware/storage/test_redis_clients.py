@@ -10,11 +10,11 @@ from tests.middleware.conftest import stack_settings
 
 GOOD: Final = (
     "redis://user:p%40ss@redis.test:6379/3",
-    "rediss://redis.test?ssl_ca_certs=/ca.pem",
+    "rediss://redis.test?ssl_ca_certs=/dev/null",
     "unix:///run/redis.sock",
     "redis+sentinel://a:26379,b:26379,c:26379/mymaster",
     "redis+sentinel://user:password@a,b/mymaster/2?sentinel_password=other",
-    "rediss+sentinel://[2001:db8::1]:26379,b/mymaster?ssl_ca_certs=/ca.pem",
+    "rediss+sentinel://[2001:db8::1]:26379,b/mymaster?ssl_ca_certs=/dev/null",
     "redis+cluster://a:6379,b:6379",
     "rediss+cluster://:password@a/0",
 )
@@ -63,7 +63,7 @@ def test_no_refusal_shows_the_password() -> None:
 
 
 def test_each_host_and_its_options_are_read() -> None:
-    url = "rediss+sentinel://user:p%40ss@a,b:1/mymaster/2?ssl_ca_certs=/ca.pem&sentinel_password=s"
+    url = "rediss+sentinel://user:p%40ss@a,b:1/mymaster/2?ssl_ca_certs=/dev/null&sentinel_password=s"
 
     server: Any = redis_clients.client(url)
 
@@ -74,4 +74,4 @@ def test_each_host_and_its_options_are_read() -> None:
     assert pool.service_name == "mymaster"
     assert pool.connection_kwargs["db"] == 2
     assert pool.connection_kwargs["password"] == "p@ss"
-    assert pool.connection_kwargs["ssl_ca_certs"] == "/ca.pem"
+    assert pool.connection_kwargs["ssl_ca_certs"] == "/dev/null"
