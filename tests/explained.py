@@ -67,7 +67,7 @@ async def chat(websocket: WebSocket) -> None:
 _IMPORTS: Final = """import asyncio
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 """
 
@@ -255,7 +255,8 @@ def prepare(service: Path) -> None:
     """Add a stream, a slow route and a websocket to a rendered service."""
     routes = service / "app/routes.py"
     text = routes.read_text("utf-8")
-    routes.write_text(text.replace("from fastapi import APIRouter\n", _IMPORTS) + _ROUTES, "utf-8")
+    text = text.replace("from fastapi import APIRouter, Request\n", _IMPORTS)
+    routes.write_text(text + _ROUTES, "utf-8")
 
 
 def explain(service: Path, run: Run, *options: str, **settings: str) -> Done:

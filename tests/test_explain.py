@@ -72,7 +72,8 @@ def test_the_runs_of_the_page_are_those_of_today(plain: Path) -> None:
 
     if os.environ.get("RUNS") == "write":
         RUNS_OF_THE_PAGE.write_text(written, "utf-8")
-    assert _lasting(written) == _lasting(RUNS_OF_THE_PAGE.read_text("utf-8"))
+    known = RUNS_OF_THE_PAGE.read_text("utf-8")
+    assert _lasting(written) == _lasting(known), "RUNS=write in the environment writes them anew"
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import inside, outermost
 from app.middleware.core.explain.command import changed_stack, explain_request
+from app.middleware.core.explain.facts import Change
 from app.middleware.core.explain.recorder import Recorder
 from app.middleware.core.explain.request import WrongUseError, add_arguments
 from app.middleware.core.explain.run import declared_stack, names_of
+from app.middleware.core.explain.text import change_text
 from app.middleware.order import LAYERS, RULES
 from app.middleware.policy import FIELDS, Policy
 from tests.middleware.conftest import ENVIRONMENT, ProbeApp
@@ -424,3 +426,19 @@ def test_the_command_compares_both() -> None:
     both = json.loads(done.stdout)
     assert FIRST in [step["name"] for step in both["declared"]["steps"]]
     assert FIRST not in [step["name"] for step in both["changed"]["steps"]]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (None, "Origin", "+ vary: Origin"),
+        ("Cookie", "Cookie, Origin", "+ vary: Origin"),
+        ("Cookie", "Origin, Cookie", "+ vary: Origin"),
+        ("Cookie", "Origin", "~ vary: Cookie → Origin"),
+        ("Cookie", None, "- vary: Cookie"),
+    ],
+)
+def test_a_change_is_shown_by_what_is_new(
+    before: str | None, after: str | None, shown: str
+) -> None:
+    assert change_text(Change(name="vary", before=before, after=after)).plain == shown

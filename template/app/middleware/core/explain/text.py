@@ -58,15 +58,23 @@ def status_text(status: int | None, phrase: str) -> Text:
 
 
 def change_text(change: Change) -> Text:
-    """Return a change with its mark."""
-    name = printable(change.name)
-    if change.before is None:
-        return Text.assemble(("+ ", "green"), f"{name}: {printable(change.after or '')}")
-    if change.after is None:
-        return Text.assemble(("- ", "red"), f"{name}: {printable(change.before)}")
-    return Text.assemble(
-        ("~ ", "yellow"), f"{name}: {printable(change.before)} → {printable(change.after)}"
-    )
+    """Return a change with its mark; of a list that grew, what was added."""
+    name, before, after = printable(change.name), change.before, change.after
+    if after is None:
+        return Text.assemble(("- ", "red"), f"{name}: {printable(before or '')}")
+    added = after if before is None else _added(before, after)
+    if added is None:
+        return Text.assemble(
+            ("~ ", "yellow"), f"{name}: {printable(before or '')} → {printable(after)}"
+        )
+    return Text.assemble(("+ ", "green"), f"{name}: {printable(added)}")
+
+
+def _added(before: str, after: str) -> str | None:
+    """Return the items that a list got at one of its ends (RFC 9110, 5.3), None without any."""
+    if after.startswith(f"{before}, "):
+        return after.removeprefix(f"{before}, ")
+    return after.removesuffix(f", {before}") if after.endswith(f", {before}") else None
 
 
 def printable(text: str) -> str:
