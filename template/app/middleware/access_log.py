@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp
 
-from .core.exchange import Exchange
+from .core.exchange import PROBE_METHODS, Exchange
 from .core.layer import Layer
 from .log import line_writer
 
@@ -17,6 +17,8 @@ _OF_WEBSOCKETS: Final = (
     "connection open",
     "connection closed",
     "connection rejected",
+    # It says so after a rejection with a response, too.
+    "ASGI callable returned without completing handshake",
 )
 
 
@@ -24,11 +26,12 @@ class AccessLogMiddleware(Layer):
     """
     Log each request once: after its last byte was sent, or when it ended without one.
 
-    A client that disconnected early is logged with 499, and a websocket when it closes, with 101
-    if it was accepted. `duration_ms` ends at the last byte and leaves out background tasks.
+    A client that disconnected early is logged with 499, if that was noticed: while a body is read
+    or streamed. A websocket is logged when it closes, with 101 if it was accepted. An exception
+    half-way adds `aborted`. `duration_ms` ends at the last byte and leaves out background tasks.
     `bytes` counts the body as it was sent. Header values and the query string are never logged.
-    Requests to `silent_paths` are logged only when they fail (5xx), a layer's 503 aside; requests
-    with `logs=False` when they fail.
+    GET and HEAD of `silent_paths` are logged only when they fail (5xx), a layer's 503 aside;
+    requests with `logs=False` when they fail.
     """
 
     def __init__(self, app: ASGIApp, *, silent_paths: Collection[str], logs: bool = True) -> None:
@@ -44,11 +47,11 @@ class AccessLogMiddleware(Layer):
         logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
 
     def ended(self, exchange: Exchange) -> None:
-        failed = exchange.status >= _SERVER_ERROR
+        failed = exchange.status >= _SERVER_ERROR or exchange.aborted
         if not (self.logs or failed):
             return
         state = exchange.state
-        if exchange.path in self.silent_paths and exchange.method != "WEBSOCKET":
+        if exchange.method in PROBE_METHODS and exchange.path in self.silent_paths:
             # A 503 of a layer, as of maintenance, is what a prober asks for.
             expected = exchange.status == _UNAVAILABLE and "refused_by" in state
             if expected or not failed:
@@ -63,6 +66,8 @@ class AccessLogMiddleware(Layer):
             "bytes": exchange.body_bytes,
             "client": exchange.client[0] if exchange.client else None,
         }
+        if exchange.aborted:
+            line["aborted"] = True
         user = state.get("user")
         if user is not None:
             line["user"] = user.id

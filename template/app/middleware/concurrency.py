@@ -13,7 +13,7 @@ from .core.exchange import Decision, Exchange, Place
 from .core.layer import Layer
 from .problem import Refusal
 
-QueueTimeout = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+QueueTimeout = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 _TRY_AGAIN_LATER: Final = 1013
 
@@ -22,11 +22,12 @@ class Slots:
     """
     The `most` slots of one process, and the requests that wait for one, in order of arrival.
 
-    `apart` has the slots of routes with a limit of their own.
+    `apart` has the slots of routes with a limit of their own, by the names of their policies.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, policy: str = "") -> None:
         self.most = most
+        self.policy = policy
         self.taken = 0
         self.waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         self.apart: list[Slots] = []
@@ -88,11 +89,12 @@ class ConcurrencyMiddleware(Layer):
         queue_timeout: float,
         probe_paths: Collection[str],
         max_concurrency: int | None = None,
+        policy: str = "",
     ) -> None:
         super().__init__(app, exempt_paths=probe_paths)
         self.slots = slots
         if max_concurrency is not None:
-            self.slots = Slots(max_concurrency)
+            self.slots = Slots(max_concurrency, policy)
             slots.apart.append(self.slots)
         self.queue_timeout = queue_timeout
         self.refusal = Refusal(

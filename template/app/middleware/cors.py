@@ -19,6 +19,7 @@ from .core.reading import Plain
 from .core.setting_types import check_origin, header_name_or_all
 
 _REMEMBERED: Final = 128
+_OK: Final = 200
 _PREFLIGHT: Final = b"access-control-request-method"
 _RULE: Final = HeaderRule(
     {
@@ -69,7 +70,11 @@ class CorsMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Response | None:
         origin = exchange.headers.get(b"origin")
         if origin is not None and exchange.method == "OPTIONS" and _PREFLIGHT in exchange.headers:
-            return self.rules.preflight_response(Headers(scope=exchange.scope))
+            response = self.rules.preflight_response(Headers(scope=exchange.scope))
+            if response.status_code != _OK:
+                exchange.state["refused_by"] = self.name
+                exchange.state["refused_because"] = bytes(response.body).decode()
+            return response
         exchange.add(_RULE, self.headers_for[origin or b""])
         return None
 

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .core.check import fail_start
-from .core.exchange import Decision, Exchange
+from .core.exchange import PROBE_METHODS, Decision, Exchange
 from .core.headers import Clash, HeaderRule
 from .core.health import Checks, Health
 from .core.layer import HTTP, Layer
@@ -17,10 +17,9 @@ from .core.policies import template_of
 from .core.shutdown import Shutdown
 from .problem import Refusal
 
-TimeLimit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Delay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+TimeLimit = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Delay = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
-_METHODS: Final = frozenset({"GET", "HEAD"})
 _NOT_STORED: Final = {"Cache-Control": "no-store"}
 _TAKEN: Final = (
     "A route has the path of READINESS_PATH, {}, where the layer readiness responds before it."
@@ -70,7 +69,7 @@ class ReadinessMiddleware(Layer):
         self.readiness = readiness
 
     def enter(self, exchange: Exchange) -> Awaitable[Decision] | None:
-        if exchange.path == self.path and exchange.method in _METHODS:
+        if exchange.path == self.path and exchange.method in PROBE_METHODS:
             # Its `path` is the route in the log and in the metrics.
             exchange.scope["route"] = self
             return self._report()

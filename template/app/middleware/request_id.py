@@ -11,22 +11,10 @@ from starlette.types import ASGIApp
 from .core.exchange import Exchange
 from .core.headers import Clash, HeaderRule
 from .core.layer import Layer
-from .core.setting_types import HeaderName
+from .core.setting_types import HeaderName, own_header
 from .log import bind, unbind
 
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# They frame a message, or have another meaning in a request or a response.
-_TAKEN: Final = re.compile(
-    r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
-    r"|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date|etag"
-    r"|expect|expires|forwarded|from|host|idempotency-key|if-.*|keep-alive|last-modified|link"
-    r"|location|max-forwards|origin|permissions-policy|pragma|proxy-.*|range|ratelimit(-.*)?"
-    r"|referer|referrer-policy|refresh|retry-after|sec-.*|server|server-timing|set-cookie"
-    r"|strict-transport-security|te|trailer|transfer-encoding|upgrade|user-agent|vary|via"
-    r"|warning|www-authenticate|x-content-type-options|x-frame-options"
-    r"|x-forwarded-(for|host|port|prefix|proto)",
-    re.IGNORECASE,
-)
 
 
 class RequestIdMiddleware(Layer):
@@ -53,11 +41,4 @@ class RequestIdMiddleware(Layer):
         exchange.at_exit(partial(unbind, bind(request_id=request_id)))
 
 
-def _own_name(value: str) -> str:
-    if _TAKEN.fullmatch(value):
-        msg = f"must be a header that has no other meaning, such as X-Request-ID, not {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-RequestIdHeader = Annotated[HeaderName, AfterValidator(_own_name)]
+RequestIdHeader = Annotated[HeaderName, AfterValidator(own_header("X-Request-ID"))]

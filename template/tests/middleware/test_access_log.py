@@ -133,7 +133,7 @@ def test_a_stream_that_breaks_has_one_line(probe_client: ProbeClient, log_lines:
     probe_client().get("/probe/broken-stream")
 
     (line,) = requests(log_lines())
-    assert line["status"] == 200
+    assert (line["status"], line["aborted"], line["level"]) == (200, True, "error")
 
 
 def test_a_client_that_goes_away_is_logged_499(probe_app: ProbeApp, log_lines: LogLines) -> None:
@@ -186,9 +186,13 @@ def test_a_probe_is_logged_only_when_it_fails(
 
     client.get("/probe/ok")
     client.get("/probe/boom")
+    client.delete("/probe/ok")  # no probe
 
-    (line,) = requests(log_lines())
-    assert line["path"] == "/probe/boom"
+    lines = requests(log_lines())
+    assert [(line["path"], line["method"]) for line in lines] == [
+        ("/probe/boom", "GET"),
+        ("/probe/ok", "DELETE"),
+    ]
 
 
 def test_a_websocket_has_one_line(probe_client: ProbeClient, log_lines: LogLines) -> None:
@@ -210,6 +214,7 @@ def test_the_server_s_own_lines_of_websockets_are_silent(
     server_log.info('%s - "WebSocket %s" [accepted]', "192.0.2.7", "/ws?token=hidden")
     server_log.info("connection open")
     server_log.info("connection closed")
+    server_log.error("ASGI callable returned without completing handshake.")
     server_log.error("connection handler failed")
 
     assert [line["event"] for line in log_lines()] == ["connection handler failed"]

@@ -169,6 +169,15 @@ def test_on_an_exempt_path_nothing_is_judged(
     assert response.json() is None
 
 
+@pytest.mark.parametrize(
+    ("setting", "status"), [("authentication_exempt", 405), ("probe_paths", 401)]
+)
+def test_only_get_and_head_are_probes(setting: str, status: int, user_client: UserClient) -> None:
+    client = user_client(authentication_required=True, **{setting: ["/anybody"]})
+
+    assert client.delete("/anybody").status_code == status
+
+
 def test_exempt_paths_are_exact(user_client: UserClient) -> None:
     client = user_client(authentication_required=True, authentication_exempt=["/any"])
 

@@ -320,7 +320,12 @@ def test_the_metrics_show_what_works_and_waits(
     pages.append(client.get("/metrics").text)
 
     lines = [
-        [line for line in page.splitlines() if line.startswith("http_slots")] for page in pages
+        [
+            line.replace('{policy=""}', "")
+            for line in page.splitlines()
+            if line.startswith("http_slots")
+        ]
+        for page in pages
     ]
     assert lines == [
         ["http_slots_taken 1.0", "http_slots_waited_for 1.0", "http_slots_max 1.0"],
@@ -375,8 +380,9 @@ def test_the_metrics_show_all_slots(probe_client: ProbeClient) -> None:
 
     page = client.get("/metrics").text
 
-    assert "http_slots_max 15.0" in page
-    assert "http_slots_taken 2.0" in page
+    assert 'http_slots_max{policy=""} 10.0' in page
+    assert 'http_slots_max{policy="GET /probe/slow"} 5.0' in page
+    assert 'http_slots_taken{policy="GET /probe/slow"} 2.0' in page
 
 
 def test_a_policy_without_slots_ends_the_start(

@@ -77,11 +77,14 @@ def test_a_preflight_is_answered(probe_client: ProbeClient) -> None:
     assert "POST" in response.headers["access-control-allow-methods"]
 
 
-def test_a_foreign_preflight_is_refused(probe_client: ProbeClient) -> None:
+def test_a_foreign_preflight_is_refused(probe_client: ProbeClient, log_lines: LogLines) -> None:
     response = preflight(probe_client, "https://evil.example")
 
     assert response.status_code == 400
     assert "access-control-allow-origin" not in response.headers
+    if "access_log" in LAYERS:
+        (line,) = (line for line in log_lines() if line["event"] == "request")
+        assert (line["refused_by"], line["reason"]) == ("cors", "Disallowed CORS origin")
 
 
 @pytest.mark.parametrize(

@@ -88,13 +88,16 @@ class EnvironmentSettings(BaseSettings):
     @classmethod
     def _read(cls, value: object, info: ValidationInfo) -> object:
         """Read text as the type of its field needs it."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            msg = f"must be a number, not {value}"
+            raise ValueError(msg)
         if not isinstance(value, str):
             return value
         # Python smuggles such bytes into text: they break where they are written.
         if not _is_encodable(value):
             msg = "must be UTF-8"
             raise ValueError(msg)
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if str in kinds:
             return value
         if any(issubclass(kind, _LISTS) for kind in kinds):

@@ -37,6 +37,8 @@ Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None", "Around
 # What a disconnected client causes; no failure of the service.
 CLIENT_LEFT: Final = (ClientDisconnect, WebSocketDisconnect)
 
+PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
+
 # The key of the scope for the app whose layers have seen the request.
 _OUTER: Final = "app.middleware"
 _CLIENT_CLOSED_REQUEST: Final = 499
@@ -69,9 +71,9 @@ class Exchange:
 
     The outcome, set before `ended`: `route`, the template of the path, or None. `status`, the
     one that was sent; 499 if the client disconnected, or the server cancelled the request, before
-    the end; 500 if an exception left no response. A websocket ends when it closes, with 101 if it
-    was accepted, and with the status of the rejection otherwise. `body_bytes`, 0 for HEAD.
-    `seconds`, without background tasks.
+    the end; 500 if an exception left no response, and `aborted` if it ended one half-way. A
+    websocket ends when it closes, with 101 if it was accepted, and with the status of the
+    rejection otherwise. `body_bytes`, 0 for HEAD. `seconds`, without background tasks.
     """
 
     __slots__ = (
@@ -84,6 +86,7 @@ class Exchange:
         "_send",
         "_sent",
         "_steps",
+        "aborted",
         "body_bytes",
         "client",
         "cut",
@@ -114,7 +117,7 @@ class Exchange:
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
         self.receive: Receive = self.received
-        self.is_open = False
+        self.is_open = self.aborted = False
         self.route: str | None = None
         self.status = self.body_bytes = 0
         self.seconds = 0.0
@@ -134,7 +137,8 @@ class Exchange:
         self._over = not chain.is_watched
         self._sent = 0
         self._chain = chain
-        self._steps = iter(chain.exempt.get(path, chain.steps))
+        probed = path in chain.exempt and self.method in PROBE_METHODS
+        self._steps = iter(chain.exempt[path] if probed else chain.steps)
         self._send = send
         self._additions: list[Addition | Head] = []
         self.leaving: list[Leaving] = []
@@ -347,6 +351,7 @@ class Exchange:
         """Return the status where nobody ended the response, or the websocket."""
         # A client or a server that waits no longer is no failure of the service.
         if exc is not None and not isinstance(exc, (CancelledError, *CLIENT_LEFT)):
+            self.aborted = self._sent != 0
             return self._sent or _SERVER_ERROR
         return (self.scope["type"] == "websocket" and self._sent) or _CLIENT_CLOSED_REQUEST
 

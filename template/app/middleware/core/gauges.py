@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter
@@ -14,12 +14,26 @@ _SECONDS_BETWEEN_SAMPLES: Final = 1.0
 
 
 class Reading(NamedTuple):
-    """A number of this process, and how several workers' are joined: minimum, maximum or sum."""
+    """
+    A number of this process, and how several workers' are joined: minimum, maximum or sum.
+
+    With `label` it has several: `read` returns one for each value of the label.
+    """
 
     name: str
     meaning: str
-    read: Callable[[], float]
+    read: Callable[[], Any]
     of_workers: Literal["livemin", "livemax", "livesum"]
+    label: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (self.label,) if self.label else ()
+
+    def samples(self) -> dict[tuple[str, ...], float]:
+        """Return the numbers by the values of their labels."""
+        read = self.read()
+        return {(key,): number for key, number in read.items()} if self.label else {(): read}
 
 
 class Gauges(Collector):
@@ -36,15 +50,21 @@ class Gauges(Collector):
         pool = _ThreadPool()
         self._pool = pool
         self._readings = [*readings, *pool.readings()]
-        self._written: list[tuple[Gauge, Callable[[], float]]] = []
+        self._written: list[tuple[Gauge, Reading]] = []
         self._timer: asyncio.TimerHandle | None = None
         if one_worker:
             registry.register(self)
             return
-        for name, meaning, read, of_workers in self._readings:
+        for reading in self._readings:
             # Without a registry: the files of the workers hold its values.
-            gauge = Gauge(name, meaning, registry=None, multiprocess_mode=of_workers)
-            self._written.append((gauge, read))
+            gauge = Gauge(
+                reading.name,
+                reading.meaning,
+                reading.labels,
+                registry=None,
+                multiprocess_mode=reading.of_workers,
+            )
+            self._written.append((gauge, reading))
 
     def start(self) -> None:
         """Start to read, on the event loop of the server."""
@@ -55,12 +75,16 @@ class Gauges(Collector):
             self._sample(asyncio.get_running_loop())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        for name, meaning, read, _ in self._readings:
-            yield GaugeMetricFamily(name, meaning, read())
+        for reading in self._readings:
+            family = GaugeMetricFamily(reading.name, reading.meaning, labels=reading.labels)
+            for labels, number in reading.samples().items():
+                family.add_metric(labels, number)
+            yield family
 
     def _sample(self, loop: asyncio.AbstractEventLoop) -> None:
-        for gauge, read in self._written:
-            gauge.set(read())
+        for gauge, reading in self._written:
+            for labels, number in reading.samples().items():
+                (gauge.labels(*labels) if labels else gauge).set(number)
         self._timer = loop.call_later(_SECONDS_BETWEEN_SAMPLES, self._sample, loop)
 
 

@@ -68,7 +68,7 @@ class Health:
     def _task(self, name: str) -> asyncio.Task[Exception | None]:
         """Return the task of a check, possibly one from an earlier run."""
         if name not in self._tasks:
-            self._tasks[name] = _in_background(_error_of(self.checks[name]))
+            self._tasks[name] = _in_background(_error_of(self.checks[name], self.timeout))
             self._tasks[name].add_done_callback(lambda _: self._tasks.pop(name, None))
         return self._tasks[name]
 
@@ -76,7 +76,7 @@ class Health:
         """Return why a check fails, None if it passes; cancel it if it takes too long."""
         if not task.done():
             task.cancel()
-            return TimeoutError(f"no result within {self.timeout:g} seconds")
+            return _late(self.timeout)
         return RuntimeError("it was cancelled") if task.cancelled() else task.result()
 
     def _note(self, errors: Mapping[str, Exception]) -> None:
@@ -95,12 +95,20 @@ def _in_background(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
     return asyncio.get_running_loop().create_task(work, context=Context())
 
 
-async def _error_of(check: Check) -> Exception | None:
+async def _error_of(check: Check, most: float) -> Exception | None:
+    clock = asyncio.get_running_loop().time
+    started_at = clock()
     try:
         result = await check()
     except Exception as error:  # noqa: BLE001 - whatever it is, the check fails
         return error
+    if clock() - started_at > most:
+        return _late(most)  # one that blocks the loop stops its timer too
     return None if result is None or result is True else ValueError(f"it returned {result!r}")
+
+
+def _late(most: float) -> TimeoutError:
+    return TimeoutError(f"no result within {most:g} s")
 
 
 def _by_name(checks: Checks) -> dict[str, Check]:
@@ -113,6 +121,8 @@ def _by_name(checks: Checks) -> dict[str, Check]:
     """
     named: dict[str, Check] = {}
     given: Any = checks  # from code that nobody may have checked
+    if callable(given):
+        refuse_to_start("checks= takes a list, such as checks=[database_is_up].")
     for check in given:
         name = getattr(check, "__name__", "")
         if not (name and inspect.iscoroutinefunction(check) and _needs_nothing(check)):

@@ -14,7 +14,16 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .cancellation import keeping_shields
-from .exchange import CLIENT_LEFT, Addition, Decision, Exchange, Filter, Place, Step
+from .exchange import (
+    CLIENT_LEFT,
+    PROBE_METHODS,
+    Addition,
+    Decision,
+    Exchange,
+    Filter,
+    Place,
+    Step,
+)
 
 if TYPE_CHECKING:
     from .policies import Policies, Rule
@@ -32,7 +41,7 @@ class Layer:
     A subclass overrides what concerns it:
 
     - `scopes`: the types of scopes that it handles; others pass.
-    - `exempt_paths`: exact paths, without `root_path`, of HTTP requests that pass too.
+    - `exempt_paths`: exact paths, without `root_path`, whose GET and HEAD requests pass too.
     - `enter`: a request arrives. Let it pass, or respond to it.
     - `around`: it passed. Do something around all that is inside.
     - `head`: the head of a response leaves. Change it, or take over the response.
@@ -50,13 +59,15 @@ class Layer:
     def __init__(self, app: ASGIApp, *, exempt_paths: Collection[str] = ()) -> None:
         self.app = app
         self.exempt_paths = frozenset(exempt_paths)
-        # Where it rejects nothing, for OpenAPI; more than the exempt ones if it runs at some.
-        self.open_paths = self.exempt_paths
 
     @property
     def name(self) -> str:
         """The name in the log, in metrics and in refusals: that of the layer's module."""
         return type(self).__module__.rpartition(".")[2]
+
+    def spares(self, path: str, method: str) -> bool:
+        """Return whether it rejects no request for `path`; OpenAPI asks this too."""
+        return method in PROBE_METHODS and path in self.exempt_paths
 
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         """
@@ -135,7 +146,7 @@ class Chain:
         self.steps = _steps(concerned)
         self.is_watched = any(_overrides(layer, "ended") for layer in concerned)
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
-        # What is done instead with requests for these paths.
+        # What is done instead with probes of these paths.
         self.exempt = {
             path: _steps(layer for layer in concerned if path not in layer.exempt_paths)
             for path in exempt

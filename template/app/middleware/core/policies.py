@@ -159,7 +159,7 @@ class Policies:
         rule = self.rule_of(context, method)
         off = {name for name, value in (rule.policy if rule else {}).items() if value is False}
         template = template_of(context)
-        spared = {name for name, layer in self._live.items() if template in layer.open_paths}
+        spared = {name for name, layer in self._live.items() if layer.spares(template, method)}
         return self._made.keys() - off - spared
 
     def explain(self, context: RouteContext, method: str) -> list[dict[str, Any]]:
@@ -343,6 +343,10 @@ def _values(
     for key, value in own.items():
         if not isinstance(value, bool):
             refuse_to_start(f"ROUTES[{name!r}]: {key} must be True or False, not {value!r}.")
+        others = sorted(other for other in policy.keys() - {key} if fields[other].layer == key)
+        if not value and others:
+            rule = f"must not be with {key}=False, which leaves nothing to set; leave one out"
+            refuse_to_start(f"ROUTES[{name!r}]: {', '.join(others)} {rule}.")
     found = settings.overridden(f"ROUTES[{name!r}]: ", policy.keys() - own, policy)
     return {key: own.get(key, found.get(key)) for key in policy}
 

@@ -1,6 +1,7 @@
 """Types of settings that several layers share. Each rejects a wrong value with a sentence."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv6Address
 from typing import Annotated, Final, TypeVar
@@ -29,6 +30,32 @@ def header_name(value: str) -> str:
 def header_name_or_all(value: str) -> str:
     """Accept the wildcard of CORS too."""
     return value if value == "*" else header_name(value)
+
+
+# They frame a message, or have another meaning in a request or a response.
+_TAKEN: Final = re.compile(
+    r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
+    r"|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date|etag"
+    r"|expect|expires|forwarded|from|host|idempotency-key|if-.*|keep-alive|last-modified|link"
+    r"|location|max-forwards|origin|permissions-policy|pragma|proxy-.*|range|ratelimit(-.*)?"
+    r"|referer|referrer-policy|refresh|retry-after|sec-.*|server|server-timing|set-cookie"
+    r"|strict-transport-security|te|trailer|transfer-encoding|upgrade|user-agent|vary|via"
+    r"|warning|www-authenticate|x-content-type-options|x-frame-options"
+    r"|x-forwarded-(for|host|port|prefix|proto)",
+    re.IGNORECASE,
+)
+
+
+def own_header(example: str) -> Callable[[str], str]:
+    """Reject the name of a header that has another meaning."""
+
+    def checked(value: str) -> str:
+        if _TAKEN.fullmatch(value):
+            msg = f"must be a header that has no other meaning, such as {example}, not {value!r}"
+            raise ValueError(msg)
+        return value
+
+    return checked
 
 
 def header_value(value: str) -> str:

@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 from secrets import token_urlsafe
-from typing import Annotated, ClassVar, Final, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 from fastapi.security import APIKeyHeader
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from app.middleware.core.exchange import Exchange
+from app.middleware.core.setting_types import HeaderName, own_header
 from app.middleware.user import BadCredentialError, Scheme, User
 
 # A scope is what RFC 6749, 3.3, calls one.
@@ -79,6 +80,23 @@ def name_header(header: str) -> None:
     ApiKeyVerifier.security.model.name = header
 
 
+def check_header(settings: Any) -> None:
+    """
+    Reject a header that another setting has given another meaning.
+
+    Raises:
+        ValueError: a sentence with the way out.
+
+    """
+    header = settings.api_key_header.lower()
+    if header == getattr(settings, "request_id_header", "").lower():
+        msg = "API_KEY_HEADER must not be REQUEST_ID_HEADER, whose value is logged and sent back"
+        raise ValueError(msg)
+    if header == "authorization" and hasattr(settings, "jwt_algorithms"):
+        msg = "API_KEY_HEADER must not be Authorization, which holds the bearer token"
+        raise ValueError(msg)
+
+
 def new_api_key(name: str) -> str:
     """Make a key for the caller NAME, or "NAME:SCOPE SCOPE", and its entry for API_KEYS."""
     key = token_urlsafe(32)
@@ -91,6 +109,10 @@ def new_api_key(name: str) -> str:
         )
         raise SystemExit(msg)
     return f"The key, shown only now: {key}\nIts entry for API_KEYS:\n{entry}"
+
+
+def _header(value: str) -> str:
+    return value if value.lower() == "authorization" else own_header("X-API-Key")(value)
 
 
 def _api_key(value: object) -> object:
@@ -112,11 +134,12 @@ def _distinct(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
         msg = f"must hold at least one key; {_HOW_TO_MAKE_ONE}"
         raise ValueError(msg)
     if len({key.digest for key in keys}) < len(keys):
-        msg = "must not hold one key twice: whose is it?"
+        msg = "must not hold one key twice: it would have two names"
         raise ValueError(msg)
     return keys
 
 
+ApiKeyHeader = Annotated[HeaderName, AfterValidator(_header)]
 ApiKeys = Annotated[
     tuple[Annotated[ApiKey, BeforeValidator(_api_key)], ...],
     AfterValidator(_distinct),

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.core.exchange import Exchange, Filter, Place
 from app.middleware.core.layer import Layer
+from app.middleware.problem import Refusal
 from tests.middleware.asgi import CutOff, Dialogue
 
 
@@ -210,6 +211,21 @@ def test_what_stands_between_two_is_seen_by_the_outer_one_alone() -> None:
 
     assert [exchange.status for exchange in outer] == [418]
     assert [exchange.status for exchange in inner] == [200]
+
+
+class Closed(Layer):
+    """Rejects everything."""
+
+    def enter(self, exchange: Exchange) -> Refusal:  # noqa: ARG002
+        return Refusal(status=403, detail="closed")
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("DELETE", 403)])
+def test_only_probes_of_an_exempt_path_pass(method: str, status: int) -> None:
+    """A route with a parameter has that path too, and other methods do something."""
+    app = Closed(PlainTextResponse("ok"), exempt_paths=["/healthz"])
+
+    assert Dialogue(method, "/healthz").run(app).status == status
 
 
 def test_the_layers_inside_see_a_request_once() -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import pytest
@@ -82,6 +82,21 @@ def test_who_asks_and_leaves_ends_no_run() -> None:
         await asyncio.sleep(0.05)
 
     assert asyncio.run(leave()) == ()
+
+
+def test_a_check_that_blocks_the_loop_is_late() -> None:
+    async def blocking() -> None:
+        sleep(0.1)  # noqa: ASYNC251 - that is its fault
+
+    assert asyncio.run(health(blocking).find_failed()) == ("blocking",)
+
+
+def test_a_list_of_checks_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    checks: Any = passing
+    with pytest.raises(SystemExit):
+        Health(checks, timeout=1, max_age=1)
+
+    assert "checks= takes a list" in capsys.readouterr().err
 
 
 def test_a_check_that_does_not_end_is_not_started_again() -> None:

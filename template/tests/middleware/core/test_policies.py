@@ -22,7 +22,12 @@ from tests.middleware.conftest import ProbeApp, stack_settings
 
 
 def policies(table: Mapping[str, Mapping[str, Any]]) -> Policies:
-    fields = {"one": Field("no_layer", "one"), "rate": Field("no_layer", "rate", "route")}
+    fields = {
+        "one": Field("no_layer", "one"),
+        "rate": Field("no_layer", "rate", "route"),
+        "gate": Field("gate"),
+        "way": Field("gate", "way"),
+    }
     return Policies(table, fields=fields, settings=stack_settings(), stack=[])
 
 
@@ -167,6 +172,7 @@ def test_an_entry_without_a_route_ends_the_start(
         ({"post /a": {}, "POST /a": {}}, "ROUTES has 'post /a' and 'POST /a', which are one."),
         ({"/a": {"on": True}}, "ROUTES['/a'] has on, which no layer here knows. Did you mean one?"),
         ({"/a": {"one": "no"}}, "ROUTES['/a']: one must be True or False, not 'no'."),
+        ({"/a": {"gate": False, "way": True}}, "way must not be with gate=False"),
         ({"/a/{b:none}": {}}, "ROUTES['/a/{b:none}'] is no path of a route"),
     ],
 )
@@ -222,6 +228,9 @@ def test_a_value_has_the_rules_of_its_setting(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         settings.overridden("ROUTES: ", ["size"], {"size": 0})
     assert capsys.readouterr().err == "ROUTES: SIZE must be above 0, such as 1, not 0.\n"
+    with pytest.raises(SystemExit):
+        settings.overridden("ROUTES: ", ["size"], {"size": True})
+    assert capsys.readouterr().err == "ROUTES: SIZE must be a number, not True.\n"
 
 
 def test_a_service_without_a_table_has_no_rule(probe_app: ProbeApp) -> None:

@@ -9,6 +9,7 @@ import pytest
 from fastapi import Security
 from pydantic import ValidationError
 
+from app.middleware import StackSettings
 from app.middleware.authentication import CurrentUser, User, current_user
 from app.middleware.credentials.api_keys import new_api_key
 from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
@@ -152,6 +153,15 @@ def test_the_command_refuses_a_name_that_no_entry_can_hold() -> None:
 def test_nonsense_is_refused_at_start(entries: str, sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         stack_settings(api_keys=entries)
+
+
+@pytest.mark.parametrize("name", ["request_id_header", "jwt_algorithms"])
+def test_the_header_has_no_second_meaning(name: str) -> None:
+    if name not in StackSettings.model_fields:
+        pytest.skip("nothing else reads it")
+    header = "authorization" if name == "jwt_algorithms" else "x-request-id"
+    with pytest.raises(ValidationError, match="API_KEY_HEADER must not be"):
+        stack_settings(api_key_header=header, api_keys=entry("alice", "key"))
 
 
 def test_a_list_of_entries_is_read(probe_client: ProbeClient) -> None:
