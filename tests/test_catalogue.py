@@ -90,7 +90,7 @@ KEYS_INSIDE: Final = {
         *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production"),
         "closed",
     },
-    "gauges": {"name", "meaning", "read", "of_workers"},
+    "gauges": {"name", "meaning", "read", "label", "of_workers"},
     "checks": {"import", "call"},
     "setup": {"import", "call"},
     "commands": {"import", "name"},

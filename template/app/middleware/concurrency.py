@@ -1,7 +1,7 @@
 """Concurrency: a bound on the requests that one process works on at the same time."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Collection
 from math import ceil
 from typing import Annotated, Final
@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 from starlette.types import ASGIApp, Message
 
-from .core.exchange import Decision, Exchange, Place
+from .core.exchange import PROBE_METHODS, Decision, Exchange, Place
 from .core.layer import Layer
 from .problem import Refusal
 
@@ -46,11 +46,14 @@ class Slots:
                 return
         self.taken -= 1
 
-    async def wait(self, seconds: float) -> bool:
-        """Wait for a slot, and say whether one became free in time."""
+    async def wait(self, seconds: float, left: Awaitable[None] | None) -> bool:
+        """Wait for a slot; say whether one became free in time, and before the client `left`."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[bool] = loop.create_future()
         timer = loop.call_later(seconds, _settle, turn)
+        watch = None if left is None else asyncio.ensure_future(left)
+        if watch is not None:
+            watch.add_done_callback(lambda task: _settle(turn) if not task.cancelled() else None)
         self.waiting[turn] = None
         try:
             return await turn
@@ -60,6 +63,8 @@ class Slots:
             raise
         finally:
             timer.cancel()
+            if watch is not None:
+                watch.cancel()
             self.waiting.pop(turn, None)
 
 
@@ -68,14 +73,28 @@ def _settle(turn: asyncio.Future[bool]) -> None:
         turn.set_result(False)
 
 
+async def _left(exchange: Exchange) -> None:
+    """Wait until the client has left; keep what arrives meanwhile for the layers inside."""
+    arrived: deque[Message] = deque()
+    receive = exchange.receive
+
+    async def receive_again() -> Message:
+        return arrived.popleft() if arrived else await receive()
+
+    exchange.receive = receive_again
+    while not arrived or arrived[-1]["type"] != "http.disconnect":
+        arrived.append(await receive())
+
+
 class ConcurrencyMiddleware(Layer):
     """
     Work on as many requests as there are `slots`; respond with 503 where none becomes free.
 
     As many again wait for a slot, each at most `queue_timeout` seconds; one more is refused at
-    once. A request keeps its slot as long as the service works on it: a stream until its end, a
-    background task too, and a thread even after a 504. A websocket keeps one during its
-    handshake. Requests for `probe_paths` neither take a slot nor wait for one.
+    once. A GET or HEAD whose client leaves waits no longer. A request keeps its slot as long as
+    the service works on it: a stream until its end, a background task too, and a thread even
+    after a 504. A websocket keeps one during its handshake. Requests for `probe_paths` neither
+    take a slot nor wait for one.
 
     With `max_concurrency`, which a policy gives it, the routes of that policy have as many slots
     of their own: however long they take, they take none of the others, and none is taken of them.
@@ -104,17 +123,19 @@ class ConcurrencyMiddleware(Layer):
             close_code=_TRY_AGAIN_LATER,
         )
 
-    def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:  # noqa: ARG002
+    def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         slots = self.slots
         if slots.taken < slots.most:  # so nobody waits
             slots.taken += 1
             return None
         if self.queue_timeout and len(slots.waiting) < slots.most:
-            return self._queue()
+            return self._queue(exchange)
         return self.refusal
 
-    async def _queue(self) -> Decision:
-        return None if await self.slots.wait(self.queue_timeout) else self.refusal
+    async def _queue(self, exchange: Exchange) -> Decision:
+        # A body of others would have to be kept while they wait.
+        left = _left(exchange) if exchange.method in PROBE_METHODS else None
+        return None if await self.slots.wait(self.queue_timeout, left) else self.refusal
 
     async def around(self, exchange: Exchange, place: Place) -> None:
         """Free the slot that `enter` took."""

@@ -366,6 +366,23 @@ def test_openapi_knows_who_may_call(user_app: UserApp) -> None:
     assert "401" in schema["paths"]["/me"]["get"]["responses"]
 
 
+def test_openapi_knows_what_the_layer_asks_for(user_client: UserClient) -> None:
+    """Else the pages of the documentation, and generated clients, would send nothing."""
+    client = user_client(
+        authentication_required=True,
+        authentication_exempt=["/openapi.json", "/probe/ok"],
+        routes={"GET /probe/state": Policy(authentication_required=False)},
+    )
+
+    paths = client.get("/openapi.json").json()["paths"]
+
+    needed: list[dict[str, list[str]]] = [{kind.name: []} for kind in KINDS]
+    assert paths["/anybody"]["get"]["security"] == needed
+    assert paths["/me"]["get"]["security"] == needed
+    assert "security" not in paths["/probe/ok"]["get"]
+    assert "security" not in paths["/probe/state"]["get"]
+
+
 def test_a_route_asks_for_a_credential_or_for_none(probe_client: ProbeClient) -> None:
     routes = {
         "GET /probe/ok": Policy(authentication_required=False),

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any, Final
 
 import pytest
-from fastapi import BackgroundTasks
+from fastapi import BackgroundTasks, Request
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import ValidationError
@@ -176,6 +176,55 @@ def test_a_background_task_keeps_the_slot(probe_app: ProbeApp, probe_client: Pro
 
     assert in_work == [1]
     assert is_idle(client)
+
+
+@pytest.mark.parametrize(("method", "waits"), [("GET", False), ("POST", True)])
+def test_who_leaves_waits_no_longer(
+    method: str,
+    waits: bool,  # noqa: FBT001
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+) -> None:
+    """Those who lose patience would run for nobody, while others are refused."""
+    app = probe_app(max_concurrency=1, queue_timeout=5)
+    client = probe_client(app=app)
+    messages = [{"type": "http.request"}, {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def leave() -> bool:
+        first, second = Dialogue("GET", "/probe/slow?seconds=0.1"), Dialogue(method, "/probe/ok")
+        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
+        await let_others_run()
+        waiting = asyncio.ensure_future(app(second.scope, receive, second.send))
+        await let_others_run()
+        waited = bool(slots_of(app).waiting)
+        await asyncio.wait([working, waiting])
+        return waited
+
+    assert client.portal is not None
+    assert client.portal.call(leave) is waits
+    assert is_idle(client)
+
+
+def test_what_arrived_in_the_queue_is_received(probe_app: ProbeApp) -> None:
+    app = probe_app(max_concurrency=1, queue_timeout=5)
+    received: list[bytes] = []
+
+    @app.get("/body")
+    async def body(request: Request) -> None:
+        received.append(await request.body())
+
+    with TestClient(app, base_url="http://localhost") as client:
+        url = "/probe/slow?seconds=0.1"
+        ask_at_once(
+            client,
+            {"method": "GET", "url": url},
+            {"method": "GET", "url": "/body", "content": b"kept"},
+        )
+
+    assert received == [b"kept"]
 
 
 @pytest.mark.parametrize("turn", [0, 1])

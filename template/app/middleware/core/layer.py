@@ -6,10 +6,11 @@ once, instead of once per layer. The order, and what each layer sees, are those 
 ASGI classes.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
+from fastapi.security.base import SecurityBase
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,6 +56,8 @@ class Layer:
     scopes: Collection[str] = HTTP | WEBSOCKET
     # Other settings for single routes; None where no route has any.
     policies: "Policies | None" = None
+    # The schemes of OpenAPI of which a request needs one.
+    security: Sequence[SecurityBase] = ()
 
     def __init__(self, app: ASGIApp, *, exempt_paths: Collection[str] = ()) -> None:
         self.app = app

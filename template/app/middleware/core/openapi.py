@@ -1,9 +1,12 @@
-"""OpenAPI: each operation declares the statuses that layers can respond with there, no others."""
+"""OpenAPI: each operation declares what layers can respond with there, and ask for, no more."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
 from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.security.base import SecurityBase
 
 from app.middleware.order import LAYERS, STATUSES
 from app.middleware.problem import problem_responses
@@ -17,7 +20,11 @@ _INVALID: Final = 422  # FastAPI's own, whatever the layers are
 
 
 def narrow_openapi(app: FastAPI, policies: "Policies") -> None:
-    """Let `app.openapi()` leave out what can't happen; what a route declares itself is kept."""
+    """
+    Let `app.openapi()` leave out what can't happen, and name the credentials that layers need.
+
+    What a route declares itself is kept.
+    """
     generate = app.openapi
     known: dict[str, Any] | None = None
 
@@ -41,6 +48,8 @@ def _narrow(document: dict[str, Any], app: FastAPI, policies: "Policies") -> Non
             operation = document.get("paths", {}).get(context.path_format, {}).get(method.lower())
             if operation is None:
                 continue
+            if schemes := policies.security_at(context, method):
+                _secure(document, operation, schemes)
             layers = policies.layers_at(context, method)
             if operation.get("security"):
                 layers.add("authentication")  # the dependency of the route rejects in any case
@@ -53,3 +62,14 @@ def _narrow(document: dict[str, Any], app: FastAPI, policies: "Policies") -> Non
             for status in _DECLARED.keys() - possible - {_INVALID}:
                 if context.responses.get(status) == _DECLARED[status]:
                     operation["responses"].pop(str(status), None)
+
+
+def _secure(
+    document: dict[str, Any], operation: dict[str, Any], schemes: Sequence[SecurityBase]
+) -> None:
+    operation.setdefault("security", [{scheme.scheme_name: []} for scheme in schemes])
+    known = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    for scheme in schemes:
+        # As FastAPI does for the dependencies of routes.
+        model = jsonable_encoder(scheme.model, by_alias=True, exclude_none=True)
+        known.setdefault(scheme.scheme_name, model)

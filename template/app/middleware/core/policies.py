@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from fastapi.security.base import SecurityBase
 from starlette._utils import get_route_path
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Match, Mount, WebSocketRoute, compile_path
@@ -161,6 +162,17 @@ class Policies:
         template = template_of(context)
         spared = {name for name, layer in self._live.items() if layer.spares(template, method)}
         return self._made.keys() - off - spared
+
+    def security_at(self, context: RouteContext, method: str) -> Sequence[SecurityBase]:
+        """Return the schemes of OpenAPI of which a request for this route needs one."""
+        rule = self.rule_of(context, method)
+        replaced: Mapping[Layer, Layer | None] = rule.replaced if rule else {}
+        template = template_of(context)
+        for layer in self._live.values():
+            here = replaced.get(layer, layer)
+            if here is not None and here.security and not here.spares(template, method):
+                return here.security
+        return ()
 
     def explain(self, context: RouteContext, method: str) -> list[dict[str, Any]]:
         """Return what holds for a route: each value, and where it comes from."""
