@@ -115,6 +115,10 @@ CASES: Final = {
         "SlowRequests", _slow(60, "10.0"), 25, {"route": "/orders"}
     ),
     "not slow for its timeout": Case("SlowRequests", _slow(30, "7.5"), 25),
+    "started again and again": Case(
+        "Restarts", {"process_start_time_seconds": "1 2 3 4 4 4"}, 5, _INSTANCE
+    ),
+    "started once more": Case("Restarts", {"process_start_time_seconds": "1 1 2 2 2 2"}, 5),
     "not ready": Case("NotReady", {"service_ready": "1 0x10"}, 5, _INSTANCE),
     "not ready for a moment": Case("NotReady", {"service_ready": "1 0 1x10"}, 3),
     "Redis lost": Case("StorageLost", {"storage_up": "1 1 0x10"}, 5, {}),
