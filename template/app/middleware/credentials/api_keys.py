@@ -89,9 +89,10 @@ def check_header(settings: Any) -> None:
 
     """
     header = settings.api_key_header.lower()
-    if header == getattr(settings, "request_id_header", "").lower():
-        msg = "API_KEY_HEADER must not be REQUEST_ID_HEADER, whose value is logged and sent back"
-        raise ValueError(msg)
+    for name, value in vars(settings).items():
+        if name.endswith("_header") and name != "api_key_header" and value.lower() == header:
+            msg = f"API_KEY_HEADER must not be {name.upper()}, whose value is no secret"
+            raise ValueError(msg)
     if header == "authorization" and hasattr(settings, "jwt_algorithms"):
         msg = "API_KEY_HEADER must not be Authorization, which holds the bearer token"
         raise ValueError(msg)

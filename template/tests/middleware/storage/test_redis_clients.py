@@ -63,7 +63,9 @@ def test_no_refusal_shows_the_password() -> None:
 
 
 def test_each_host_and_its_options_are_read() -> None:
-    url = "rediss+sentinel://user:p%40ss@a,b:1/mymaster/2?ssl_ca_certs=/dev/null&sentinel_password=s"
+    url = (
+        "rediss+sentinel://user:p%40ss@a,b:1/mymaster/2?ssl_ca_certs=/dev/null&sentinel_password=s"
+    )
 
     server: Any = redis_clients.client(url)
 
