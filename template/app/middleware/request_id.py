@@ -3,7 +3,7 @@
 import re
 from functools import partial
 from os import urandom
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
 from starlette.types import ASGIApp
@@ -39,6 +39,19 @@ class RequestIdMiddleware(Layer):
         exchange.add(self.rule, [(self.header, request_id.encode("ascii"))])
         # After an exception the ID stays bound, so that the server's log line has it.
         exchange.at_exit(partial(unbind, bind(request_id=request_id)))
+
+
+def check_id_header(settings: Any) -> None:
+    """
+    Reject the header of a secret, since an ID is logged and sent back.
+
+    Raises:
+        ValueError: a sentence with the way out.
+
+    """
+    if settings.request_id_header.lower() == getattr(settings, "api_key_header", "").lower():
+        msg = "REQUEST_ID_HEADER must not be API_KEY_HEADER: an ID is logged and sent back"
+        raise ValueError(msg)
 
 
 RequestIdHeader = Annotated[HeaderName, AfterValidator(own_header("X-Request-ID"))]

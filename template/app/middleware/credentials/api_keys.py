@@ -80,20 +80,16 @@ def name_header(header: str) -> None:
     ApiKeyVerifier.security.model.name = header
 
 
-def check_header(settings: Any) -> None:
+def check_key_header(settings: Any) -> None:
     """
-    Reject a header that another setting has given another meaning.
+    Reject the header of another credential.
 
     Raises:
         ValueError: a sentence with the way out.
 
     """
-    header = settings.api_key_header.lower()
-    for name, value in vars(settings).items():
-        if name.endswith("_header") and name != "api_key_header" and value.lower() == header:
-            msg = f"API_KEY_HEADER must not be {name.upper()}, whose value is no secret"
-            raise ValueError(msg)
-    if header == "authorization" and hasattr(settings, "jwt_algorithms"):
+    bearer = hasattr(settings, "jwt_algorithms")
+    if bearer and settings.api_key_header.lower() == "authorization":
         msg = "API_KEY_HEADER must not be Authorization, which holds the bearer token"
         raise ValueError(msg)
 

@@ -155,12 +155,14 @@ def test_nonsense_is_refused_at_start(entries: str, sentence: str) -> None:
         stack_settings(api_keys=entries)
 
 
-@pytest.mark.parametrize("name", ["request_id_header", "jwt_algorithms"])
-def test_the_header_has_no_second_meaning(name: str) -> None:
-    if name not in StackSettings.model_fields:
+@pytest.mark.parametrize(
+    ("header", "other"),
+    [("X-Request-ID", "request_id_header"), ("authorization", "jwt_algorithms")],
+)
+def test_the_header_has_no_second_meaning(header: str, other: str) -> None:
+    if other not in StackSettings.model_fields:
         pytest.skip("nothing else reads it")
-    header = "authorization" if name == "jwt_algorithms" else "x-request-id"
-    with pytest.raises(ValidationError, match="API_KEY_HEADER must not be"):
+    with pytest.raises(ValidationError, match="must not be"):
         stack_settings(api_key_header=header, api_keys=entry("alice", "key"))
 
 
