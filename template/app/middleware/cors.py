@@ -17,6 +17,7 @@ from .core.layer import HTTP, Layer
 from .core.memo import Memo
 from .core.reading import Plain
 from .core.setting_types import check_origin, header_name_or_all
+from .problem import record_refusal
 
 _REMEMBERED: Final = 128
 _OK: Final = 200
@@ -72,8 +73,7 @@ class CorsMiddleware(Layer):
         if origin is not None and exchange.method == "OPTIONS" and _PREFLIGHT in exchange.headers:
             response = self.rules.preflight_response(Headers(scope=exchange.scope))
             if response.status_code != _OK:
-                exchange.state["refused_by"] = self.name
-                exchange.state["refused_because"] = bytes(response.body).decode()
+                record_refusal(exchange.scope, self.name, bytes(response.body).decode())
             return response
         exchange.add(_RULE, self.headers_for[origin or b""])
         return None

@@ -116,9 +116,7 @@ class Refusal:
 
 def refusal_response(scope: Scope, layer: str, refusal: Refusal) -> Response:
     """Return the response for `refusal`, and record in the scope which `layer` rejected and why."""
-    state = scope.setdefault("state", {})
-    state["refused_by"] = layer
-    state["refused_because"] = refusal.detail
+    record_refusal(scope, layer, refusal.detail)
     members = {**(refusal.members or {}), "layer": layer}
     response = problem_response(
         scope, refusal.status, refusal.detail, headers=refusal.headers, members=members
@@ -126,6 +124,11 @@ def refusal_response(scope: Scope, layer: str, refusal: Refusal) -> Response:
     # It concerns this client, not the URL, and caches store a 410 by default.
     response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def record_refusal(scope: Scope, layer: str, reason: str) -> None:
+    """Record which `layer` rejected a request and why, for the log and the metrics."""
+    scope.setdefault("state", {}).update(refused_by=layer, refused_because=reason)
 
 
 async def refuse(
