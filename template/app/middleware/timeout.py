@@ -71,4 +71,4 @@ class _Expiry:
         # A separate task, since the endpoint's task may ignore its cancellation.
         refusing = self._place.refuse(self._layer.name, self._layer.refusal)
         self.response = asyncio.create_task(refusing)
-        self._task.cancel()
+        self._task.cancel("no response started in time")

@@ -83,7 +83,7 @@ class Dialogue:
         async def drive() -> None:
             task = asyncio.ensure_future(app(self.scope, self.receive, self.send))
             await asyncio.sleep(0.1)
-            task.cancel()
+            task.cancel("the server stops")
             with pytest.raises(asyncio.CancelledError):
                 await task
 

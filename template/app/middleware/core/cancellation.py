@@ -16,12 +16,15 @@ Steps = Generator[asyncio.Future[Any] | None, None, None]
 
 def keeping_shields(app: ASGIApp) -> ASGIApp:
     """
-    Return `app`, in which the shields of AnyIO hold when its task is cancelled.
+    Return `app`, in which the shields of AnyIO hold when its task is cancelled from outside.
 
     `Task.cancel`, by which Timeout and a server that stops end a request, breaks the shield with
     which AnyIO waits for a worker thread: the thread loses its place in the pool, and its
     dependencies are closed while it uses them. Here the cancellation waits until the shield ends.
     A cancel scope of AnyIO instead would cancel each `await` of the clean-up too.
+
+    Both give a reason. `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside
+    cancels itself, give none, and are let through at once: they would not wait for it either.
     """
 
     @coroutine
@@ -95,7 +98,7 @@ class _Shielding:
         try:
             yield from waiter
         except asyncio.CancelledError as exc:
-            if not _is_shielded():
+            if not exc.args or not _is_shielded():
                 raise
             self._held = exc
 
