@@ -1,7 +1,7 @@
 """Error handler: turns every exception into one JSON error format."""
 
 import logging
-from asyncio import CancelledError
+from asyncio import CancelledError, current_task
 from typing import Any, Final
 
 from fastapi.encoders import jsonable_encoder
@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from .core.exchange import Exchange, Place
 from .core.layer import Layer
@@ -43,20 +43,22 @@ class ErrorHandlerMiddleware(Layer):
     async def around(self, exchange: Exchange, place: Place) -> None:
         try:
             await place.proceed()
-        except (ClientDisconnect, WebSocketDisconnect):
-            _logger.debug("the client went away")
-        except CancelledError:
-            # A stopping server cancels late requests, and would respond with a plain 500.
-            if not place.started:
-                headers = {"Retry-After": "1"}
-                response = problem_response(exchange.scope, 503, _DETAIL_OF_503, headers=headers)
-                await place.respond(response, close_code=_WS_SERVICE_RESTART)
-            raise
         except HTTPException as exc:
             if place.started:
                 raise
             await place.respond(_http_problem(exchange.scope, exc))
-        except Exception as exc:
+        except (Exception, CancelledError) as exc:
+            if exchange.is_abandoned(exc):
+                _logger.debug("the client went away")
+                return
+            if _ends_the_request(exc):
+                # A stopping server cancels late requests, and would respond with a plain 500.
+                if not place.started:
+                    response = problem_response(
+                        exchange.scope, 503, _DETAIL_OF_503, headers={"Retry-After": "1"}
+                    )
+                    await place.respond(response, close_code=_WS_SERVICE_RESTART)
+                raise
             get_current_span().record_exception(exc)
             app = exchange.scope.get("app")
             if getattr(app, "debug", False) or (place.started and not place.is_open):
@@ -67,6 +69,12 @@ class ErrorHandlerMiddleware(Layer):
             else:
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)
+
+
+def _ends_the_request(exc: BaseException) -> bool:
+    """Say whether this request was cancelled, rather than a task that it waited for."""
+    task = current_task()
+    return isinstance(exc, CancelledError) and task is not None and task.cancelling() > 0
 
 
 def exception_handlers() -> dict[Any, Any]:

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from .core.scope import can_respond
+
 MEDIA_TYPE: Final = "application/problem+json"
 
 _NEVER_STORED: Final = frozenset({401, 403, 429})
@@ -88,12 +90,10 @@ async def respond(
     A server without the extension `websocket.http.response` can't do that: it gets a close with
     `close_code` (RFC 6455, 7.4.1) instead, and the client sees 403.
     """
-    if scope["type"] == "websocket" and "websocket.http.response" not in (
-        scope.get("extensions") or ()
-    ):
-        await send({"type": "websocket.close", "code": close_code, "reason": ""})
-    else:
+    if can_respond(scope):
         await response(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": close_code, "reason": ""})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

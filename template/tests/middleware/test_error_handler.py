@@ -1,5 +1,6 @@
 """Error handler: an exception becomes an answer that clients can parse."""
 
+import asyncio
 import json
 import logging
 import re
@@ -170,6 +171,30 @@ def test_a_request_that_the_server_gives_up_is_answered_503(probe_app: ProbeApp)
     assert dialogue.status == 503
     assert dialogue.headers["retry-after"] == "1"
     assert json.loads(dialogue.body)["status"] == 503
+
+
+@pytest.mark.parametrize("path", ["/peer", "/job"])
+def test_what_the_endpoint_lost_is_no_end_of_the_request(
+    path: str, probe_app: ProbeApp, probe_client: ProbeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the websocket of another client, nor a task that was cancelled."""
+    app = probe_app()
+
+    @app.get("/peer")
+    async def peer() -> None:
+        raise WebSocketDisconnect(1006)
+
+    @app.get("/job")
+    async def job() -> None:
+        task = asyncio.ensure_future(asyncio.sleep(5))
+        task.cancel()
+        await task
+
+    response = probe_client(app=app).get(path)
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert [record.getMessage() for record in caplog.records] == ["unhandled exception"]
 
 
 def test_with_debug_on_the_traceback_is_shown(probe_client: ProbeClient) -> None:

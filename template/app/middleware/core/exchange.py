@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.middleware.problem import Refusal, refusal_response, respond
 
 from .headers import NAME, HeaderRule, Headers, rule_names
-from .scope import complete, headers_by_name, route_path, route_template
+from .scope import can_respond, complete, headers_by_name, route_path, route_template
 from .upload import announces_body, linger
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
 # What a layer overrides of `head`, `ended`, `enter` and `around`.
 Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None", "Around | None"]
 
-# What a disconnected client causes; no failure of the service.
-CLIENT_LEFT: Final = (ClientDisconnect, WebSocketDisconnect)
-
 PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 # The key of the scope for the app whose layers have seen the request.
@@ -45,11 +42,17 @@ _CLIENT_CLOSED_REQUEST: Final = 499
 _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
+_POLICY_VIOLATION: Final = 1008
 _HEADS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
 _ENDS: Final = frozenset(
-    {"http.response.body", "http.response.pathsend", "websocket.http.response.body"}
+    {
+        "http.response.body",
+        "http.response.pathsend",
+        "http.response.zerocopysend",
+        "websocket.http.response.body",
+    }
 )
 _DISCONNECTS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _ABNORMAL_CLOSURE: Final = 1006
@@ -236,6 +239,10 @@ class Exchange:
             self.is_open = False
         return message
 
+    async def skip(self) -> None:
+        """Receive what nobody inside reads: a client that left got its response before that."""
+        self._arriving = (await self._receive()).get("more_body", False)
+
     def is_arriving(self) -> bool:
         """Say whether more of the body is to come."""
         if self._arriving is None:
@@ -299,13 +306,20 @@ class Exchange:
         return self._send(message)
 
     async def _answer_handshake(self, message: Message) -> None:
+        if message["type"] != "websocket.accept" and not can_respond(self.scope):
+            # The app responds to an HTTPException. The client sees 403, whatever its status.
+            self.cut = _WIRE
+            message = {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""}
         try:
             await self._send(message)
-        except OSError:
+        except (OSError, WebSocketDisconnect):
+            self._gone = True
             # So Starlette says it of later messages.
             raise WebSocketDisconnect(_ABNORMAL_CLOSURE) from None
         self.is_open = message["type"] == "websocket.accept"
-        self._sent = _SWITCHING_PROTOCOLS if self.is_open else message["status"]
+        self._sent = _SWITCHING_PROTOCOLS if self.is_open else message.get("status", _FORBIDDEN)
+        if message["type"] == "websocket.close":
+            self._end()
 
     def deliver(self, message: Message) -> Awaitable[None]:
         """Send a message that isn't a head to outside these layers."""
@@ -313,16 +327,22 @@ class Exchange:
             if message["type"] == "websocket.close":
                 self.reached = _WIRE
                 self.is_open = False
-            if not self._over:
+            if not self._over or self.scope["type"] == "websocket":
                 return self._send_last(message)
         self.body_bytes += len(message.get("body", b""))
         return self._send(message)
 
     async def _send_last(self, message: Message) -> None:
-        await self._send(message)
+        # A client may leave as soon as it has all.
+        gone = self._gone
+        try:
+            await self._send(message)
+        except (OSError, WebSocketDisconnect):
+            self._gone = True
+            raise
         if message["type"] in _ENDS:
             self.body_bytes += len(message.get("body", b""))
-            self._end()
+            self._end(gone=gone)
         elif message["type"] == "websocket.close":
             self._sent = self._sent or _FORBIDDEN
 
@@ -350,16 +370,29 @@ class Exchange:
     def _unfinished(self, exc: BaseException | None) -> int:
         """Return the status where nobody ended the response, or the websocket."""
         # A client or a server that waits no longer is no failure of the service.
-        if exc is not None and not isinstance(exc, (CancelledError, *CLIENT_LEFT)):
-            self.aborted = self._sent != 0
-            return self._sent or _SERVER_ERROR
-        return (self.scope["type"] == "websocket" and self._sent) or _CLIENT_CLOSED_REQUEST
+        is_websocket = self.scope["type"] == "websocket"
+        abandoned = self._gone if exc is None else self.is_abandoned(exc)
+        if abandoned or isinstance(exc, CancelledError):
+            return (is_websocket and self._sent) or _CLIENT_CLOSED_REQUEST
+        # A server closes a websocket that the app has left.
+        self.aborted = self._sent != 0 and not (is_websocket and exc is None)
+        return self._sent or _SERVER_ERROR
 
-    def _end(self) -> None:
+    def is_abandoned(self, exc: BaseException) -> bool:
+        """Say whether `exc` is what the client of this request causes when it disconnects."""
+        if isinstance(exc, BaseExceptionGroup):
+            return all(map(self.is_abandoned, exc.exceptions))
+        # The endpoint may be a client itself, and lose a connection of its own.
+        if self.scope["type"] == "websocket":
+            return self._gone and isinstance(exc, WebSocketDisconnect)
+        lost = self._gone or isinstance(exc.__context__, OSError)
+        return lost and isinstance(exc, ClientDisconnect)
+
+    def _end(self, *, gone: bool = False) -> None:
         """Call all watchers, the outermost first: the last byte was sent."""
         if not self._over:
             self._over = True
-            self._tell(_CLIENT_CLOSED_REQUEST if self._gone else self._sent, *self.leaving)
+            self._tell(_CLIENT_CLOSED_REQUEST if gone else self._sent, *self.leaving)
 
     def _tell(self, status: int, *leaving: Leaving) -> None:
         self.status = status
@@ -448,7 +481,7 @@ class Place:
         if closes and exchange.scope["http_version"][0] == "1":
             response.headers["Connection"] = "close"
         if closes and announces_body(exchange.scope, exchange.headers):
-            send = linger(send, exchange.received, exchange.is_arriving)
+            send = linger(send, exchange.skip, exchange.is_arriving)
         await respond(response, exchange.scope, exchange.receive, send, close_code=close_code)
 
     async def refuse(self, layer: str, refusal: Refusal) -> None:

@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .cancellation import keeping_shields
 from .exchange import (
-    CLIENT_LEFT,
     PROBE_METHODS,
     Addition,
     Decision,
@@ -118,12 +117,10 @@ class Layer:
             exchange = Exchange(scope, receive, send, chain)
             try:
                 await exchange.run()
-            except CLIENT_LEFT as exc:
-                exchange.finish(exc)
-                if not exchange.is_outermost:
-                    raise  # else no client waits for a response, and nothing is wrong
             except BaseException as exc:
                 exchange.finish(exc)
+                if exchange.is_outermost and exchange.is_abandoned(exc):
+                    return  # no client waits for a response, and nothing is wrong
                 raise
             else:
                 exchange.finish()

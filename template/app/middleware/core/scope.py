@@ -1,7 +1,12 @@
 """What several layers read from an ASGI scope."""
 
+import re
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute, Mount, compile_path
 from starlette.types import Scope
 
 
@@ -32,6 +37,12 @@ def headers_by_name(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes | N
     return found
 
 
+def can_respond(scope: Scope) -> bool:
+    """Say whether a response can be sent: to a handshake, only with an extension of ASGI."""
+    extensions = scope.get("extensions") or ()
+    return scope["type"] != "websocket" or "websocket.http.response" in extensions
+
+
 def route_path(scope: Scope) -> str:
     """Return the path without the `root_path` under which a proxy serves the service."""
     path: str = scope["path"]
@@ -48,24 +59,36 @@ def route_template(scope: Scope) -> str | None:
     Return the full path template of the route that was taken, None where none was.
 
     FastAPI keeps the template of an included router's route, with its prefix, in
-    `scope["fastapi"]`; the path of `scope["route"]` may lack the prefix. The prefix of a mount
-    is known only as it was requested, so the values of its parameters are taken out again;
-    where one was spelt in another way, such as 007 for 7, the prefix is `/{mount}`.
+    `scope["fastapi"]`; the path of `scope["route"]` may lack the prefix. The scope has the
+    prefix of a mount only as it was requested, so its template is looked up in the routes.
     """
     context = scope.get("fastapi", {}).get("effective_route_context")
     path = getattr(context, "path", "") or getattr(_route(scope), "path", None)
     mount: str = scope["root_path"][len(scope.get("app_root_path", scope["root_path"])) :]
     if path is None or not mount:
         return path
-    names = {
-        str(value): f"{{{name}}}"
-        for name, value in scope.get("path_params", {}).items()
-        if f"{{{name}}}" not in path and f"{{{name}:" not in path
-    }
-    parts = mount.split("/")
-    if not names.keys() <= {*parts}:
-        return "/{mount}" + path
-    return "/".join(names.get(part, part) for part in parts) + path
+    return _mount_template(scope["router"].routes, mount) + path
+
+
+def _mount_template(routes: Sequence[BaseRoute], mount: str) -> str:
+    """Return the path of the mount, or of several one inside the other, that took `mount`."""
+    for context in iter_route_contexts(routes):
+        if isinstance(context.original_route, Mount):
+            pattern, template = _below(context.path or "")
+            match = pattern.match(mount + "/")
+            if match is not None:
+                inner = "/" + match["path"].rstrip("/")
+                if inner == "/":
+                    return template
+                return template + _mount_template(context.original_route.routes, inner)
+    return "/{mount}"  # of a kind that hides its path; what clients send must make no label
+
+
+@lru_cache(maxsize=256)
+def _below(path: str) -> tuple[re.Pattern[str], str]:
+    """Return what matches the paths below that of a mount, and its template."""
+    pattern, template, _ = compile_path(path + "/{path:path}")
+    return pattern, template.removesuffix("/{path}")
 
 
 def _route(scope: Scope) -> Any:

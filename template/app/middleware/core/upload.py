@@ -1,11 +1,11 @@
 """Upload: the body of a request, of which more may arrive after it was refused."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 _LINGER_SECONDS: Final = 2.0
 _IDLE_SECONDS: Final = 0.5
@@ -18,9 +18,9 @@ def announces_body(scope: Scope, headers: Mapping[bytes, object]) -> bool:
     return scope["type"] == "http" and (announced or scope["http_version"][0] != "1")
 
 
-def linger(send: Send, receive: Receive, arrives: Callable[[], bool]) -> Send:
+def linger(send: Send, skip: Callable[[], Awaitable[None]], arrives: Callable[[], bool]) -> Send:
     """
-    Return a `send` for a response that closes the connection while a body `arrives`.
+    Return a `send` for a response that closes the connection while a body `arrives`: `skip` it.
 
     A connection that is closed while bytes arrive is reset, and a reset can overtake the
     response (RFC 9112, 9.6): it is sent in full, but ended only when the client fell silent
@@ -31,14 +31,14 @@ def linger(send: Send, receive: Receive, arrives: Callable[[], bool]) -> Send:
     async def send_and_linger(message: Message) -> None:
         if message["type"] == "http.response.body":
             await send({**message, "more_body": True})
-            await _discard(receive, arrives)
+            await _discard(skip, arrives)
             message = {**message, "body": b""}
         await send(message)
 
     return send_and_linger
 
 
-async def _discard(receive: Receive, arrives: Callable[[], bool]) -> None:
+async def _discard(skip: Callable[[], Awaitable[None]], arrives: Callable[[], bool]) -> None:
     """Read what still arrives, for a little while, and keep nothing of it."""
     now = asyncio.get_running_loop().time
     deadline = now() + _LINGER_SECONDS
@@ -46,5 +46,5 @@ async def _discard(receive: Receive, arrives: Callable[[], bool]) -> None:
     with suppress(Exception):
         while arrives() and now() < deadline:
             async with asyncio.timeout(_IDLE_SECONDS):
-                await receive()
+                await skip()
             await asyncio.sleep(0)

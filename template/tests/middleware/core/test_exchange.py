@@ -2,7 +2,7 @@
 
 import asyncio
 from asyncio import CancelledError
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from starlette.applications import Starlette
@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.core.exchange import Exchange, Filter, Place
 from app.middleware.core.layer import Layer
@@ -117,6 +118,8 @@ async def answer(_: Request) -> PlainTextResponse:
 def ask(*middleware: Middleware, method: str = "GET", path: str = "/") -> None:
     routes = [
         Mount("/of/{tenant:int}", routes=[Route("/{name}", answer)]),
+        Mount("/twice/{name}", routes=[Route("/{name}", answer)]),
+        Mount("/in/{outer}", routes=[Mount("/of/{tenant}", routes=[Route("/{name}", answer)])]),
         Mount("/", PlainTextResponse("ok")),
     ]
     TestClient(Starlette(routes=routes, middleware=middleware)).request(method, path)
@@ -151,17 +154,17 @@ def test_what_ends_a_request_without_an_answer_is_told(
 @pytest.mark.parametrize(
     ("kind", "messages", "status", "size"),
     [
-        ("http", [], 499, 0),
+        ("http", [], 500, 0),
         (
             "http",
             [
                 {"type": "http.response.start", "status": 200, "headers": []},
                 {"type": "http.response.body", "body": b"no", "more_body": True},
             ],
-            499,
+            200,
             2,
         ),
-        ("websocket", [], 499, 0),
+        ("websocket", [], 500, 0),
         ("websocket", [{"type": "websocket.close"}], 403, 0),
         (
             "websocket",
@@ -179,7 +182,7 @@ def test_what_ends_a_request_without_an_answer_is_told(
 def test_what_a_client_was_answered_is_told(
     kind: str, messages: list[Message], status: int, size: int
 ) -> None:
-    """A client without a complete response disconnected; a close rejects a handshake with 403."""
+    """What the app leaves without a response, or cut off, is no client's doing."""
     told: list[Exchange] = []
 
     async def answer(_: Scope, __: Receive, send: Send) -> None:
@@ -187,10 +190,80 @@ def test_what_a_client_was_answered_is_told(
             await send(message)
 
     dialogue = Dialogue("GET", "/")
-    dialogue.scope["type"] = kind
+    dialogue.scope.update(type=kind, extensions={"websocket.http.response": {}})
     dialogue.run(Witness(answer, told=told))
 
     assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(status, size)]
+    assert told[0].aborted == (kind == "http" and status == 200)
+
+
+def test_a_handshake_is_closed_where_the_server_takes_no_response() -> None:
+    told: list[Exchange] = []
+
+    async def deny(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["type"] = "websocket"
+    dialogue.run(Witness(deny, told=told))
+
+    assert [message["type"] for message in dialogue.sent] == ["websocket.close"]
+    assert [exchange.status for exchange in told] == [403]
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+def test_only_the_client_of_the_request_is_one_that_left(
+    kind: str, *, grouped: bool, left: bool
+) -> None:
+    """An endpoint may lose a connection of its own, and a task group wraps what it raises."""
+    told: list[Exchange] = []
+    error = ClientDisconnect() if kind == "http" else WebSocketDisconnect(1006)
+    raised = ExceptionGroup("", [error]) if grouped else error
+
+    async def lose(_: Scope, receive: Receive, __: Send) -> None:
+        if left:
+            await receive()
+        raise raised
+
+    async def receive() -> Message:
+        return {"type": f"{kind}.disconnect"}
+
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["type"] = kind
+    with nullcontext() if left else pytest.raises(type(raised)):
+        asyncio.run(Witness(lose, told=told)(dialogue.scope, receive, dialogue.send))
+
+    assert [exchange.status for exchange in told] == [499 if left else 500]
+
+
+def test_a_client_that_has_the_whole_response_may_leave() -> None:
+    """The next thing that the server reports is that it left."""
+    told: list[Exchange] = []
+    gone = asyncio.Event()
+
+    async def answer(_: Scope, receive: Receive, send: Send) -> None:
+        watching = asyncio.ensure_future(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"yes"})
+        await watching
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            gone.set()
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    scope = Dialogue("GET", "/").scope
+    asyncio.run(Witness(answer, told=told)(scope, receive, send))
+
+    assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(200, 3)]
 
 
 def test_neighbours_share_an_exchange() -> None:
@@ -294,10 +367,16 @@ def test_a_layer_between_two_sees_a_client_leave() -> None:
     """The outermost one alone keeps it from the server."""
     seen: list[type[Exception]] = []
 
-    async def leave(*_: object) -> None:
+    async def leave(_: Scope, receive: Receive, __: Send) -> None:
+        await receive()
         raise ClientDisconnect
 
-    Dialogue("GET", "/").run(Witness(Leaving(Witness(leave, told=[]), seen=seen), told=[]))
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    app = Witness(Leaving(Witness(leave, told=[]), seen=seen), told=[])
+    dialogue = Dialogue("GET", "/")
+    asyncio.run(app(dialogue.scope, receive, dialogue.send))
 
     assert seen == [ClientDisconnect]
 
@@ -316,7 +395,9 @@ def test_an_answer_to_head_has_no_bytes() -> None:
         ("/of/7/x", "/of/{tenant}/{name}"),
         ("/of/7/7", "/of/{tenant}/{name}"),
         ("/of/7/of", "/of/{tenant}/{name}"),
-        ("/of/007/x", "/{mount}/{name}"),
+        ("/of/007/x", "/of/{tenant}/{name}"),
+        ("/twice/7/x", "/twice/{name}/{name}"),
+        ("/in/a/of/7/x", "/in/{outer}/of/{tenant}/{name}"),
     ],
 )
 def test_the_routes_of_a_mount_are_few_whatever_is_asked(path: str, route: str) -> None:
