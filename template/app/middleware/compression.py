@@ -10,7 +10,7 @@ from .core.exchange import Exchange, Filter
 from .core.headers import Headers, first
 from .core.layer import HTTP, Layer
 from .core.memo import Memo
-from .core.threads import run_apart, run_at_once
+from .core.threads import Threads, run_at_once
 
 _REMEMBERED: Final = 128
 _LARGE: Final = 128 * 1024
@@ -23,6 +23,7 @@ _NOT_MODIFIED: Final = 304
 _INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
 _ZERO_COPY: Final = "http.response.zerocopysend"
 _TAKEN: Final = "compression.taken"
+_threads: Final = Threads(4)
 
 _DENSE: Final = (b"audio/", b"image/gif", b"image/jpeg", b"image/png", b"image/webp", b"video/")
 _TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
@@ -119,7 +120,7 @@ class _Encoder:
         # Copies, because the library changes the messages that it gets.
         encoding = self._encode(_prepared(message))
         if len(message.get("body", b"")) > _LARGE:
-            await run_apart(run_at_once, encoding)
+            await _threads.run(run_at_once, encoding)
         else:
             await encoding
         encoded = self._encoded.copy()

@@ -111,7 +111,7 @@ class _Held:
 
 def _not_modified(start: Message, headers: Headers) -> Message:
     kept = [item for item in headers if item[0] in _KEPT or item[0][:8] != b"content-"]
-    return {**start, "status": 304, "headers": kept}
+    return {**start, "status": 304, "headers": kept, "trailers": False}
 
 
 def _names(exchange: Exchange, tag: bytes) -> bool:

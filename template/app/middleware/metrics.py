@@ -22,7 +22,7 @@ from .core.exchange import Exchange
 from .core.gauges import Gauges, Reading
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
-from .core.threads import run_apart
+from .core.threads import Threads
 from .problem import refuse
 
 _METHODS: Final = frozenset(
@@ -30,6 +30,7 @@ _METHODS: Final = frozenset(
 )
 _FORBIDDEN: Final = 403
 _ROOM: Final = 16 * 1024 * 1024
+_threads: Final = Threads(1)
 
 
 class MetricsMiddleware(Layer):
@@ -81,13 +82,13 @@ class _MetricsPage:
             return
         registry = scope["state"]["metrics_registry"]
         if workers_share():
-            registry = await run_apart(_registry_of_all_workers)
+            registry = await _threads.run(_registry_of_all_workers)
         accept = Request(scope).headers.get("accept", "")
         try:
             encode, media_type = choose_encoder(accept)
         except (TypeError, ValueError):  # of prometheus-client, for a version that is no number
             encode, media_type = choose_encoder("")
-        page = await run_apart(encode, registry)
+        page = await _threads.run(encode, registry)
         response = Response(page, headers={"Vary": "Accept"}, media_type=media_type)
         await response(scope, receive, send)
 

@@ -63,10 +63,11 @@ class ProxyHeadersMiddleware(Layer):
         await super().lifespan(scope, receive, send)
 
     def enter(self, exchange: Exchange) -> None:
-        if exchange.client is None and _UNIX in self.uvicorn.trusted_hosts:
-            # The name by which uvicorn's class knows it.
-            exchange.client = exchange.scope["client"] = (_UNIX, 0)
         client = exchange.client
+        # Some servers report an empty address there.
+        if (client is None or not client[0]) and _UNIX in self.uvicorn.trusted_hosts:
+            # The name by which uvicorn's class knows it.
+            client = exchange.client = exchange.scope["client"] = (_UNIX, 0)
         if client is not None and client[0] in self.uvicorn.trusted_hosts:
             self._correct(exchange)
 

@@ -1,6 +1,7 @@
 """Session: stores small data for your endpoints in a signed cookie."""
 
 import re
+from functools import partial
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -54,9 +55,10 @@ class SessionMiddleware(Layer):
             run_at_once(self.starlette(exchange.scope, exchange.receive, _nowhere))
         else:
             exchange.scope["session"] = Session()
+        # An app that is mounted may put a session of its own in the place of this one.
+        exchange.at_head(partial(self._set_cookie, exchange.scope["session"]))
 
-    def head(self, exchange: Exchange, message: Message) -> None:
-        session: Session = exchange.scope["session"]
+    def _set_cookie(self, session: Session, exchange: Exchange, message: Message) -> None:
         if session.accessed and message["type"] == "http.response.start":
             # In a copy of the scope, since Starlette reads the session from the cookie again.
             taken: list[Send] = []

@@ -163,6 +163,25 @@ def test_only_complete_answers_to_reading_have_a_tag(
         assert "etag" not in response.headers
 
 
+def test_a_304_announces_no_trailers(probe_app: ProbeApp) -> None:
+    """They don't come, and a client of HTTP/2 would wait for them."""
+    app = probe_app()
+
+    async def trailing(_: Scope, __: Receive, send: Send) -> None:
+        headers = [(b"etag", b'"1"')]
+        head = {"type": "http.response.start", "status": 200, "headers": headers}
+        await send({**head, "trailers": True})
+        await send({"type": "http.response.body", "body": b"text"})
+        await send({"type": "http.response.trailers", "headers": []})
+
+    app.mount("/trailing", trailing)
+    dialogue = Dialogue("GET", "/trailing/", headers={"If-None-Match": '"1"'}).run(app)
+
+    assert dialogue.status == 304
+    assert not dialogue.sent[0].get("trailers", False)
+    assert [message["type"] for message in dialogue.sent[1:]] == ["http.response.body"]
+
+
 def test_a_stream_of_known_length_is_not_held_back(probe_app: ProbeApp) -> None:
     """Its head passes although no byte of its body is there yet."""
     app = probe_app()

@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI, Request, WebSocket
 from itsdangerous import TimestampSigner
 from pydantic import ValidationError
+from starlette.middleware.sessions import SessionMiddleware
 
 from app.middleware import StackSettings
 from app.middleware.stack import build_stack
@@ -55,6 +56,24 @@ def test_what_is_stored_comes_back(app: FastAPI, probe_client: ProbeClient) -> N
     assert client.get("/basket").json() == "onion"
     client.delete("/basket")
     assert client.get("/basket").json() is None
+
+
+def test_the_session_of_a_mounted_app_is_another(app: FastAPI, probe_client: ProbeClient) -> None:
+    inner = FastAPI()
+    inner.add_middleware(SessionMiddleware, secret_key=SECRET, session_cookie="inner")
+
+    @inner.post("/login")
+    async def login(request: Request) -> None:
+        request.session["basket"] = "of the other"
+
+    app.mount("/inner", inner)
+    client = probe_client(app=app, base_url="https://localhost")
+    client.post("/basket/onion")
+
+    cookies = client.post("/inner/login").headers.get_list("set-cookie")
+
+    assert [cookie.partition("=")[0] for cookie in cookies] == ["inner"]
+    assert client.get("/basket").json() == "onion"
 
 
 def test_the_cookie_is_guarded(app: FastAPI, probe_client: ProbeClient) -> None:

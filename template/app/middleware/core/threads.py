@@ -1,25 +1,29 @@
-"""Threads for work that must not wait for the threads of endpoints."""
+"""Threads for work that must not wait for the threads of endpoints, nor for one another."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
 Result = TypeVar("Result")
 
-_MOST: Final = 4
-_limiter: Final[RunVar[CapacityLimiter]] = RunVar("threads of the layers")
 
+class Threads:
+    """At most so many threads, which nothing else can use."""
 
-async def run_apart(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Run `function` in a thread that endpoints can't use."""
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = CapacityLimiter(_MOST)
-        _limiter.set(limiter)
-    return await to_thread.run_sync(function, *arguments, limiter=limiter)
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limiter: RunVar[CapacityLimiter] = RunVar("threads of a layer")
+
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run `function` in one of them."""
+        try:
+            limiter = self._limiter.get()
+        except LookupError:
+            limiter = CapacityLimiter(self._most)
+            self._limiter.set(limiter)
+        return await to_thread.run_sync(function, *arguments, limiter=limiter)
 
 
 def run_at_once(work: Awaitable[None]) -> None:

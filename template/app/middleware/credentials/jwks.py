@@ -6,10 +6,12 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
+from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
 
+from app.middleware.core.threads import Threads
 from app.middleware.user import CannotCheckError
 
 from .jwt_keys import Key, PublicKey, algorithms_for, common
@@ -23,6 +25,7 @@ _FETCH_SECONDS: Final = 5
 _MAXIMUM_BYTES: Final = 1_000_000
 # Of a token that names none: each try costs the time of a signature.
 _MOST_TRIED: Final = 16
+_threads: Final = Threads(1)
 
 
 class PublishedKeys:
@@ -57,8 +60,8 @@ class PublishedKeys:
     async def renew(self) -> bool:
         version = self.version
         if (fetching := self._refresh()) is not None:
-            # Shielded: others wait for it too when this request is cancelled.
-            await asyncio.shield(fetching)
+            # It goes on for others when this request waits no longer.
+            await asyncio.wait([fetching], timeout=_FETCH_SECONDS)
         return self.version != version
 
     def check_known(self) -> None:
@@ -82,8 +85,7 @@ class PublishedKeys:
 
     async def _fetch(self) -> None:
         try:
-            async with asyncio.timeout(_FETCH_SECONDS):
-                published = json.loads(await asyncio.to_thread(_download, self._url))["keys"]
+            published = json.loads(await _threads.run(_download, self._url))["keys"]
             keys = [key for item in published if (key := _usable(item, self._algorithms))]
             if not keys:
                 msg = f"no key for {', '.join(self._algorithms)} among {len(published)}"
@@ -103,9 +105,8 @@ def _usable(published: Any, allowed: Collection[str]) -> Key | None:
     """Return the published key, None where it is for something else or of an unknown kind."""
     try:
         key = jwt.PyJWK(published).key
-        wanted = published.get("use", "sig") == "sig" and "verify" in published.get(
-            "key_ops", ["verify"]
-        )
+        signs = (published.get("use") or "sig") == "sig"
+        wanted = signs and "verify" in (published.get("key_ops") or ["verify"])
         if not wanted or not isinstance(key, PublicKey):
             return None
     except Exception:  # noqa: BLE001 - a key that this service can't read must not hide the others
@@ -124,10 +125,21 @@ class _NoRedirects(HTTPRedirectHandler):
 
 
 def _download(url: str) -> bytes:
+    deadline = monotonic() + _FETCH_SECONDS
     request = Request(url, headers={"Accept": "application/json", "User-Agent": "jwks"})  # noqa: S310
-    with build_opener(_NoRedirects).open(request, timeout=_SOCKET_SECONDS) as response:
-        body: bytes = response.read(_MAXIMUM_BYTES + 1)
-    if len(body) > _MAXIMUM_BYTES:
-        msg = f"more than {_MAXIMUM_BYTES} bytes"
-        raise ValueError(msg)
+    try:
+        opened = build_opener(_NoRedirects).open(request, timeout=_SOCKET_SECONDS)
+    except HTTPError as error:
+        error.close()
+        raise
+    with opened as response:
+        body = b""
+        while chunk := response.read1(_MAXIMUM_BYTES):
+            body += chunk
+            if len(body) > _MAXIMUM_BYTES:
+                msg = f"more than {_MAXIMUM_BYTES} bytes"
+                raise ValueError(msg)
+            if monotonic() > deadline:
+                msg = f"not complete after {_FETCH_SECONDS} seconds"
+                raise TimeoutError(msg)
     return body

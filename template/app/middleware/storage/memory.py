@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 from app.middleware.core.reading import Plain
 
 Counts = OrderedDict[str, tuple[int, float]]
+Values = OrderedDict[str, tuple[bytes, float]]
 
 _MOST_COUNTS: Final = 100_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
@@ -22,13 +23,15 @@ class MemoryStorage:
 
     It holds at most 100,000 counts for each length of a window, and 64 MiB of responses. Above
     that it drops the oldest: the client of a dropped count gets a new window early, and a dropped
-    response is forgotten early. Every operation takes the same time, however much is kept.
+    response is forgotten early. The claim of a request that runs is never dropped. Every operation
+    takes the same time, however much is kept.
     """
 
     def __init__(self) -> None:
         # One dictionary for each length, so that the oldest entry is the first to expire.
         self.counts: defaultdict[int, Counts] = defaultdict(OrderedDict)
-        self.answers: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self.claims: Values = OrderedDict()
+        self.answers: Values = OrderedDict()
         self._bytes = 0
 
     async def open(self) -> None:
@@ -57,27 +60,37 @@ class MemoryStorage:
         return 1, float(seconds)
 
     async def claim(self, key: str, value: bytes, seconds: int) -> bytes | None:
-        found, ends_at = self.answers.get(key, (b"", 0.0))
-        if ends_at > monotonic():
+        if found := self._find(key):
             return found
-        self._put(key, value, seconds)
+        self._drop(key)
+        self._hold(key, value, seconds)
         return None
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
-        found, ends_at = self.answers.get(key, (b"", 0.0))
-        if ends_at <= monotonic() or found != old:
+        if self._find(key) != old:
             return False
-        if new is None:
-            self._drop(key)
-        else:
-            self._put(key, new, seconds)
+        self._drop(key)
+        if new == old:
+            self._hold(key, old, seconds)
+        elif new is not None:
+            self._keep(key, new, seconds)
         return True
 
-    def _put(self, key: str, value: bytes, seconds: int) -> None:
-        self._drop(key)
+    def _find(self, key: str) -> bytes:
+        value, ends_at = self.claims.get(key) or self.answers.get(key) or (b"", 0.0)
+        return value if ends_at > monotonic() else b""
+
+    def _hold(self, key: str, claim: bytes, seconds: int) -> None:
         now = monotonic()
-        self.answers[key] = (value, now + seconds)
-        self._bytes += len(key) + len(value) + _BYTES_OF_ENTRY
+        self.claims[key] = (claim, now + seconds)
+        for _ in range(2):  # as with counts
+            if _first_end(self.claims) <= now:
+                self.claims.popitem(last=False)
+
+    def _keep(self, key: str, answer: bytes, seconds: int) -> None:
+        now = monotonic()
+        self.answers[key] = (answer, now + seconds)
+        self._bytes += len(key) + len(answer) + _BYTES_OF_ENTRY
         while self._bytes > _MOST_BYTES:
             self._drop(next(iter(self.answers)))
         for _ in range(2):
@@ -85,6 +98,7 @@ class MemoryStorage:
                 self._drop(next(iter(self.answers)))
 
     def _drop(self, key: str) -> None:
+        self.claims.pop(key, None)
         if key in self.answers:
             value, _ = self.answers.pop(key)
             self._bytes -= len(key) + len(value) + _BYTES_OF_ENTRY

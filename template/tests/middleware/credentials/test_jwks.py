@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -53,6 +55,7 @@ class Provider:
         self.answer: object = {"keys": [published(ec_key("a"), "a")]}
         self.status = 200
         self.seconds = 0.0
+        self.pause = 0.0
         self.asked = 0
         provider = self
 
@@ -68,6 +71,12 @@ class Provider:
                     provider.status = 200
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
+                if provider.pause:
+                    with suppress(OSError):
+                        for byte in body:
+                            self.wfile.write(bytes([byte]))
+                            time.sleep(provider.pause)
+                    return
                 self.wfile.write(body)
 
             def log_message(self, *_: Any, **__: Any) -> None:
@@ -145,6 +154,41 @@ def test_a_provider_that_dawdles_is_given_up(
 ) -> None:
     monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
     provider.seconds = 0.5
+
+    with pytest.raises(CannotCheckError):
+        asyncio.run(ask(verify, es256("a")))
+
+
+def test_a_provider_that_drips_takes_one_thread(
+    provider: Provider, verify: JwtVerifier, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again when it is through, and takes no thread of anybody else."""
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
+    provider.seconds = 0.3
+    threads: list[int] = []
+
+    async def run() -> None:
+        for _ in range(4):
+            clock.now += 11
+            with pytest.raises(CannotCheckError):
+                await ask(verify, es256("a"))
+            threads.append(threading.active_count())
+        await asyncio.sleep(0.4)
+        provider.seconds = 0
+        clock.now += 11
+        assert (await ask(verify, es256("a"))).id
+
+    asyncio.run(run())
+
+    assert provider.asked == 2
+    assert len({*threads}) == 1
+
+
+def test_a_body_that_does_not_end_is_given_up(
+    provider: Provider, verify: JwtVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.5)
+    provider.pause = 0.1
 
     with pytest.raises(CannotCheckError):
         asyncio.run(ask(verify, es256("a")))
@@ -386,11 +430,13 @@ def test_only_keys_for_signatures_of_the_algorithm_are_tried(
             published(ec_key("a"), "encrypts", use="enc"),
             published(ec_key("a"), "signs", key_ops=["sign"]),
             published(ec_key("b"), "b", use="sig", key_ops=["verify"]),
+            published(ec_key("c"), "c", use=None, key_ops=None),
         ]
     }
 
     async def run() -> None:
         assert (await ask(verify, es256("b", ""))).id
+        assert (await ask(verify, es256("c", ""))).id
         with pytest.raises(BadCredentialError):
             await ask(verify, es256("a", ""))
 

@@ -137,6 +137,22 @@ def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "999" in storage.answers
 
 
+def test_a_claim_is_not_dropped_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request runs: the next one would run beside it."""
+    monkeypatch.setattr(memory, "_MOST_BYTES", 100_000)
+    storage = MemoryStorage()
+
+    async def scenario() -> bytes | None:
+        await storage.claim("running", b"mine", 60)
+        await storage.replace("running", b"mine", b"mine", 60)
+        for number in range(1000):
+            await storage.claim(str(number), b"theirs", 60)
+            await storage.replace(str(number), b"theirs", b"x" * 1000, 60)
+        return await storage.claim("running", b"other", 60)
+
+    assert asyncio.run(scenario()) == b"mine"
+
+
 def test_answers_that_ended_go(clock: Clock) -> None:
     storage = MemoryStorage()
 
@@ -149,7 +165,7 @@ def test_answers_that_ended_go(clock: Clock) -> None:
 
     asyncio.run(scenario())
 
-    assert len(storage.answers) == 100
+    assert len(storage.claims) == 100
 
 
 @pytest.mark.parametrize("url", ["redis://localhost", "memory", ""])
