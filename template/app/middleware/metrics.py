@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .core.check import fail_start, readers_of
 from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters, workers_share
 from .core.exchange import Exchange
 from .core.gauges import Gauges, Reading
@@ -29,6 +30,10 @@ _METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
 _FORBIDDEN: Final = 403
+_TAKEN: Final = (
+    "METRICS_PATH must not be the path of another route, which {} is, since the metrics would"
+    " respond instead. Set another path."
+)
 _ROOM: Final = 16 * 1024 * 1024
 _threads: Final = Threads(1)
 
@@ -49,6 +54,10 @@ class MetricsMiddleware(Layer):
         self.gauges = Gauges(readings, self.counters.registry, one_worker=one_worker)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = scope["app"]
+        for page in [route for route in service.routes if isinstance(route, _ExactRoute)]:
+            if readers_of(service, page.path) != [page]:
+                await fail_start(_TAKEN.format(page.path), receive, send)
         self.gauges.start()
         await super().lifespan(scope, receive, send)
 
@@ -102,6 +111,9 @@ _OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 class _ExactRoute(Route):
     """A route without parameters, which compares the path first, since every request asks it."""
+
+    # What gave it its path.
+    setting: Final = "METRICS_PATH"
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["path"].endswith(self.path):

@@ -3,17 +3,15 @@
 from collections.abc import Awaitable, Collection
 from typing import Annotated, Final
 
-from fastapi.routing import iter_route_contexts
 from pydantic import Field
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .core.check import fail_start
+from .core.check import fail_start, readers_of
 from .core.exchange import PROBE_METHODS, Decision, Exchange
 from .core.headers import Clash, HeaderRule
 from .core.health import Checks, Health
 from .core.layer import HTTP, Layer
-from .core.policies import template_of
 from .core.shutdown import Shutdown
 from .problem import Refusal
 
@@ -25,6 +23,7 @@ _TAKEN: Final = (
     "A route has the path of READINESS_PATH, {}, where the layer readiness responds before it."
     " Make the route a check, stack_options(settings, checks=[...]), or set another path."
 )
+_SAME: Final = "{} must not be the path of READINESS_PATH, {}. Set another path."
 _CLOSES: Final = HeaderRule({b"connection": Clash.REPLACE})
 _CLOSE: Final = [(b"connection", b"close")]
 
@@ -83,9 +82,10 @@ class ReadinessMiddleware(Layer):
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown = self.readiness.shutdown
-        routes = iter_route_contexts(scope["app"].routes)
-        if any(template_of(route) == self.path for route in routes):
-            await fail_start(_TAKEN.format(self.path), receive, send)
+        for route in readers_of(scope["app"], self.path):
+            setting = getattr(route, "setting", None)
+            sentence = _SAME.format(setting, self.path) if setting else _TAKEN.format(self.path)
+            await fail_start(sentence, receive, send)
 
         async def received() -> Message:
             message = await receive()

@@ -352,6 +352,25 @@ def test_nonsense_is_refused_at_start(settings: dict[str, object], sentence: str
         stack_settings(**settings)
 
 
+@pytest.mark.parametrize("path", ["/probe/ok", "/docs", "/openapi.json"])
+def test_the_path_of_another_route_ends_the_start(path: str, probe_app: ProbeApp) -> None:
+    """The metrics would respond instead, since their route is the first."""
+    fault = f"METRICS_PATH must not be the path of another route, which {path} is"
+    with pytest.raises(RuntimeError, match=fault), TestClient(probe_app(metrics_path=path)):
+        pass
+
+
+def test_a_route_may_take_other_methods_there(probe_app: ProbeApp) -> None:
+    app = probe_app()
+
+    @app.post("/metrics")
+    async def push() -> str:
+        return "pushed"
+
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.post("/metrics").json() == "pushed"
+
+
 @pytest.mark.parametrize("directory", ["nothing", "/proc", ""])
 def test_a_directory_that_can_not_be_written_to_is_refused_at_start(
     directory: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -237,6 +237,13 @@ def test_a_route_of_that_path_ends_the_start(probe_app: ProbeApp) -> None:
         pass
 
 
+@pytest.mark.skipif("metrics" not in LAYERS, reason="no metrics")
+def test_the_path_of_the_metrics_is_named_so(probe_app: ProbeApp) -> None:
+    fault = "METRICS_PATH must not be the path of READINESS_PATH, /readyz"
+    with pytest.raises(RuntimeError, match=fault), TestClient(probe_app(metrics_path="/readyz")):
+        pass
+
+
 def test_what_catches_every_path_is_no_such_route(probe_app: ProbeApp) -> None:
     app = probe_app()
     app.mount("/", FastAPI())

@@ -12,9 +12,10 @@ from starlette.middleware import Middleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware import innermost, inside, outermost, outside
+from app.middleware import StackSettings, innermost, inside, outermost, outside
 from app.middleware.core.check import faults, live_stack
 from app.middleware.core.command_line import main
+from app.middleware.core.setting_types import Paths
 from app.middleware.order import DOUBLES, LAYERS, RULES, WAIT_FOR_EXCEPTIONS, Rule, layer_of
 from app.middleware.stack import build_stack
 
@@ -22,6 +23,9 @@ from .conftest import ENVIRONMENT, ProbeApp, ProbeClient, stack_settings
 
 FIRST = next(iter(LAYERS))
 LAST = list(LAYERS)[-1]
+
+# The settings whose paths must be those of routes.
+EXACT = [name for name, field in StackSettings.model_fields.items() if field.annotation == Paths]
 
 swapped: Any = inside
 
@@ -202,6 +206,24 @@ def test_a_fault_stops_the_start(probe_app: ProbeApp, probe_client: ProbeClient)
 
     with pytest.raises(BaseException, match="was added outside the middleware stack"):
         probe_client(app=app)
+
+
+@pytest.mark.parametrize(("path", "other"), [("/probe/ok/", "/probe/ok"), ("/late", "/late/")])
+@pytest.mark.skipif(not EXACT, reason="no setting holds paths")
+def test_a_path_that_a_route_has_but_for_the_last_slash_is_refused(
+    path: str, other: str, probe_app: ProbeApp
+) -> None:
+    """Requests for the route would be rejected for ever, those of probes too."""
+    for name in EXACT:
+        app = probe_app(**{name: [path, "/nowhere"]})
+        app.add_api_route("/late/", lambda: None)
+
+        (fault,) = faults(app)
+        app.mount("/", FastAPI())
+
+        assert fault.startswith(f"{name.upper()} must hold paths as the routes have them, not ")
+        assert fault.endswith(f"'{path}'; write {other}.")
+        assert faults(app) == []
 
 
 def test_the_server_is_told_why_it_may_not_start(probe_app: ProbeApp) -> None:

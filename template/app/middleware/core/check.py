@@ -2,15 +2,17 @@
 
 from asyncio import get_running_loop
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from types import NoneType
 from typing import Any, Final, NoReturn
 
+from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.order import (
@@ -25,8 +27,11 @@ from app.middleware.order import (
 )
 
 from .cancellation import until_cancelled_have_ended
+from .environment import EnvironmentSettings
+from .exchange import PROBE_METHODS
 from .layer import Layer, layers_from
-from .policies import Policies
+from .policies import Policies, methods_of, taken, template_of
+from .setting_types import Paths
 
 LOST: Final = (
     "The app that is served has no checked layers. Something builds an app around yours or anew,"
@@ -130,8 +135,19 @@ def faults(app: ASGIApp) -> list[str]:
         for cls in declared
         if DOUBLES.get(dotted_name(cls), layer_of(cls)) != layer_of(cls)
     ]
-    found += policies.faults(service.routes) if policies else []
+    if policies:
+        found += _lost_paths(service, policies.settings)
+        found += policies.faults(service.routes)
     return [sentence for sentence in dict.fromkeys(found) if sentence]
+
+
+def readers_of(service: Starlette, path: str) -> list[BaseRoute]:
+    """Return the routes of exactly this path that take GET or HEAD."""
+    return [
+        route.original_route
+        for route in iter_route_contexts(service.routes)
+        if template_of(route) == path and PROBE_METHODS & (methods_of(route) or PROBE_METHODS)
+    ]
 
 
 def policies_of(service: Starlette) -> Policies | None:
@@ -146,6 +162,20 @@ def service_of(app: Any) -> Starlette | None:
         inner = (value for value in getattr(app, "__dict__", {}).values() if _is_service(value))
         app = next(inner, getattr(app, "app", None))
     return app
+
+
+def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
+    """Yield a sentence for each path of a setting that a route has but for the last slash."""
+    templates = {*map(template_of, iter_route_contexts(service.routes))}
+    for name, field in type(settings).model_fields.items():
+        for path in getattr(settings, name) if field.annotation == Paths else ():
+            other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+            scope = {"type": "http", "method": "GET", "path": path, "headers": [], "app": service}
+            if other in templates and path not in templates and taken(scope) is None:
+                yield (
+                    f"{name.upper()} must hold paths as the routes have them, not {path!r};"
+                    f" write {other}."
+                )
 
 
 def live_stack(app: ASGIApp) -> list[Any]:
