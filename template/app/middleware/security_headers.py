@@ -3,7 +3,8 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Final, Literal, get_args
 
@@ -150,20 +151,59 @@ def _pages(app: FastAPI, prefix: str) -> Iterator[str]:
 
 
 def _content_security(value: str) -> str:
-    """Reject directives that browsers ignore silently."""
-    for directive in filter(str.strip, value.split(";")):
-        name, *sources = directive.split()
-        if not re.fullmatch(r"[A-Za-z-]+", name):
-            msg = (
-                "must be directives such as default-src 'none', with ; between them and without"
-                f" the name of the header, not {directive.strip()!r}"
-            )
-            raise ValueError(msg)
-        bare = next((source for source in sources if source.lower() in _KEYWORDS), None)
-        if bare and (name.endswith("-src") or name in {"base-uri", "form-action"}):
-            msg = f"must have keywords in quotes; write '{bare.lower()}', not {directive.strip()!r}"
-            raise ValueError(msg)
+    """Reject what browsers ignore silently; after a comma begins another policy (CSP3, 3.1)."""
+    for policy in value.split(","):
+        names = []
+        for directive in filter(None, map(str.strip, policy.split(";"))):
+            meant = _meant_directive(directive)
+            if meant != directive.split():
+                hint = f"; write {' '.join(meant)}" if meant else ""
+                msg = (
+                    "must be directives such as default-src 'none', with ; between them, keywords"
+                    f" in quotes, and without the name of the header, not {directive!r}{hint}"
+                )
+                raise ValueError(msg)
+            names.append(meant[0].lower())
+            if names.count(names[-1]) > 1:
+                msg = f"must have each directive once, or only the first counts, not {directive!r}"
+                raise ValueError(msg)
     return value
+
+
+def _meant_directive(directive: str) -> list[str] | None:
+    """Return a directive as browsers understand it, None if it isn't like any."""
+    first, *words = directive.split()
+    name, *more = re.split("[=:]", first, maxsplit=1)
+    if name.lower() not in _DIRECTIVES:
+        (name,) = get_close_matches(name.lower(), _DIRECTIVES, n=1) or [""]
+    known = _DIRECTIVES.get(name.lower())
+    if known is None:
+        return None
+    meant = [name]
+    for word in (*filter(None, more), *words):
+        if known is _SOURCES and "-" in word and word.lower() in _DIRECTIVES:
+            meant[-1] += ";"
+        meant.append(_meant_word(word, known))
+    return meant
+
+
+def _meant_word(word: str, known: Collection[str]) -> str:
+    """Return a word of a directive, of which `known` are those that browsers know."""
+    bare = word.strip("'\"")
+    spelled = {item.strip("'"): item for item in known}
+    quoted = known is _SOURCES and _NONCE_OR_HASH.fullmatch(bare)
+    if word.lower() in known or (quoted and word == f"'{bare}'"):
+        return word
+    if quoted:
+        return f"'{bare}'"
+    similar = [bare.lower()] if bare.lower() in spelled else []
+    # Without quotes a source may be the name of a host.
+    if word != bare or known is _SANDBOX:
+        similar = similar or get_close_matches(bare.lower(), spelled, n=1, cutoff=_SIMILAR)
+    if similar:
+        return spelled[similar[0]]
+    # An unknown word in quotes may be one of tomorrow; an address is none.
+    return word if word == f"'{bare}'" and not set(".:*") & set(bare) else bare
 
 
 def _referrer(value: str) -> str:
@@ -176,19 +216,63 @@ def _referrer(value: str) -> str:
 
 def _permissions(value: str) -> str:
     """Reject an invalid dictionary (RFC 9651), which browsers ignore as a whole."""
-    for item in filter(str.strip, value.split(",")):
-        if not _PERMISSION.fullmatch(item.strip()):
-            msg = (
-                "must be features and who can use them, such as camera=(), fullscreen=(self),"
-                f" with commas between them, not {item.strip()!r}"
-            )
-            raise ValueError(msg)
-    return value.strip().rstrip(",")
+    items = [item.strip() for item in value.split(",") if item.strip()]
+    if wrong := next((item for item in items if not _PERMISSION.fullmatch(item)), None):
+        msg = (
+            "must be features and who can use them, such as camera=(), fullscreen=(self),"
+            f" with commas between them, not {wrong!r}"
+        )
+        raise ValueError(msg)
+    return ", ".join(items)
 
 
-_KEYWORDS: Final = frozenset(
-    {"none", "self", "strict-dynamic", "unsafe-eval", "unsafe-hashes", "unsafe-inline"}
+_NONCE_OR_HASH: Final = re.compile(
+    r"(nonce|((eval|url)-)?sha(256|384|512))-[\w+/-]+=*", re.IGNORECASE
 )
+_SIMILAR: Final = 0.75
+_SOURCES: Final = frozenset(
+    f"'{keyword}'"
+    for keyword in (
+        *("inline-speculation-rules", "none", "report-sample", "report-sha256", "report-sha384"),
+        *("report-sha512", "self", "strict-dynamic", "trusted-types-eval"),
+        *("unsafe-allow-redirects", "unsafe-eval", "unsafe-hashes", "unsafe-inline"),
+        *("unsafe-webtransport-hashes", "wasm-unsafe-eval"),
+    )
+)
+_SANDBOX: Final = frozenset(
+    f"allow-{permission}"
+    for permission in (
+        *("downloads", "forms", "modals", "orientation-lock", "pointer-lock", "popups"),
+        *("popups-to-escape-sandbox", "presentation", "same-origin", "scripts"),
+        *("storage-access-by-user-activation", "top-navigation"),
+        *("top-navigation-by-user-activation", "top-navigation-to-custom-protocols"),
+    )
+)
+# Those of CSP3, of the specifications that extend it, and those that they replaced.
+_DIRECTIVES: Final[Mapping[str, Collection[str]]] = {
+    **dict.fromkeys(
+        (
+            *("base-uri", "child-src", "connect-src", "default-src", "fenced-frame-src"),
+            *("font-src", "form-action", "frame-ancestors", "frame-src", "img-src"),
+            *("manifest-src", "media-src", "navigate-to", "object-src", "prefetch-src"),
+            *("script-src", "script-src-attr", "script-src-elem", "style-src", "style-src-attr"),
+            *("style-src-elem", "worker-src"),
+        ),
+        _SOURCES,
+    ),
+    **dict.fromkeys(
+        (
+            *("block-all-mixed-content", "plugin-types", "referrer", "reflected-xss", "report-to"),
+            *("report-uri", "require-sri-for", "treat-as-public-address"),
+            "upgrade-insecure-requests",
+        ),
+        (),
+    ),
+    "require-trusted-types-for": ("'script'",),
+    "sandbox": _SANDBOX,
+    "trusted-types": ("'allow-duplicates'", "'none'"),
+    "webrtc": ("'allow'", "'block'"),
+}
 _REFERRER_POLICIES: Final = (
     "no-referrer",
     "no-referrer-when-downgrade",
