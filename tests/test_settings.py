@@ -5,6 +5,7 @@ Settings: each value takes effect, or ends the start with a sentence that says w
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
@@ -142,6 +143,43 @@ def test_what_can_not_take_effect_ends_the_start(scheme: str, reader: Reader) ->
     assert wrong == [], "\n".join(map(str, wrong))
 
 
+@pytest.mark.parametrize("scheme", SERVICES)
+def test_each_way_out_is_one(scheme: str, reader: Reader) -> None:
+    """What a sentence says to write, and its examples, are read by the same setting."""
+    cases = [{name: value} for kind, name, value, _ in _cases(REFUSED) if kind == scheme]
+
+    results = reader.read(scheme, cases)
+
+    ways_out = {
+        (name, way_out): (value, result[1])
+        for case, result in zip(cases, results, strict=True)
+        for name, value in case.items()
+        for way_out in _ways_out(result[1])
+    }
+    assert ways_out
+    again = reader.read(scheme, [{name: way_out} for name, way_out in ways_out])
+    refused = [
+        (*asked, *ways_out[asked], result)
+        for asked, result in zip(ways_out, again, strict=True)
+        if not isinstance(result, dict)
+    ]
+    assert refused == [], "\n".join(map(str, refused))
+
+
+def _ways_out(sentence: str) -> Iterator[str]:
+    """Yield what can be written instead, and the examples."""
+    for found in _WAY_OUT.finditer(sentence):
+        for way_out in (found["example"] or found["written"]).split(" or "):
+            yield re.sub("^'(.*)'$", r"\1", way_out)
+
+
+# An example ends before the sentence goes on; what to write is the end of its sentence.
+_WAY_OUT: Final = re.compile(
+    r"(?:(?<!pattern )(?<!tools )(?<!characters )such as (?P<example>.+?)(?=, |;| \(|\.$)"
+    r"|\bwrite (?!one\b|its\b|it\b|a host\b)(?P<written>.+?)(?=, not '|\.$))"
+)
+
+
 def _is_refusal(result: Any, name: str, value: str, way_out: str) -> bool:
     """One sentence names the setting, the value unless it is a secret, and the way out."""
     if not isinstance(result, list) or len(result) != 2:
@@ -151,6 +189,26 @@ def _is_refusal(result: Any, name: str, value: str, way_out: str) -> bool:
     shown = name not in SECRETS and value != ""
     leaked = name in SECRETS and len(value) > 20 and value in sentence
     return status == FAILED_START and named and (not shown or "not " in sentence) and not leaked
+
+
+@pytest.mark.parametrize("scheme", SERVICES)
+def test_no_setting_takes_a_header_of_a_layer(scheme: str, reader: Reader) -> None:
+    headers = {
+        header
+        for entry in ENTRIES.values()
+        for part in with_variants(entry)
+        for key in ("sets", "reads", "looks_at")
+        for header in part.get(key, ())
+        if isinstance(header, str)
+    }
+    names = {"REQUEST_ID_HEADER", "API_KEY_HEADER"}
+    cases = [(name, header) for name in names if _scheme(name) == scheme for header in headers]
+
+    results = reader.read(scheme, [{name: header} for name, header in cases])
+
+    taken = [case for case, result in zip(cases, results, strict=True) if isinstance(result, dict)]
+    # It is the header of the key, where that is the only credential.
+    assert [case for case in taken if case != ("API_KEY_HEADER", "Authorization")] == []
 
 
 @pytest.mark.parametrize("scheme", SERVICES)
@@ -168,7 +226,7 @@ def test_quotes_and_white_space_are_no_part_of_a_value(scheme: str, reader: Read
     assert spaced == plain
     for name, *results in zip(names, quoted, single, strict=True):
         for result in results:
-            assert _is_refusal(result, name, usual[name], usual[name].partition(",")[0]), result
+            assert _is_refusal(result, name, usual[name], usual[name].split(",")[0].strip()), result
 
 
 def _usual(name: str) -> str:

@@ -102,19 +102,32 @@ def _regex(value: str) -> str:
     except re.error as error:
         msg = f"must be a regular expression, not {value!r}: {error}"
         raise ValueError(msg) from None
-    hint = next((hint for sign, hint in _NEVER if sign.search(value)), None)
-    if _CAPITAL.search(_NO_CAPITAL.sub("", value)) and not _IGNORES_CASE.search(value):
-        hint = "browsers send origins in lower case"
-    if hint:
+    if hint := _why_never(value):
         msg = f"must match origins as browsers send them, not {value!r}: {hint}"
         raise ValueError(msg)
     return value
 
 
+def _why_never(value: str) -> str | None:
+    """Return what keeps an expression from matching an origin, None if nothing is known to."""
+    bare = _CLASS.sub(r"[\1]", value).replace("\\/", "/")
+    if hint := next((hint for sign, hint in _NEVER if sign.search(bare)), None):
+        return hint
+    if all(map(_BEGINS_OTHERWISE.match, bare.split("|"))):
+        return "begin it with https://"
+    if all(map(_SLASH.search, _NO_PATH.sub("", bare).split("|"))):
+        return "an origin ends without a slash"
+    if _CAPITAL.search(_NO_CAPITAL.sub("", bare)) and not _IGNORES_CASE.search(value):
+        return "browsers send origins in lower case"
+    return None
+
+
 def _method(value: str) -> str:
     method = value.upper()
-    if method in {"ALL", "ANY"}:
-        msg = f"must hold methods such as GET, or * for all, not {value!r}"
+    if not re.fullmatch(r"[A-Z_-]+|\*", method) or method in {"ALL", "ANY"}:
+        listed = re.sub(r"[^A-Z_-]+", ",", method).strip(",")
+        hint = f"; write {listed}" if "," in listed else ""
+        msg = f"must hold methods such as GET, or * for all, not {value!r}{hint}"
         raise ValueError(msg)
     return method
 
@@ -171,21 +184,28 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
 
 
 _STRANGERS: Final = ("https://any.invalid", "http://any.invalid")
+# What is in a class such as [^/] decides nothing.
+_CLASS: Final = re.compile(r"(?<!\\)\[(\^?)\]?(?:\\.|[^]\\])*\]")
 # What no origin holds, or what keeps an expression from matching a whole one.
 _NEVER: Final = (
+    (re.compile(r"[^\x00-\x7f]"), "browsers send ASCII, such as https://xn--bcher-kva.example"),
     (re.compile(r"""[\s"'@#]|,(?![^{]*})"""), "write one expression; (a|b) matches two"),
-    (re.compile(r"^\^?[*/]|/\*"), "write [a-z0-9-]+ for a wildcard"),
-    (re.compile(r"[a-z0-9)\]+*]\\?/\$?$"), "an origin ends without a slash"),
+    (re.compile(r":(//)?\*"), "a wildcard is [a-z0-9-]+, and any port is [0-9]+"),
     (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave out the default port"),
     (re.compile(r"^(?!.*(:|(?<!\\)\.[*+{]|\[\^|\\[SDW]))."), "begin it with https://"),
 )
+# No scheme, or one that no page has; those of extensions and apps, such as capacitor://, may be.
+_BEGINS_OTHERWISE: Final = re.compile(r"\^?(/|(ftp|file|wss?)://|[a-z0-9-]+(\(?:(?!/)|\\\.|\$?$))")
+# The slashes of a scheme, and a group, of which one alternative may match.
+_NO_PATH: Final = re.compile(r"://|\([^()]*\)")
+_SLASH: Final = re.compile(r"/(?![?*{])")
 _CAPITAL: Final = re.compile(r"[A-Z]")
-# Where a capital is none of an origin: an escape, a class, the name of a group.
-_NO_CAPITAL: Final = re.compile(r"\\.|\[[^\]]*\]|\(\?P?[<=]\w*")
+# Where a capital is none of an origin: an escape, the name of a group.
+_NO_CAPITAL: Final = re.compile(r"\\.|\(\?P?[<=]\w*")
 _IGNORES_CASE: Final = re.compile(r"\(\?[a-z]*i")
 _Name = Annotated[str, AfterValidator(header_name_or_all), Plain]
 Origins = tuple[Annotated[str, AfterValidator(_origin)], ...]
 OriginRegex = Annotated[str, AfterValidator(_regex), Plain]
-Methods = tuple[Annotated[_Name, AfterValidator(_method)], ...]
+Methods = tuple[Annotated[str, AfterValidator(_method)], ...]
 AllowedHeaders = tuple[_Name, ...]
 ExposedHeaders = tuple[Annotated[_Name, AfterValidator(_exposed)], ...]

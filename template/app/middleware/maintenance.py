@@ -1,7 +1,7 @@
 """Maintenance: returns 503 while a file exists."""
 
 from collections.abc import Collection
-from os.path import isfile
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -49,12 +49,25 @@ class MaintenanceMiddleware(Layer):
 def _file(value: str) -> str:
     if value.lower() in _SWITCHES or value.startswith(("~", "file:")) or set("*?$") & set(value):
         hint = "it is the path of a file, and requests get 503 while that file exists"
-    elif Path(value).is_dir():
+    elif isdir(value):  # noqa: PTH112 - as above
         hint = f"that is a folder; name a file in it, such as {Path(value) / 'on'}"
+    elif (reason := _why_never(value)) is not None:
+        hint = f"nothing can be seen there ({reason}); name a file in a folder that can be searched"
     else:
         return value
     msg = f"must be the path of a file such as maintenance, not {value!r}: {hint}"
     raise ValueError(msg)
+
+
+def _why_never(value: str) -> str | None:
+    """Return why no file of that path could be seen; None where it only isn't there."""
+    try:
+        Path(value).stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 _SWITCHES: Final = frozenset({"0", "1", "false", "no", "off", "on", "true", "yes"})

@@ -13,7 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornPr
 from .core.check import fail_start
 from .core.exchange import Exchange
 from .core.layer import Layer
-from .core.networks import MAPPED_BITS, network, parse_network
+from .core.networks import MAPPED_BITS, holds_everybody, network, parse_network
 from .core.reading import in_any_case
 from .core.threads import run_at_once
 
@@ -163,13 +163,13 @@ def _proxy(value: str) -> str:
     if value.startswith(_UNIX):
         msg = f"must be the word unix alone for peers on a unix socket, not {value!r}"
         raise ValueError(msg)
-    if value == "*" or parse_network(network(value)).prefixlen == 0:
+    if holds_everybody(value):
         msg = (
             f"must not hold {value!r}, with which every client can claim any address; list the"
             " addresses and networks of your proxies"
         )
         raise ValueError(msg)
-    return value
+    return network(value)
 
 
 TrustedProxies = tuple[Annotated[str, AfterValidator(_proxy), in_any_case(_UNIX)], ...]

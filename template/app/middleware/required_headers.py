@@ -1,5 +1,6 @@
 """Required headers: returns 400 to requests without a required header."""
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import HTTP, NOTHING, Layer
+from .core.reading import is_quoted
 from .core.setting_types import header_name, header_value
 from .problem import Refusal
 
@@ -41,18 +43,33 @@ class RequiredHeadersMiddleware(Layer):
 
 
 def _pairs(value: object) -> object:
-    """Read `{"X-Environment": "production"}` too."""
+    """Read `{"X-Environment": "production"}` too, where quotes in a value are part of it."""
+    if isinstance(value, list):
+        for item in value:
+            _refuse_quotes(str(item))
     if not isinstance(value, Mapping):
         return value
+    wrong = {name: content for name, content in value.items() if not isinstance(content, str)}
+    if wrong:
+        example = '{"X-Environment": "production"}'
+        msg = f"must have one text for each header, such as {example}, not {json.dumps(wrong)}"
+        raise ValueError(msg)
     return [f"{name}: {content}" for name, content in value.items()]
+
+
+def _refuse_quotes(item: str) -> None:
+    name, _, content = (part.strip() for part in item.partition(":"))
+    if is_quoted(content):
+        msg = f"must hold values without quotes, not {item!r}; write {name}: {content[1:-1]}"
+        raise ValueError(msg)
 
 
 def _header(item: str) -> str:
     name, _, value = (part.strip() for part in item.partition(":"))
     if not value or value == "*":
         msg = (
-            "must be headers such as X-Environment: production, each with its exact value"
-            f' (or JSON such as {{"X-Environment": "production"}}), not {item!r}'
+            "must be headers such as X-Environment: production, each with its exact value,"
+            f' or JSON such as {{"X-Environment": "production"}}, not {item!r}'
         )
         raise ValueError(msg)
     return f"{header_name(name)}: {header_value(value)}"

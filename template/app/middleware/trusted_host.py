@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.memo import Memo
-from .core.setting_types import host_name
+from .core.setting_types import host_name, meant_host
 from .problem import Refusal
 
 _REMEMBERED: Final = 1024
@@ -21,6 +22,7 @@ _HOST: Final = re.compile(
     r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)(:(?P<port>[1-9]\d{0,4}))?",
     re.IGNORECASE,
 )
+_WILD: Final = re.compile(r"^([a-z]+://)?\*\.", re.IGNORECASE)
 _HIGHEST_PORT: Final = 65_535
 
 
@@ -56,12 +58,30 @@ class TrustedHostMiddleware(Layer):
 
 def _pattern(value: str) -> str:
     wild = "*." if value.startswith("*.") else ""
-    try:
-        return wild + host_name(value.removeprefix(wild))
-    except ValueError as error:
-        hint = "name the hosts, or *.api.example for all below one" if value == "*" else error
-        msg = f"must be host names such as api.example or *.api.example, not {value!r}: {hint}"
-        raise ValueError(msg) from None
+    with suppress(ValueError):
+        host = host_name(value.removeprefix(wild))
+        if not (wild and _is_address(host)):
+            return wild + host
+    msg = f"must be host names such as api.example or *.api.example, not {value!r}: {_hint(value)}"
+    raise ValueError(msg)
+
+
+def _hint(value: str) -> str:
+    bare, wild = _WILD.subn(r"\1", value)
+    host = meant_host(bare)
+    if value == "*":
+        return "name the hosts, or *.api.example for all below one"
+    if host is None:
+        return "write a host name such as api.example, or an IPv6 address such as [::1]"
+    if _is_address(host):
+        return f"an address has brackets in IPv6, and no wildcard, port or zone; write {host}"
+    below = f" or *.{host}" if bare.startswith(".") else ""
+    hint = "a host name is ASCII, without scheme, port, path and dots around it"
+    return f"{hint}; write {'*.' if wild else ''}{host}{below}"
+
+
+def _is_address(host: str) -> bool:
+    return host.startswith("[") or host.replace(".", "").isdigit()
 
 
 def _some(value: tuple[str, ...]) -> tuple[str, ...]:

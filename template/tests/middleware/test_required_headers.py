@@ -115,6 +115,8 @@ def test_the_spaces_around_a_colon_are_free() -> None:
         ('[""]', "must be headers such as"),
         ("X Environment: production", "must be a header name"),
         ("X-Environment: prod\nuction", "must be printable ASCII"),
+        ("X-Environment: 'production'", "write X-Environment: production"),
+        ('{"X-Environment": ["production", "staging"]}', "must have one text for each header"),
         ("X-Environment: a,x-environment: b", "must name each header once"),
     ],
 )

@@ -43,34 +43,45 @@ def covers(networks: Iterable[Network], inner: Network) -> bool:
 
 def network(value: str) -> str:
     """Refuse what is neither an address nor a network, and the address that nobody has."""
+    meant = meant_network(value)
+    if meant is not None and _is_unspecified(meant):
+        all_of_them = f"{meant.network_address}/0"
+        msg = f"must not hold {value!r}, no client has it; for every client, write {all_of_them}"
+        raise ValueError(msg)
     try:
-        spelled = ip_network(value)
+        ip_network(value)
     except ValueError:
         msg = f"must hold addresses and networks such as 10.0.0.5 or 10.0.0.0/8, not {value!r}"
-        raise ValueError(msg + _network_hint(value)) from None
-    if spelled.num_addresses == 1 and spelled.network_address.is_unspecified:
-        msg = f"must not hold {value!r}, no client has it; write {value}/0 for every client"
-        raise ValueError(msg)
+        raise ValueError(msg + _network_hint(value, meant)) from None
     return value
 
 
-def _network_hint(value: str) -> str:
-    bare = value.strip("[]")
+def meant_network(value: str) -> Network | None:
+    """Return what was meant by `10.0.0.1/8`, `10.0.0.5:8080` and `[::1]:80`; None if unclear."""
+    for spelled in (value, value.rpartition(":")[0]):
+        with suppress(ValueError):
+            return ip_network(spelled.strip("[]"), strict=False)
+    return None
+
+
+def holds_everybody(value: str) -> bool:
+    """Say whether every client was meant, however it is spelled."""
+    meant = meant_network(value)
+    return value == "*" or (meant is not None and (meant.prefixlen == 0 or _is_unspecified(meant)))
+
+
+def _is_unspecified(meant: Network) -> bool:
+    return meant.num_addresses == 1 and meant.network_address.is_unspecified
+
+
+def _network_hint(value: str, meant: Network | None) -> str:
     if value == "*":
-        return ": write 0.0.0.0/0 and ::/0 to allow every client"
+        return "; for every client, write 0.0.0.0/0,::/0"
     if value.lower() == "localhost":
-        return ": write 127.0.0.1 and ::1"
-    with suppress(ValueError):
-        meant = ip_network(bare, strict=False) if "/" in bare else _without_port(bare)
-        return f": write {meant}"
-    return ""
-
-
-def _without_port(value: str) -> Address:
-    """Return the address of `10.0.0.5:8080` and `[::1]:8080`."""
-    with suppress(ValueError):
-        return ip_address(value)
-    return ip_address(value.rpartition(":")[0].strip("[]"))
+        return "; write 127.0.0.1,::1"
+    if meant is None:
+        return ""
+    return f"; write {meant.network_address if meant.num_addresses == 1 else meant}"
 
 
 Networks = tuple[Annotated[str, AfterValidator(network)], ...]

@@ -17,9 +17,14 @@ def plain(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES:
+    if is_quoted(text):
         raise ValueError(_QUOTED.format(text[1:-1]))
     return text
+
+
+def is_quoted(text: str) -> bool:
+    """Say whether there are quotes around it."""
+    return len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES
 
 
 def split_commas(value: str) -> Any:
@@ -28,8 +33,11 @@ def split_commas(value: str) -> Any:
         # An IPv6 host such as [::1] starts in the same way, and is no JSON.
         with suppress(ValueError):
             return json.loads(value)
-    plain(value)
-    return [item for part in value.split(",") if (item := plain(part))]
+    items = [item for part in value.split(",") if (item := part.strip())]
+    if any(map(is_quoted, (value.strip(), *items))):
+        bare = filter(None, (item.strip(_QUOTES) for item in items))
+        raise ValueError(_QUOTED.format(",".join(bare)))
+    return items
 
 
 def read_json(value: str) -> Any:

@@ -1,9 +1,10 @@
 """Types of settings that several layers share. Each rejects a wrong value with a sentence."""
 
 import re
+import socket
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,8 +16,14 @@ from .reading import Plain
 ORIGIN: Final = re.compile(r"(?P<name>https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+))(:[0-9]+)?")
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_ABOUT_HOST: Final = re.compile(r"([a-z]+://)?\.?(?P<host>[^:/]*?)\.?(:[0-9]+)?(/.*)?")
 _LABELS: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+# A host with what is often written around it.
+_ABOUT_HOST: Final = re.compile(
+    r"([a-z]+://)?\.?(?P<host>[^:/\[\]]*?|\[[^\]]*\])\.?(:[0-9]+)?(/(?![0-9]+$).*)?"
+)
+_WILD: Final = re.compile(r"[*()\\]|://\.")
+# A host that browsers read as an IPv4 address, or refuse (URL, 3.5, "ends in a number").
+_NUMBER_AT_END: Final = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 
 
 def header_name(value: str) -> str:
@@ -35,13 +42,15 @@ def header_name_or_all(value: str) -> str:
 # They frame a message, or have another meaning in a request or a response.
 _TAKEN: Final = re.compile(
     r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
-    r"|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date|etag"
-    r"|expect|expires|forwarded|from|host|idempotency-key|if-.*|keep-alive|last-modified|link"
+    r"|baggage|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date"
+    r"|etag|expect|expires|forwarded|from|host|idempotency-(key|replayed)|if-.*|keep-alive"
+    r"|last-modified|link"
     r"|location|max-forwards|origin|permissions-policy|pragma|proxy-.*|range|ratelimit(-.*)?"
     r"|referer|referrer-policy|refresh|retry-after|sec-.*|server|server-timing|set-cookie"
-    r"|strict-transport-security|te|trailer|transfer-encoding|upgrade|user-agent|vary|via"
+    r"|strict-transport-security|te|traceparent|tracestate|trailer|transfer-encoding|upgrade"
+    r"|user-agent|vary|via"
     r"|warning|www-authenticate|x-content-type-options|x-frame-options"
-    r"|x-forwarded-(for|host|port|prefix|proto)",
+    r"|x-forwarded-(for|host|port|prefix|proto)|x-process-time",
     re.IGNORECASE,
 )
 
@@ -66,20 +75,20 @@ def header_value(value: str) -> str:
     return value
 
 
-def exact_path(value: str, called: str = "an exact path", hint: str = "") -> str:
+# What requests send otherwise, and what patterns have; `$` also is in paths such as /$metadata.
+_NO_PATH: Final = re.compile(r"[][|^?#{}<>*%,; \\]|//|/:|\$$|\.\+|/\.\.?(/|$)")
+
+
+def exact_path(value: str, wanted: str = "an exact path such as /status", hint: str = "") -> str:
     """Reject what isn't the path of a route, or can't be in the path of a request."""
-    exact = value.startswith("/") and value.isprintable() and "//" not in value
-    if not exact or any(mark in value for mark in "?#{}<>*%,; \\") or "/:" in value:
-        msg = (
-            f"must be {called} such as /healthz, without a pattern, a query or a host,"
-            f" not {value!r}{hint}"
-        )
+    if not value.startswith("/") or not value.isprintable() or _NO_PATH.search(value):
+        msg = f"must be {wanted}, without a pattern, a query or a host, not {value!r}{hint}"
         raise ValueError(msg)
     return value
 
 
 def _listed_path(value: str) -> str:
-    return exact_path(value, "exact paths", "; list each path")
+    return exact_path(value, "exact paths such as /healthz", "; list each path")
 
 
 def host_name(value: str) -> str:
@@ -87,31 +96,34 @@ def host_name(value: str) -> str:
     Return a host as clients send it: in lower case, an IPv6 address in its short form.
 
     Raises:
-        ValueError: it is none; the message says what to write.
+        ValueError: it is none.
 
     """
     name = value.lower()
-    if name.startswith("[") and name.endswith("]"):
+    if name.startswith("[") and name.endswith("]") and "%" not in name:
         with suppress(ValueError):
             return f"[{IPv6Address(name[1:-1])}]"
     elif _LABELS.fullmatch(name):
         return name
-    raise ValueError(_host_hint(name))
+    msg = f"no host: {value!r}"
+    raise ValueError(msg)
 
 
-def _host_hint(name: str) -> str:
-    """Return what to write instead of `name`, which isn't a host."""
+def meant_host(value: str) -> str | None:
+    """Return the host in what was written instead of one, None where it isn't clear."""
+    name = value.lower()
     with suppress(ValueError):
-        return f"an IPv6 address needs brackets; write [{IPv6Address(name)}]"
-    parts = _ABOUT_HOST.fullmatch(name)
-    if parts and _LABELS.fullmatch(parts["host"]):
-        hint = "no scheme, port, path or dots around it"
-        below = " or *." + parts["host"] if name.startswith(".") else ""
-        return f"a host name has {hint}; write {parts['host']}{below}"
-    if not name.isascii():
-        with suppress(UnicodeError):
-            return f"clients send it in ASCII; write {name.encode('idna').decode()}"
-    return "write a host name such as api.example, or an IPv6 address such as [::1]"
+        return host_name(f"[{IPv6Address(name.partition('%')[0])}]")
+    if (parts := _ABOUT_HOST.fullmatch(name)) is None:
+        return None
+    name = re.sub(r"%[^]]*", "", parts["host"])
+    with suppress(ValueError):
+        if name.isascii():
+            return host_name(name)
+        ascii_name = name.encode("idna")
+        # Browsers don't fold every letter that this codec folds.
+        return ascii_name.decode() if ascii_name.decode("idna") == name else None
+    return None
 
 
 def browser_origin(value: str) -> str | None:
@@ -119,14 +131,30 @@ def browser_origin(value: str) -> str | None:
     match = ORIGIN.fullmatch(value.lower())
     if match is None:
         return None
+    scheme, _, host = match["name"].partition("://")
     try:
         port = urlsplit(match[0]).port
-        scheme, _, host = match["name"].partition("://")
         name = f"{scheme}://{host_name(host)}"
+        if _NUMBER_AT_END.fullmatch(host):
+            IPv4Address(host)
     except ValueError:
         return None
     origin = name if port is None else f"{name}:{port}"
     return origin.removesuffix(":443" if scheme == "https" else ":80")
+
+
+def _meant_origin(value: str) -> str | None:
+    """Return the origin in an address that holds more, or spells its host otherwise."""
+    with suppress(ValueError):
+        address = urlsplit(value.lower())
+        host = address.hostname or ""
+        host = meant_host(f"[{host}]" if ":" in host else host) or ""
+        if _NUMBER_AT_END.fullmatch(host):
+            with suppress(OSError):
+                host = socket.inet_ntoa(socket.inet_aton(host))
+        port = "" if address.port is None else f":{address.port}"
+        return browser_origin(f"{address.scheme}://{host}{port}")
+    return None
 
 
 def check_origin(value: str, *, instead: str) -> str:
@@ -139,19 +167,15 @@ def check_origin(value: str, *, instead: str) -> str:
     """
     if origin := browser_origin(value):
         return origin
-    lower = value.lower()
-    match = ORIGIN.match(lower)
+    several = [_meant_origin(part) for part in re.split(r"[\s;|]+", value) if part]
+    meant = ",".join(map(str, several)) if all(several) else _meant_origin(value)
     if value == "null":
         hint = "every sandboxed page and local file sends it; serve the page from an origin"
-    elif "*" in value:
+    elif _WILD.search(value):
         hint = f"a wildcard never matches; {instead}"
-    elif "://" in value and not value.isascii():
-        hint = "browsers send the host in ASCII, such as https://xn--bcher-kva.example"
-    elif match and match[0] != lower:
-        hint = f"an origin ends after host and port; write {match[0]!r}"
-    elif match and match[0].endswith("."):
-        hint = f"leave out the last dot; write {match[0].rstrip('.')!r}"
-    elif lower.startswith(("http://", "https://")):
+    elif meant:
+        hint = f"an origin is scheme, ASCII host and port, with commas between two; write {meant!r}"
+    elif value.lower().startswith(("http://", "https://")):
         hint = "its port is above 65535, or its address is invalid"
     elif "://" in value:
         hint = f"the scheme is http or https; {instead}"
@@ -161,15 +185,30 @@ def check_origin(value: str, *, instead: str) -> str:
     raise ValueError(msg)
 
 
+# Signs of a pattern, of which none is in `Mozilla/5.0 (X11; U) [en]`.
+_PATTERN: Final = re.compile(
+    r"^\^|[*\\]|\$$|^/.*/\w*$|\.[+?]|\(\?|\([\w.]*\|[\w.|]*\)|\S\[[\w-]+\]"
+)
+_WITH_NAME: Final = re.compile(r"user-agent\s*:\s*(?P<value>.*)", re.IGNORECASE)
+
+
 def _item(value: str) -> str:
     """Reject an empty item, which is a prefix of every value, and a pattern."""
     if not value.strip():
         msg = "must not hold an empty item"
         raise ValueError(msg)
-    if "*" in value or value.startswith("^") or "\\" in value:
-        msg = f"must hold prefixes of what clients send, not a pattern such as {value!r}"
+    if _PATTERN.search(value):
+        msg = (
+            "must hold prefixes of what clients send, such as LegacyApp/1, not a pattern such as"
+            f" {value!r}"
+        )
         raise ValueError(msg)
-    return header_value(value)
+    if named := _WITH_NAME.fullmatch(value):
+        start = named["value"] or "LegacyApp/1"
+        msg = f"must not hold the name of the header, not {value!r}; write {start}"
+        raise ValueError(msg)
+    # No client sends white space there.
+    return header_value(value.lstrip())
 
 
 T = TypeVar("T")
