@@ -1,6 +1,7 @@
 """Maintenance: while a file exists, requests get 503."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydantic import ValidationError
@@ -111,6 +112,18 @@ def test_an_open_websocket_lives_on(probe_client: ProbeClient, tmp_path: Path) -
         websocket.send_text("hi")
 
         assert websocket.receive_text() == "hi"
+
+
+@pytest.mark.parametrize("name", [f"{__file__}/on", "x" * 300, "locked/on"])
+def test_a_place_where_nothing_can_be_seen_is_refused_at_start(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service would never be in maintenance."""
+    if name.startswith("locked"):  # since nothing is locked for root
+        monkeypatch.setattr(Path, "stat", Mock(side_effect=PermissionError(13, "denied")))
+
+    with pytest.raises(ValidationError, match="nothing can be seen there"):
+        stack_settings(maintenance_file=name)
 
 
 def test_no_file_at_all_is_refused_at_start() -> None:

@@ -73,7 +73,7 @@ def test_a_probe_passes_under_a_root_path(probe_client: ProbeClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["https://api.example", "api.example:443", "a/b", "*", "*x.example"]
+    "host", ["https://api.example", "api.example:443", "a/b", "*", "*x.example", "*.[::1]"]
 )
 def test_nonsense_is_refused_at_start(host: str) -> None:
     with pytest.raises(ValidationError, match="must be host names such as"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.middleware.core.networks import network, parse_address, parse_network
+from app.middleware.core.networks import holds_everybody, network, parse_address, parse_network
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,11 @@ def test_a_network_has_one_form(value: str, folded: str) -> None:
 def test_nonsense_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="must hold addresses and networks such as"):
         network(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "0.0.0.0/0", "0.0.0.0:80", "[::]", "::/0", "::", "10.0.0.5/0"]
+)
+def test_everybody_has_many_names(value: str) -> None:
+    assert holds_everybody(value)
+    assert not holds_everybody("0.0.0.0/8")
