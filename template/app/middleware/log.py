@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, TextIO, get_args
 import structlog
 from pydantic_core import to_json
 from structlog.contextvars import _CONTEXT_VARS, get_contextvars
-from structlog.processors import format_exc_info
+from structlog.processors import StackInfoRenderer, format_exc_info
 from structlog.typing import EventDict
 
 from .core.reading import in_any_case
@@ -32,8 +32,13 @@ _fields: ContextVar[Mapping[str, object]] = ContextVar(
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 # Formatting the number for every line would cost half as much as the rest of the line.
 _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
+_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+# What each line has, whatever else is in it.
+_RESERVED: Final = frozenset({"event", "level", "timestamp"})
 # structlog has parameters of these names; `extra` can have any.
-_TAKEN: Final = frozenset({"event", "level", "logger", "self", "timestamp"})
+_TAKEN: Final = _RESERVED | {"logger", "self"}
+_OF_SEVERAL_LINES: Final = ("stack", "exception")
+_render_stack: Final = StackInfoRenderer([__name__])
 _LONGEST_TEXT: Final = 2048
 _LONGEST_TRACEBACK: Final = 65_536
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
@@ -42,7 +47,13 @@ _RELOADER: Final = "watchfiles"
 
 
 def bind(**fields: object) -> Token[Mapping[str, object]]:
-    """Add `fields` to all further log lines of this request."""
+    """
+    Add `fields` to all further log lines of this request.
+
+    Those that each line has anyway get an underscore: `level` is logged as `level_`.
+    """
+    if not _RESERVED.isdisjoint(fields):
+        fields = _apart(fields)
     known = _fields.get()
     return _fields.set({**known, **fields} if known else fields)
 
@@ -62,7 +73,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     render = _bounded(_console_line() if readable else _json_line)
     structlog.configure(
         processors=[_complete, render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_any_level(structlog.make_filtering_bound_logger(level)),
         logger_factory=_StandardOutput,
         cache_logger_on_first_use=False,
     )
@@ -96,6 +107,28 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     return write if wanted else lambda _: None
 
 
+def _any_level(logger: Any) -> Any:
+    """Return structlog's class of loggers with the levels that libraries define, such as NOTICE."""
+
+    class AnyLevel(logger):  # type: ignore[misc]
+        def log(self, level: int, event: str, *args: Any, **fields: Any) -> Any:
+            return super().log(_nearest(level), event, *args, **_named(level) | fields)
+
+        async def alog(self, level: int, event: str, *args: Any, **fields: Any) -> Any:
+            return await super().alog(_nearest(level), event, *args, **_named(level) | fields)
+
+    return AnyLevel
+
+
+def _nearest(level: int) -> int:
+    return max((known for known in _LEVELS if known <= level), default=logging.NOTSET)
+
+
+def _named(level: int) -> dict[str, str]:
+    """Return the name of a level that `level` can't have, since what reads the log knows five."""
+    return {} if level in _LEVELS else {"levelname": logging.getLevelName(level)}
+
+
 class _StandardOutput:
     """Writes a line at once, to the current standard output, since tests replace it."""
 
@@ -113,11 +146,13 @@ class _StandardOutput:
             # Writing to the stream would take three times as long for the same call.
             if self._descriptor is not None:
                 line = line[os.write(self._descriptor, line) :]
-            if line:
+            if line and hasattr(stream, "buffer"):
                 stream.buffer.write(line)
                 stream.buffer.flush()
-        except OSError:
-            return  # a full disk or a closed pipe; no request may fail because of its line
+            elif line:  # such as io.StringIO
+                stream.write(line.decode())
+        except (AttributeError, OSError, ValueError):
+            return  # a full disk, a closed pipe, no output; no request may fail because of its line
 
     debug = info = warning = warn = error = critical = exception = fatal = log = msg
 
@@ -133,12 +168,10 @@ class _ToStructlog(logging.Handler):
     """Passes the log records of libraries and of the server to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        extra = {
-            f"{key}_" if key in _TAKEN else key: value
-            for key, value in vars(record).items()
-            if key not in _PLAIN_RECORD
-        }
+        extra = {key: value for key, value in vars(record).items() if key not in _PLAIN_RECORD}
         extra.pop("color_message", None)  # uvicorn's second form of the same message
+        if record.stack_info:
+            extra["stack"] = record.stack_info
         try:
             structlog.get_logger().log(
                 record.levelno,
@@ -146,21 +179,28 @@ class _ToStructlog(logging.Handler):
                 record.getMessage(),
                 logger=record.name,
                 exc_info=record.exc_info,
-                **extra,
+                **_apart(extra, _TAKEN),
             )
         except Exception:  # noqa: BLE001 - a line that can't be written must not end a request
             self.handleError(record)
 
 
+def _apart(fields: Mapping[str, object], taken: frozenset[str] = _RESERVED) -> dict[str, Any]:
+    """Return `fields` with an underscore after each name that is taken."""
+    return {f"{key}_" if key in taken else key: value for key, value in fields.items()}
+
+
 def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
-    line = _completed(level, event)
+    line = _completed(level, {"event": event.pop("event", None), **_apart(event)})
+    if "stack_info" in line:
+        line = _render_stack(logger, level, line)
     return format_exc_info(logger, level, line) if "exc_info" in line else line
 
 
 def _completed(level: str, event: EventDict) -> EventDict:
     bound = _fields.get()
     if _CONTEXT_VARS:  # of which a look at all costs as much as the rest, in vain if none is bound
-        bound = {**get_contextvars(), **bound}
+        bound = {**_apart(get_contextvars()), **bound}
     return {
         "timestamp": _timestamp(),
         "level": level,
@@ -193,17 +233,38 @@ def _bounded(render: Render) -> Render:
 
 
 def _cut(key: str, value: object) -> object:
-    most = _LONGEST_TRACEBACK if key == "exception" else _LONGEST_TEXT
-    text = value if isinstance(value, str) else str(value)
+    most = _LONGEST_TRACEBACK if key in _OF_SEVERAL_LINES else _LONGEST_TEXT
+    text = value if isinstance(value, str) else _text(value, str)
     return value if len(text) <= most else text[:most] + "…"
+
+
+def _text(value: object, of: Callable[[object], str] = repr) -> str:
+    """Return a text in any case, since a line must not end what it is about."""
+    try:
+        return of(value)
+    except Exception:  # noqa: BLE001 - the code of a value can raise anything
+        return object.__repr__(value)
 
 
 def _json_line(_: object, __: str, event: EventDict) -> bytes:
     # JSON escapes line breaks and control characters, so a value can't forge a line.
     try:
-        return to_json(event, fallback=str, inf_nan_mode="strings")
-    except ValueError:  # a text with a lone surrogate, which UTF-8 can't hold
-        return json.dumps(event, default=str, separators=(",", ":")).encode("ascii")
+        return _json(event)
+    except Exception:  # noqa: BLE001 - one field is to blame; the others stay what they are
+        fields = (json.dumps(key).encode() + b":" + _field(value) for key, value in event.items())
+        return b"{" + b",".join(fields) + b"}"
+
+
+def _json(value: object) -> bytes:
+    return to_json(value, fallback=str, inf_nan_mode="strings")
+
+
+def _field(value: object) -> bytes:
+    try:
+        return _json(value)
+    except Exception:  # noqa: BLE001 - such as bytes or a lone surrogate, which UTF-8 can't hold
+        text = value if isinstance(value, str) else _text(value)
+        return json.dumps(text).encode()
 
 
 def _console_line() -> Render:
@@ -211,12 +272,12 @@ def _console_line() -> Render:
     renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty() and not plain)
 
     def render(logger: Any, name: str, event: EventDict) -> bytes:
-        traceback = event.get("exception")
-        shown = {key: _escaped(value) for key, value in event.items() if key != "exception"}
-        if traceback is not None:
-            # Indented, so that a message of several lines can't look like log lines.
-            lines = (f"    {_escaped(line)}" for line in str(traceback).splitlines())
-            shown["exception"] = "\n".join(lines)
+        shown = {str(_escaped(key)): _escaped(value) for key, value in event.items()}
+        for key in _OF_SEVERAL_LINES:
+            if key in event:
+                # Indented, so that a message of several lines can't look like log lines.
+                lines = _text(event[key], str).splitlines()
+                shown[key] = "\n".join(f"    {_escaped(line)}" for line in lines)
         line: Any = renderer(logger, name, shown)
         return str(line).encode("utf-8", "backslashreplace")
 
@@ -225,5 +286,8 @@ def _console_line() -> Render:
 
 def _escaped(value: object) -> object:
     """Escape control characters, so that a path can't forge a line or control a terminal."""
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # noqa: BLE001 - the renderer would call it again
+        return object.__repr__(value)
     return value if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -2,15 +2,17 @@
 
 import errno
 import io
+import json
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import redirect_stdout
+from typing import Any, Final
 
 import pytest
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from app.middleware.log import LogFormat, configure_logging
+from app.middleware.log import LogFormat, bind, configure_logging, unbind
 
 from .conftest import LogLines, stack_settings
 
@@ -90,6 +92,178 @@ def test_what_a_library_adds_can_not_take_the_place_of_a_field(log_lines: LogLin
     assert (line["event"], line["level"], line["logger"]) == ("of a library", "warning", "library")
     told = {"event_": 1, "level_": 2, "logger_": 3, "timestamp_": 4, "more": 5}
     assert {key: line[key] for key in told} == told
+
+
+async def _is_written_by_structlog(level: int) -> None:
+    await structlog.get_logger().alog(level, "sent %s", "once")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda level: logging.getLogger("billing").log(level, "sent %s", "once"),
+        lambda level: structlog.get_logger().log(level, "sent %s", "once"),
+        _is_written_by_structlog,
+    ],
+    ids=["library", "structlog", "structlog-async"],
+)
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (5, None),
+        (logging.INFO, ("info", None)),
+        (25, ("info", "NOTICE")),
+        (35, ("warning", "Level 35")),
+        (99, ("critical", "Level 99")),
+    ],
+)
+async def test_a_level_of_another_name_is_the_next_below(
+    write: Callable[[int], Awaitable[None] | None],
+    level: int,
+    expected: tuple[str, str | None] | None,
+    log_lines: LogLines,
+) -> None:
+    configure_logging(level="INFO", log_format="json")
+    logging.addLevelName(25, "NOTICE")
+
+    if (written := write(level)) is not None:
+        await written
+
+    found = [(line["level"], line.get("levelname"), line["event"]) for line in log_lines()]
+    assert found == ([(*expected, "sent once")] if expected else [])
+
+
+RESERVED: Final = {"event": "party", "level": "gold", "timestamp": "noon"}
+
+
+@pytest.mark.parametrize("way", ["bind", "contextvars", "logger", "call"])
+def test_a_field_can_not_take_the_place_of_one_that_each_line_has(
+    way: str, log_lines: LogLines
+) -> None:
+    configure_logging(level="INFO", log_format="json")
+    logger = structlog.get_logger()
+    ours = {key: value for key, value in RESERVED.items() if way in {"bind", "contextvars"}}
+    ours |= {"level": "gold", "timestamp": "noon"}
+
+    if way == "bind":
+        token = bind(**ours)
+        logger.error("lost")
+        unbind(token)
+    elif way == "contextvars":
+        with bound_contextvars(**ours):
+            logger.error("lost")
+    elif way == "logger":
+        logger.bind(**ours).error("lost")
+    else:
+        logger.error("lost", **ours)
+
+    (line,) = log_lines()
+    assert (line["event"], line["level"]) == ("lost", "error")
+    assert line["timestamp"] != "noon"
+    assert {key: line[f"{key}_"] for key in ours} == ours
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize(
+    "logger", [logging.getLogger("library"), structlog.get_logger()], ids=["library", "structlog"]
+)
+def test_the_stack_is_written_where_it_is_wanted(
+    logger: Any, log_format: LogFormat, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(level="INFO", log_format=log_format)
+
+    logger.error("here", stack_info=True)
+    logger.error("there", stack_info=False)
+
+    here, there = capfd.readouterr().out.split("there")
+    assert "test_the_stack_is_written" in here
+    assert "log.py" not in here.replace("test_log.py", "")
+    assert "stack" not in there
+    if log_format == "json":
+        assert "test_log.py" in json.loads(here.splitlines()[0])["stack"]
+    else:
+        assert all(line.startswith("    ") for line in here.splitlines()[1:-1])
+
+
+class Broken:
+    """A value without a text."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def _circular() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    value["itself"] = value
+    return value
+
+
+def _deep() -> list[Any]:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+BEYOND_JSON: Final[dict[str, Any]] = {
+    "bytes": b"\xff",
+    "bytes in a list": [1, b"\xff"],
+    "a lone surrogate": "a \ud800",
+    "one in a key": {"a \ud800": 1},
+    "circular": _circular(),
+    "deep": _deep(),
+    "broken": Broken(),
+    "broken in a set": {Broken()},
+}
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("value", BEYOND_JSON.values(), ids=BEYOND_JSON)
+def test_a_value_that_can_not_be_written_leaves_the_others(
+    value: Any, log_format: LogFormat, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(level="INFO", log_format=log_format)
+
+    structlog.get_logger().info("got", value=value, number=float("nan"), names={"one"}, size=3)
+
+    (written,) = capfd.readouterr().out.splitlines()
+    assert "got" in written
+    if log_format == "json":
+        line = json.loads(written, parse_constant=pytest.fail)
+        found = (line["level"], line["number"], line["names"], line["size"])
+        assert found == ("info", "NaN", ["one"], 3)
+        assert isinstance(line["value"], str)
+
+
+def test_a_long_value_without_a_text_is_written(log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+
+    structlog.get_logger().info("got", path="/leek" * 1000, value=Broken())
+
+    assert [line["event"] for line in log_lines()] == ["got"]
+
+
+def test_a_name_can_not_forge_a_readable_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(level="INFO", log_format="console")
+
+    structlog.get_logger().info("odd", **{"\nforged\x1b[31m": 1})
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in line
+
+
+def test_what_replaces_standard_output_gets_lines_or_none(log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+    text, closed = io.StringIO(), io.StringIO()
+    closed.close()
+
+    for output in (text, closed, None):
+        with redirect_stdout(output):
+            structlog.get_logger().info("one")
+
+    assert json.loads(text.getvalue())["event"] == "one"
+    assert log_lines() == []
 
 
 def test_a_text_that_utf_8_can_not_hold_is_written(log_lines: LogLines) -> None:
