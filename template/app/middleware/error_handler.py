@@ -4,7 +4,6 @@ import logging
 from asyncio import CancelledError, current_task
 from typing import Any, Final
 
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from opentelemetry.trace import get_current_span
 from starlette.exceptions import HTTPException
@@ -15,7 +14,7 @@ from starlette.websockets import WebSocket
 
 from .core.exchange import Exchange, Place
 from .core.layer import Layer
-from .problem import phrase, problem_response
+from .problem import as_json, phrase, problem_response
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -96,9 +95,7 @@ async def _validation_handler(request: Request, exc: RequestValidationError) -> 
     # Without `input` and `ctx`: both repeat what the client sent, secrets included.
     errors = [{key: error[key] for key in ("loc", "msg", "type")} for error in exc.errors()]
     detail = "The request is invalid; see `errors`."
-    return problem_response(
-        request.scope, 422, detail, members={"errors": jsonable_encoder(errors)}
-    )
+    return problem_response(request.scope, 422, detail, members={"errors": errors})
 
 
 async def _websocket_validation_handler(
@@ -122,10 +119,7 @@ def _described(value: object) -> tuple[str, dict[str, Any]]:
     FastAPI allows any value, RFC 9457 only text: a mapping becomes members, and any other value
     becomes the member `details`.
     """
-    try:
-        encoded = jsonable_encoder(value)
-    except (TypeError, ValueError):
-        encoded = str(value)
+    encoded = as_json(value)
     if isinstance(encoded, dict):
         detail, members = _described(encoded.pop("detail", None))
         return detail, {**members, **encoded}

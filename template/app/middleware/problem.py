@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
+from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,6 +17,8 @@ from .core.scope import can_respond
 MEDIA_TYPE: Final = "application/problem+json"
 
 _NEVER_STORED: Final = frozenset({401, 403, 429})
+# What an application may choose for its errors (RFC 9457, 4).
+_CHOSEN: Final = ("type", "title")
 # Python has the names of RFC 9110 from 3.13 on.
 _RENAMED: Final[Mapping[int, str]] = {
     413: "Content Too Large",
@@ -56,22 +60,20 @@ def problem_response(
     """
     Return an error response with the phrase of `status` as its title, and the request ID.
 
-    `members` are added to the body (RFC 9457, 3.2); they can't replace standard members.
+    `members` are added to the body (RFC 9457, 3.2). Of the standard ones, they can replace `type`
+    and `title`, with a text.
     """
-    standard = {
-        "type": "about:blank",
-        "title": phrase(status),
-        "status": status,
-        "detail": detail,
-    }
-    body = {**standard, **(members or {}), **standard}
+    given = as_json(members or {})
+    standard: dict[str, Any] = {"type": "about:blank", "title": phrase(status)}
+    standard |= {key: given[key] for key in _CHOSEN if isinstance(given.get(key), str)}
+    standard |= {"status": status, "detail": detail}
+    body = {**standard, **given, **standard}
     request_id = scope.get("state", {}).get("request_id")
     if request_id is not None:
         body["request_id"] = request_id
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     response = Response(
         # JSON allows a lone surrogate, UTF-8 doesn't: it becomes an escape.
-        text.encode(errors="backslashreplace"),
+        _dumped(body).encode(errors="backslashreplace"),
         status_code=status,
         headers=headers,
         media_type=MEDIA_TYPE,
@@ -79,6 +81,22 @@ def problem_response(
     if status in _NEVER_STORED or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def as_json(value: object) -> Any:
+    """Return `value` in types of JSON, or its text where it has no form there."""
+    try:
+        return jsonable_encoder(value, custom_encoder={BaseException: str})
+    except (RecursionError, TypeError, ValueError):
+        return str(value)
+
+
+def _dumped(body: Mapping[str, Any]) -> str:
+    dump = partial(json.dumps, default=str, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return dump(body, allow_nan=False)
+    except ValueError:  # NaN and the infinities, which Python reads and writes, are no JSON
+        return dump(json.loads(dump(body), parse_constant=lambda _: None))
 
 
 async def respond(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+from decimal import Decimal
 from enum import Enum
 from importlib import import_module
 from typing import Any, Final
@@ -264,6 +265,8 @@ class Code(str, Enum):  # noqa: UP042 - as packages have it, whose `str` is not 
     BAD = "LOGIN_BAD_CREDENTIALS"
 
 
+CIRCLE: Final[dict[str, Any]] = {}
+CIRCLE["itself"] = CIRCLE
 ERRORS: Final = [{"loc": ["body"], "msg": "bad"}]
 DETAILS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
     "a list": (ERRORS, {"detail": "Bad Request", "details": ERRORS}),
@@ -277,6 +280,34 @@ DETAILS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
         {"detail": "Bad Request", "details": ERRORS},
     ),
     "a number": (7, {"detail": "Bad Request", "details": 7}),
+    "no number": (float("nan"), {"detail": "Bad Request", "details": None}),
+    "none inside of a mapping": (
+        {"detail": "late", "seconds": [float("inf"), 1.5], "share": Decimal("nan")},
+        {"detail": "late", "seconds": [None, 1.5], "share": None},
+    ),
+    "an exception": (ValueError("no onion"), {"detail": "no onion"}),
+    "an exception inside of a mapping": (
+        {"detail": ValueError("no onion"), "causes": [KeyError("onion")]},
+        {"detail": "no onion", "causes": ["'onion'"]},
+    ),
+    "a type and a title": (
+        {"type": "https://onions.example/sold-out", "title": "Sold out", "code": 7},
+        {
+            "type": "https://onions.example/sold-out",
+            "title": "Sold out",
+            "detail": "Bad Request",
+            "code": 7,
+        },
+    ),
+    "a code as type": (
+        {"type": Code.BAD, "detail": "no"},
+        {"type": "LOGIN_BAD_CREDENTIALS", "detail": "no"},
+    ),
+    "a type and a title that are no texts": (
+        {"type": 7, "title": None, "status": 200},
+        {"detail": "Bad Request"},
+    ),
+    "a circle": (CIRCLE, {"detail": "{'itself': {...}}"}),
     "nothing": (None, {"detail": "Bad Request"}),
 }
 
@@ -291,8 +322,9 @@ def test_a_detail_keeps_its_shape(
     async def refuse() -> None:
         raise HTTPException(400, detail)
 
-    problem = probe_client(app=app).get("/detail").json()
+    response = probe_client(app=app).get("/detail")
 
+    problem = json.loads(response.text, parse_constant=pytest.fail)
     problem.pop("request_id", None)
     assert problem == {
         "type": "about:blank",
