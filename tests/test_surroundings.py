@@ -265,6 +265,91 @@ def test_tests_read_what_is_committed_for_them(service: Path) -> None:
     assert ".env.test" in git("ls-files", cwd=service)
 
 
+def test_no_settings_of_tests_come_from_the_machine(service: Path) -> None:
+    """Those of a job neither, those with a file of their own, and those of other processes."""
+    _write(
+        service,
+        "app/settings.py",
+        '''"""The settings."""
+
+from .middleware import EnvironmentSettings, StackSettings
+
+
+class DatabaseSettings(EnvironmentSettings):
+    database_url: str
+
+
+class JobSettings(DatabaseSettings, env_file=(".env", ".env.jobs")):
+    pass
+
+
+class Settings(StackSettings, DatabaseSettings):
+    pass
+''',
+    )
+    _write(
+        service,
+        "tests/test_mine.py",
+        """import pytest
+
+from app.settings import DatabaseSettings, JobSettings, Settings
+
+
+class Later(JobSettings):
+    pass
+
+
+@pytest.mark.parametrize("settings", [DatabaseSettings, JobSettings, Settings, Later])
+def test(settings):
+    assert settings.from_environment().database_url == "test"
+""",
+    )
+    _write(service, ".env", "DATABASE_URL=production\nLOG_FORMAT=xml\n")
+    _write(service, ".env.jobs", "DATABASE_URL=production\n")
+    _write(service, ".env.test", "DATABASE_URL=test\n")
+    processes = (
+        "tests/middleware/test_stack.py::test_the_command_prints_the_live_stack",
+        "tests/middleware/core/test_explain.py::test_the_command_compares_both",
+    )
+
+    done = python(
+        *("pytest", "-q", "-p", "no:xdist", "tests/test_mine.py", "tests/test_routes.py"),
+        *processes,
+        cwd=service,
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+JWKS_URL: Final = "JWT_JWKS_URL=https://id.example/keys"
+
+
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_tests_add_only_what_is_not_set(place: str, service: Path) -> None:
+    """A key of their own beside the address of keys would end every test."""
+    name, _, value = JWKS_URL.partition("=")
+    exported: dict[str, Any] = {name: value} if place == "environment" else {}
+    if place == "file":
+        _write(service, ".env.test", f"{JWKS_URL}\n")
+    _write(service, "tests/conftest.py", _read(service, "tests/conftest.py") + CREDENTIALS)
+
+    done = python(
+        *("pytest", "-q", "-p", "no:xdist", "tests/test_routes.py::test_a_probe_is_answered"),
+        cwd=service,
+        **exported,
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+CREDENTIALS: Final = """
+
+@pytest.fixture
+def credentials() -> dict[str, str]:
+    return {}
+"""
+
+
 def test_a_migration_needs_no_setting_of_the_middleware(service: Path) -> None:
     """As the README says; what Alembic writes is nobody's to format."""
     _write(
@@ -272,8 +357,7 @@ def test_a_migration_needs_no_setting_of_the_middleware(service: Path) -> None:
         "app/settings.py",
         '''"""The settings."""
 
-from .middleware import StackSettings
-from .middleware.core.environment import EnvironmentSettings
+from .middleware import EnvironmentSettings, StackSettings
 
 
 class DatabaseSettings(EnvironmentSettings):

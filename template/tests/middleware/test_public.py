@@ -13,12 +13,13 @@ from app.middleware import CommaList, StackSettings
 from .conftest import stack_settings
 
 ALWAYS = {
-    *("CommaList", "Own", "StackOptions", "StackSettings", "innermost", "inside", "outermost"),
-    *("outside", "stack_options"),
+    *("CommaList", "EnvironmentSettings", "Own", "StackOptions", "StackSettings", "innermost"),
+    *("inside", "outermost", "outside", "stack_options"),
 }
 # Names that are imported from their modules too, as releases before 0.6 had it.
 OF_MODULES = {
     "authentication": {"CurrentUser", "User", "current_user"},
+    "core.environment": {"EnvironmentSettings"},
     "log": {"bind"},
     "problem": {"problem_response", "refuse"},
     "user": {"User"},

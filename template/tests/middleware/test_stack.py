@@ -19,7 +19,7 @@ from app.middleware.core.setting_types import Paths
 from app.middleware.order import DOUBLES, LAYERS, RULES, WAIT_FOR_EXCEPTIONS, Rule, layer_of
 from app.middleware.stack import build_stack
 
-from .conftest import ENVIRONMENT, ProbeApp, ProbeClient, stack_settings
+from .conftest import COMMAND, ProbeApp, ProbeClient, stack_settings
 
 FIRST = next(iter(LAYERS))
 LAST = list(LAYERS)[-1]
@@ -307,12 +307,8 @@ def test_an_own_layer_without_a_place_is_refused(
 
 
 def test_the_command_prints_the_live_stack() -> None:
-    output = subprocess.run(
-        [sys.executable, "-m", "app.middleware", "--json"],
-        check=False,
-        capture_output=True,
-        env=ENVIRONMENT,
-        text=True,
+    output = subprocess.run(  # noqa: S603 - Python itself
+        [sys.executable, "-c", COMMAND, "--json"], check=False, capture_output=True, text=True
     )
 
     rows = json.loads(output.stdout)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Literal, Optional, Self
 
 import pytest
 from pydantic import AfterValidator, Field, PositiveInt, SecretStr, create_model, model_validator
+from pydantic_settings import BaseSettings
 
-from app.middleware import StackSettings
-from app.middleware.core.environment import EnvironmentSettings
+from app.middleware import EnvironmentSettings, StackSettings
 from tests.middleware.conftest import NEEDED, stack_settings
 
 LONG: Final = Field(min_length=32)
@@ -40,8 +40,10 @@ class Settings(EnvironmentSettings):
 
 @pytest.fixture(autouse=True)
 def _no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep the `.env` of the project out."""
+    """Read the `.env` of an empty folder, as a start reads that of the project."""
     monkeypatch.chdir(tmp_path)
+    # The root conftest.py has another file for tests.
+    monkeypatch.setattr(EnvironmentSettings, "__init__", BaseSettings.__init__)
 
 
 @pytest.fixture
@@ -187,8 +189,6 @@ def needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("needed")
 def test_lists_of_a_service_are_read_as_those_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The root conftest.py names another.
-    monkeypatch.setattr(Mine, "model_config", {**Mine.model_config, "env_file": ".env"})
     Path(".env").write_text("DEBT=south, north\nSIZES=[1, 2]\nCOLOURS=red\n", "utf-8")
     monkeypatch.setenv("PRICES", '{"onion": 3}')
 

@@ -24,7 +24,7 @@ from app.middleware.core.explain.run import declared_stack, names_of
 from app.middleware.core.explain.text import change_text
 from app.middleware.order import LAYERS, RULES
 from app.middleware.policy import FIELDS, Policy
-from tests.middleware.conftest import ENVIRONMENT, ProbeApp
+from tests.middleware.conftest import COMMAND, SERVICE, ProbeApp
 
 FIRST = next(iter(LAYERS))
 SECRET = sha256(b"explain").hexdigest()[:16]
@@ -177,14 +177,10 @@ def test_the_app_itself_is_left_alone(run: Run, probe_app: ProbeApp) -> None:
 
 
 def test_the_service_imports_nothing_of_it() -> None:
-    program = "import sys, app.main; print(*(name for name in sys.modules if 'explain' in name))"
+    program = f"{SERVICE}, sys; print(*(name for name in sys.modules if 'explain' in name))"
 
     done = subprocess.run(  # noqa: S603 - Python itself
-        [sys.executable, "-c", program],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
 
     assert done.stdout.strip() == ""
@@ -417,10 +413,10 @@ def test_two_layers_are_swapped(probe_app: ProbeApp) -> None:
 
 
 def test_the_command_compares_both() -> None:
-    command = [sys.executable, "-m", "app.middleware", "explain", "/healthz", "--without", FIRST]
+    command = [sys.executable, "-c", COMMAND, "explain", "/healthz", "--without", FIRST, "--json"]
 
     done = subprocess.run(  # noqa: S603 - Python itself
-        [*command, "--json"], env=ENVIRONMENT, capture_output=True, text=True, check=True
+        command, capture_output=True, text=True, check=True
     )
 
     both = json.loads(done.stdout)

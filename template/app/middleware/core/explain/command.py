@@ -126,7 +126,7 @@ def _quiet(logs: bool) -> Generator[None]:  # noqa: FBT001
 def _other() -> Explanation:
     """Run the changed order in a process of its own."""
     done = subprocess.run(  # noqa: S603 - this program again, as it was called
-        [sys.executable, "-m", "app.middleware", *sys.argv[1:], "--json", "--changed-only"],
+        [sys.executable, *sys.orig_argv[1:], "--json", "--changed-only"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
