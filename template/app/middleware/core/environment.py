@@ -1,28 +1,23 @@
 """Settings that are read from the environment; a wrong one ends the start with a sentence."""
 
+import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import is_dataclass
 from string import Template
 from types import SimpleNamespace
-from typing import Annotated, Any, Final, Never, Self, get_args, get_origin
+from typing import Any, Final, Never, Self
 
-from pydantic import (
-    BaseModel,
-    Secret,
-    SecretBytes,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from . import annotations
 from .reading import read_json, split_commas
 
 _STARTUP_FAILURE: Final = 3
-_SECRETS: Final = (Secret, SecretBytes, SecretStr)
+_USER_IN_URL: Final = re.compile(r"://\S*@")
+_NAME: Final = re.compile(r"\b[A-Z][A-Z0-9_]*\b")
 _LISTS: Final = (tuple, list, set, frozenset)
 _LIST: Final = "must be a list: items separated by commas, or a JSON list"
 _NUMBER: Final = "must be a number"
@@ -31,6 +26,7 @@ _WHOLE: Final = "must be a whole number"
 _RULES: Final[Mapping[str, str]] = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "enum": "must be $expected",
     "finite_number": _NUMBER,
     "float_parsing": _NUMBER,
     "float_type": _NUMBER,
@@ -55,14 +51,14 @@ _RIGHT: Final[ContextVar[dict[str, object] | None]] = ContextVar("right", defaul
 
 def refuse_to_start(*sentences: str) -> Never:
     """
-    Print the sentences, without a traceback, and end the process.
+    Print the sentences, without a traceback and the users of URLs, and end the process.
 
     Raises:
         SystemExit: with the one status for which uvicorn's supervisor starts no new worker.
 
     """
     for sentence in sentences:
-        print(sentence, file=sys.stderr)
+        print(_USER_IN_URL.sub("://***@", sentence), file=sys.stderr)
     raise SystemExit(_STARTUP_FAILURE)
 
 
@@ -88,21 +84,12 @@ class EnvironmentSettings(BaseSettings):
     @classmethod
     def _read(cls, value: object, info: ValidationInfo) -> object:
         """Read text as the type of its field needs it."""
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        annotation = annotations.of_field(cls.model_fields[str(info.field_name)])
+        kinds = annotations.kinds(annotation)
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
             msg = f"must be a number, not {value}"
             raise ValueError(msg)
-        if not isinstance(value, str):
-            return value
-        # Python smuggles such bytes into text: they break where they are written.
-        if not _is_encodable(value):
-            msg = "must be UTF-8"
-            raise ValueError(msg)
-        if str in kinds:
-            return value
-        if any(issubclass(kind, _LISTS) for kind in kinds):
-            return split_commas(value)
-        return read_json(value) if any(map(_is_object, kinds)) else value
+        return _read_as(annotation, value)
 
     @field_validator("*", mode="after")
     @classmethod
@@ -127,7 +114,7 @@ class EnvironmentSettings(BaseSettings):
         except ValidationError as error:
             wrong = error.errors(include_url=False)
             for details in wrong:
-                right.pop(str(details["loc"][0]) if details["loc"] else "", None)
+                right.pop(cls._field(details["loc"]), None)
             sentences = [*map(cls._sentence, wrong), *cls._misfits(right)]
         except SettingsError as error:
             sentences = [f"{error}: {error.__cause__}."]
@@ -156,8 +143,8 @@ class EnvironmentSettings(BaseSettings):
         try:
             found = base(**given)
         except ValidationError as error:
-            wrong = error.errors(include_url=False)
-            refuse_to_start(*(prefix + self._sentence(details) for details in wrong))
+            say = base._sentence  # noqa: SLF001 - a class of this family
+            refuse_to_start(*(prefix + say(it) for it in error.errors(include_url=False)))
         return {name: getattr(found, name) for name in names}
 
     @classmethod
@@ -168,29 +155,84 @@ class EnvironmentSettings(BaseSettings):
                 try:
                     validator.func(SimpleNamespace(**right))
                 except (AssertionError, ValueError) as error:
-                    yield f"{error}."
+                    yield cls._renamed(f"{error}.")
                 except Exception:  # noqa: BLE001, S112 - it needs a setting that is wrong itself
                     continue
 
     @classmethod
     def _sentence(cls, error: Any) -> str:
-        name = str(error["loc"][0]).upper() if error["loc"] else ""
-        context = error.get("ctx", {})
+        loc, context = error["loc"], error.get("ctx", {})
+        if not loc:
+            return cls._renamed(f"{context.get('error', error['msg'])}.")
+        field = cls.model_fields.get(cls._field(loc))
+        # An item that a tuple lacks has a place, too.
+        lacks_item = error["type"] == "missing" and isinstance(loc[-1], int)
+        name, annotation = cls._place(loc[:-1] if lacks_item else loc)
         if error["type"] == "value_error":
-            return f"{name} {context['error']}.".lstrip()
-        field = cls.model_fields.get(name.lower())
+            return f"{name} {cls._renamed(str(context['error']))}."
+        secret = field is None or annotations.holds_secret(annotation)
+        shown = "" if secret else f", not {_without_user(error['input'])!r}"
+        if lacks_item:
+            return f"{name} must have {annotations.length(annotation)} items{shown}."
+        own = field if len(loc) == 1 else None
         if error["type"] == "missing":
-            hint = field.description if field else None
+            hint = own.description if own else None
             return f"{name} must be set: {hint}." if hint else f"{name} must be set."
-        secret = field is not None and _holds_secret(field.annotation)
-        shown = "" if secret else f", not {error['input']!r}"
         if error["type"] not in _RULES:
             return f"{name}: {error['msg']}{shown}."
         plain = {key: f"{it:g}" if type(it) is float else it for key, it in context.items()}
         rule = Template(_RULES[error["type"]]).substitute(plain)
-        default = field.default if field else None
+        default = own.default if own else None
         example = f", such as {default}" if type(default) in {int, float} else ""
         return f"{name} {rule}{example}{shown}."
+
+    @classmethod
+    def _field(cls, loc: tuple[Any, ...]) -> str:
+        """Return the name of the field of an error, which may name an alias."""
+        names = {
+            alias: name
+            for name, field in cls.model_fields.items()
+            for alias in (*annotations.aliases(field), name)
+        }
+        return names.get(loc[0], str(loc[0])) if loc else ""
+
+    @classmethod
+    def _place(cls, loc: tuple[Any, ...]) -> tuple[str, Any]:
+        """Return the variable of an error, with its place in there, and the annotation of that."""
+        name = cls._field(loc)
+        field = cls.model_fields.get(name)
+        annotation = annotations.of_field(field) if field else None
+        variables, path = cls._variables(name), []
+        for key in loc[1:]:
+            # What has none is a part of a union.
+            if (inner := annotations.member(annotation, key)) is not None:
+                annotation = inner
+                path += [key] if isinstance(key, str) else []
+        if path and (delimiter := cls.model_config.get("env_nested_delimiter")):
+            variables = [delimiter.join([it, *map(cls._cased, path)]) for it in variables]
+            path = []
+        place = " or ".join(variables)
+        return (f"{place}: {'.'.join(path)}" if path else place), annotation
+
+    @classmethod
+    def _variables(cls, name: str) -> list[str]:
+        """Return the variables that are read for the field of this name."""
+        field = cls.model_fields.get(name)
+        aliases = annotations.aliases(field) if field else []
+        prefixed = {"all", "alias" if aliases else "variable"}
+        has_prefix = cls.model_config.get("env_prefix_target", "variable") in prefixed
+        prefix = cls.model_config.get("env_prefix", "") if has_prefix else ""
+        return [cls._cased(prefix + it) for it in aliases or [name]]
+
+    @classmethod
+    def _cased(cls, name: str) -> str:
+        return name if cls.model_config.get("case_sensitive") else name.upper()
+
+    @classmethod
+    def _renamed(cls, sentence: str) -> str:
+        """Put in the variables of this class: a rule names those of the class that has it."""
+        variables = {name.upper(): " or ".join(cls._variables(name)) for name in cls.model_fields}
+        return _NAME.sub(lambda match: variables.get(match[0], match[0]), sentence)
 
 
 def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettings]) -> None:
@@ -205,25 +247,35 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
         settings.model_rebuild(force=True)
 
 
-def _kinds(annotation: object) -> set[type]:
-    """Return the class of a field, those of each part of a union, and `list` for any list."""
-    origin = get_origin(annotation)
-    if isinstance(annotation, type) and origin is None:
-        return {annotation}
-    if isinstance(origin, type) and issubclass(origin, Iterable):
-        return {origin if issubclass(origin, Mapping) else list}
-    parts = get_args(annotation)[: 1 if origin is Annotated else None]
-    return set().union(*map(_kinds, parts))
+def _read_as(annotation: Any, value: object) -> object:
+    """Read text as its type needs it, in a model too."""
+    if isinstance(value, dict) and annotations.is_object(annotation):
+        return {key: _read_member(annotation, key, item) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    # Python smuggles such bytes into text: they break where they are written.
+    if not _is_encodable(value):
+        msg = "must be UTF-8"
+        raise ValueError(msg)
+    kinds = annotations.kinds(annotation)
+    if str in kinds:
+        return value
+    if any(issubclass(kind, _LISTS) for kind in kinds):
+        return split_commas(value)
+    return read_json(value) if annotations.is_object(annotation) else value
 
 
-def _is_object(kind: type) -> bool:
-    return issubclass(kind, (Mapping, BaseModel)) or is_dataclass(kind)
+def _read_member(annotation: Any, key: Any, value: object) -> object:
+    with suppress(ValueError):  # Pydantic refuses it, and names its place
+        value = _read_as(annotations.member(annotation, key), value)
+    return value
 
 
-def _holds_secret(annotation: object) -> bool:
-    """Say whether it is a secret, or has one in it as `SecretStr | None` has."""
-    secret = (get_origin(annotation) or annotation) in _SECRETS
-    return secret or any(_holds_secret(part) for part in get_args(annotation))
+def _without_user(value: object) -> object:
+    """Hide user and password of a URL, whatever is wrong with it."""
+    user, at, host = value.rpartition("@") if isinstance(value, str) else ("", "", "")
+    scheme, slashes, _ = user.rpartition("://")
+    return f"{scheme}{slashes}***@{host}" if at and ":" in user else value
 
 
 def _is_encodable(value: str) -> bool:

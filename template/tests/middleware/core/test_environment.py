@@ -2,12 +2,28 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Optional, Self
 
 import pytest
-from pydantic import AfterValidator, Field, PositiveInt, SecretStr, create_model, model_validator
-from pydantic_settings import BaseSettings
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Json,
+    PositiveInt,
+    PostgresDsn,
+    SecretStr,
+    create_model,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.middleware import EnvironmentSettings, StackSettings
 from tests.middleware.conftest import NEEDED, stack_settings
@@ -231,3 +247,235 @@ def test_another_default_keeps_the_rules(said: Said, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PROBE_PATHS", "/alive,/ready/*")
     (line,) = said(Mine)
     assert line.startswith("PROBE_PATHS must be exact paths such as /healthz")
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Onion(BaseModel):
+    """What is in a setting, as a model."""
+
+    layers: int = 1
+    tags: list[str] = []
+    key: SecretStr = SecretStr("")
+    inner: "Onion | None" = None
+    price: int = Field(1, alias="cost")
+
+
+@dataclass
+class Leek:
+    """The same as a data class."""
+
+    layers: int = 1
+    tags: tuple[str, ...] = ()
+    key: SecretStr = field(default_factory=lambda: SecretStr(""))
+
+
+# Pydantic's own, since it takes no other from Python 3.11.
+EXTENSIONS: Final[Any] = import_module("typing_extensions")
+GARLIC: Final = EXTENSIONS.TypedDict(
+    "Garlic", {"layers": int, "tags": frozenset[str], "key": SecretStr}, total=False
+)
+NAMES: Final = EXTENSIONS.TypeAliasType("NAMES", list[str])
+NESTED: Final = SettingsConfigDict(env_nested_delimiter="__")
+PREFIXED: Final = SettingsConfigDict(env_prefix="mine_")
+
+
+SPLIT: Final = BeforeValidator(lambda text: text.split(";"))
+
+
+def _refused(value: str) -> str:
+    msg = f"must be near, not {value}"
+    raise ValueError(msg)
+
+
+class Asserting(Settings):
+    """A class whose rule for all settings is an assertion."""
+
+    size: str
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.size:
+            msg = "these don't fit"
+            raise AssertionError(msg)
+        return self
+
+
+def settings_of(
+    kind: Any, config: SettingsConfigDict | None = None, **of: Any
+) -> type[EnvironmentSettings]:
+    """Return a class with one field, `size`."""
+    base = type("Base", (Settings,), {"model_config": config or {}})
+    create: Any = create_model
+    made: type[EnvironmentSettings] = create("Mine", __base__=base, size=(kind, Field(**of)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "sentence"),
+    [
+        (
+            settings_of(int, PREFIXED, default=1),
+            {"MINE_SIZE": "x"},
+            "MINE_SIZE must be a whole number, such as 1, not 'x'.",
+        ),
+        (settings_of(int, PREFIXED), {}, "MINE_SIZE must be set."),
+        (
+            settings_of(int, PREFIXED, validation_alias="weight"),
+            {"WEIGHT": "x"},
+            "WEIGHT must be a whole number, not 'x'.",
+        ),
+        (
+            settings_of(int, {**PREFIXED, "env_prefix_target": "all"}, validation_alias="weight"),
+            {"MINE_WEIGHT": "x"},
+            "MINE_WEIGHT must be a whole number, not 'x'.",
+        ),
+        (
+            settings_of(int, validation_alias=AliasChoices("weight", "grams")),
+            {"GRAMS": "x"},
+            "WEIGHT or GRAMS must be a whole number, not 'x'.",
+        ),
+        (
+            settings_of(int, validation_alias=AliasChoices("weight", "grams"), description="weigh"),
+            {},
+            "WEIGHT or GRAMS must be set: weigh.",
+        ),
+        (
+            settings_of(int, validation_alias=AliasPath("weight", "grams")),
+            {},
+            "WEIGHT must be set.",
+        ),
+        (settings_of(int, {"case_sensitive": True}), {"size": "x"}, "size must be a whole number"),
+        (
+            settings_of(int, PREFIXED, default=1),
+            {"MINE_ONION_LAYERS": "1"},
+            "MINE_ONION_LAYERS must be 2 or more with MINE_ONION_COLOUR=red.",
+        ),
+        (
+            settings_of(int, default=1, validation_alias="weight"),
+            {"ONION_LAYERS": "1"},
+            "ONION_LAYERS must be 2 or more with ONION_COLOUR=red.",
+        ),
+        (settings_of(tuple[int, int]), {"SIZE": "3"}, "SIZE must have 2 items, not ['3']."),
+        (settings_of(Colour), {"SIZE": "blue"}, "SIZE must be 'red', not 'blue'."),
+        *(
+            case
+            for kind in (Onion, Leek, GARLIC, Onion | None, Annotated[Onion, "sweet"])
+            for case in (
+                (
+                    settings_of(kind, NESTED),
+                    {"SIZE__LAYERS": "x"},
+                    "SIZE__LAYERS must be a whole number, not 'x'.",
+                ),
+                (
+                    settings_of(kind),
+                    {"SIZE": '{"layers": "x"}'},
+                    "SIZE: layers must be a whole number, not 'x'.",
+                ),
+            )
+        ),
+        (
+            settings_of(Onion, NESTED),
+            {"SIZE__INNER__COST": "x"},
+            "SIZE__INNER__COST must be a whole number, not 'x'.",
+        ),
+        (
+            settings_of(dict[str, int], NESTED),
+            {"SIZE__ONION": "x"},
+            "SIZE__ONION must be a whole number, not 'x'.",
+        ),
+        (settings_of(list[int]), {"SIZE": "1,x"}, "SIZE must be a whole number, not 'x'."),
+        (
+            settings_of(list[Onion]),
+            {"SIZE": '[{"layers": "x"}]'},
+            "SIZE: layers must be a whole number, not 'x'.",
+        ),
+    ],
+)
+def test_a_sentence_names_the_variable(
+    settings: type[EnvironmentSettings],
+    variables: dict[str, str],
+    sentence: str,
+    said: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    (line,) = said(settings)
+
+    assert line.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "shown"),
+    [
+        (settings_of(PostgresDsn), {"SIZE": "mysql://me:hunter2@db/it"}, "'mysql://***@db/it'"),
+        (settings_of(PostgresDsn), {"SIZE": "mysql://me:hun/t er2@db/it"}, "'mysql://***@db/it'"),
+        (settings_of(PostgresDsn), {"SIZE": "me:hunter2@db/it"}, "'***@db/it'"),
+        (settings_of(list[PostgresDsn]), {"SIZE": "a://me:hunter2@db"}, "'a://***@db'"),
+        (settings_of(PostgresDsn, validation_alias="a"), {"A": "b://me:hunter2@c"}, "'b://***@c'"),
+        (
+            settings_of(Annotated[str, AfterValidator(_refused)]),
+            {"SIZE": "redis://me:hunter2@db"},
+            "not redis://***@db",
+        ),
+        (settings_of(Annotated[SecretStr, LONG], validation_alias="a"), {"A": "hunter2"}, ""),
+        (settings_of(Onion, NESTED), {"SIZE__KEY": "hunter2", "SIZE__LAYERS": "x"}, "'x'"),
+        (settings_of(Onion), {"SIZE": '["hunter2"]'}, ""),
+        (settings_of(Leek), {"SIZE": '["hunter2"]'}, ""),
+        (settings_of(dict[str, Annotated[SecretStr, LONG]]), {"SIZE": '{"a": "hunter2"}'}, ""),
+        (settings_of(int, {"extra": "forbid"}, default=1), {}, ""),
+        (Asserting, {"SIZE": "hunter2"}, "these don't fit"),
+    ],
+)
+def test_no_sentence_shows_a_password(
+    settings: type[EnvironmentSettings],
+    variables: dict[str, str],
+    shown: str,
+    said: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if settings.model_config["extra"] == "forbid":
+        Path(".env").write_text("OTHER_KEY=hunter2\n", "utf-8")
+
+    (line,) = said(settings)
+
+    assert "hunter2" not in line
+    assert shown in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "value"),
+    [
+        (settings_of(Onion, NESTED), {"SIZE__TAGS": "a, b"}, Onion(tags=["a", "b"])),
+        (settings_of(Onion, NESTED), {"SIZE__TAGS": '["a", "b"]'}, Onion(tags=["a", "b"])),
+        (settings_of(Leek, NESTED), {"SIZE__TAGS": "a,b"}, Leek(tags=("a", "b"))),
+        (settings_of(GARLIC, NESTED), {"SIZE__TAGS": "a"}, {"tags": frozenset("a")}),
+        (
+            settings_of(Onion, NESTED),
+            {"SIZE__INNER__TAGS": "a"},
+            Onion(inner=Onion(tags=["a"])),
+        ),
+        (settings_of(dict[str, list[int]], NESTED), {"SIZE__A": "1,2"}, {"a": [1, 2]}),
+        (settings_of(Json[list[int]]), {"SIZE": "[1]"}, [1]),
+        (settings_of(Json[list[int]] | None), {"SIZE": "[1]"}, [1]),
+        (settings_of(Json), {"SIZE": "[1]"}, [1]),
+        (settings_of(Annotated[list[str], NoDecode, SPLIT]), {"SIZE": "a;b"}, ["a", "b"]),
+        (settings_of(NAMES), {"SIZE": "a,b"}, ["a", "b"]),
+    ],
+)
+def test_every_kind_of_value_can_be_set(
+    settings: type[EnvironmentSettings],
+    variables: dict[str, str],
+    value: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+
+    assert dict(settings.from_environment())["size"] == value
