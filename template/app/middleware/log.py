@@ -160,7 +160,7 @@ class _StandardOutput:
 def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except OSError:  # not a file of the operating system, as in tests
+    except (AttributeError, OSError, ValueError):  # no file of the operating system, as in tests
         return None
 
 
@@ -249,19 +249,15 @@ def _text(value: object, of: Callable[[object], str] = repr) -> str:
 def _json_line(_: object, __: str, event: EventDict) -> bytes:
     # JSON escapes line breaks and control characters, so a value can't forge a line.
     try:
-        return _json(event)
+        return to_json(event, fallback=str, inf_nan_mode="strings")
     except Exception:  # noqa: BLE001 - one field is to blame; the others stay what they are
         fields = (json.dumps(key).encode() + b":" + _field(value) for key, value in event.items())
         return b"{" + b",".join(fields) + b"}"
 
 
-def _json(value: object) -> bytes:
-    return to_json(value, fallback=str, inf_nan_mode="strings")
-
-
 def _field(value: object) -> bytes:
     try:
-        return _json(value)
+        return to_json(value, fallback=str, inf_nan_mode="strings")
     except Exception:  # noqa: BLE001 - such as bytes or a lone surrogate, which UTF-8 can't hold
         text = value if isinstance(value, str) else _text(value)
         return json.dumps(text).encode()

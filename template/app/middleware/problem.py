@@ -63,7 +63,7 @@ def problem_response(
     `members` are added to the body (RFC 9457, 3.2). Of the standard ones, they can replace `type`
     and `title`, with a text.
     """
-    given = as_json(members or {})
+    given = {key: as_json(value) for key, value in (members or {}).items()}
     standard: dict[str, Any] = {"type": "about:blank", "title": phrase(status)}
     standard |= {key: given[key] for key in _CHOSEN if isinstance(given.get(key), str)}
     standard |= {"status": status, "detail": detail}

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+from datetime import date
 from decimal import Decimal
 from enum import Enum
 from importlib import import_module
@@ -306,6 +307,10 @@ DETAILS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
     "a type and a title that are no texts": (
         {"type": 7, "title": None, "status": 200},
         {"detail": "Bad Request"},
+    ),
+    "a date": (
+        {"detail": "late", "day": date(2026, 1, 2)},
+        {"detail": "late", "day": "2026-01-02"},
     ),
     "a circle": (CIRCLE, {"detail": "{'itself': {...}}"}),
     "nothing": (None, {"detail": "Bad Request"}),

@@ -52,7 +52,7 @@ def member(annotation: object, key: str | int) -> Any:
     for part in _parts(annotation):
         origin, of = get_origin(part), get_args(part)
         if isinstance(key, str):
-            found = of[1] if origin and issubclass(origin, Mapping) else _members(part).get(key)
+            found = of[-1] if origin and issubclass(origin, Mapping) else _members(part).get(key)
         elif isinstance(origin, type) and not issubclass(origin, Mapping):
             found = of[key] if key < len(of) and of[-1] is not ... else of[0]
         else:
@@ -74,7 +74,7 @@ def holds_secret(annotation: object) -> bool:
     seen: list[object] = []
     waiting = [annotation]
     while waiting:
-        part = waiting.pop()
+        part = _resolved(waiting.pop())
         kind = get_origin(part) or part
         if isinstance(kind, type) and issubclass(kind, _SECRETS):
             return True
@@ -86,7 +86,7 @@ def holds_secret(annotation: object) -> bool:
 
 def _parts(annotation: object) -> Iterator[Any]:
     """Yield the parts of a union, without what is annotated; `str` where the type reads text."""
-    annotation = getattr(annotation, "__value__", annotation)  # of a type that has a name
+    annotation = _resolved(annotation)
     origin, of = get_origin(annotation), get_args(annotation)
     if origin is None or (isinstance(origin, type) and issubclass(origin, Iterable)):
         yield annotation
@@ -95,6 +95,14 @@ def _parts(annotation: object) -> Iterator[Any]:
     else:
         for part in of[: 1 if origin is Annotated else None]:
             yield from _parts(part)
+
+
+def _resolved(annotation: Any) -> Any:
+    """Return what a type alias or a `NewType` stands for."""
+    for name in ("__value__", "__supertype__"):
+        if hasattr(annotation, name):
+            return _resolved(getattr(annotation, name))
+    return annotation
 
 
 def _reads_text(mark: object) -> bool:

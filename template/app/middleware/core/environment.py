@@ -168,10 +168,12 @@ class EnvironmentSettings(BaseSettings):
         # An item that a tuple lacks has a place, too.
         lacks_item = error["type"] == "missing" and isinstance(loc[-1], int)
         name, annotation = cls._place(loc[:-1] if lacks_item else loc)
+        plain = _without_user(error["input"])
         if error["type"] == "value_error":
-            return f"{name} {cls._renamed(str(context['error']))}."
+            rule = cls._renamed(str(context["error"])).replace(str(error["input"]), str(plain))
+            return f"{name} {rule}."
         secret = field is None or annotations.holds_secret(annotation)
-        shown = "" if secret else f", not {_without_user(error['input'])!r}"
+        shown = "" if secret else f", not {plain!r}"
         if lacks_item:
             return f"{name} must have {annotations.length(annotation)} items{shown}."
         own = field if len(loc) == 1 else None
@@ -180,8 +182,8 @@ class EnvironmentSettings(BaseSettings):
             return f"{name} must be set: {hint}." if hint else f"{name} must be set."
         if error["type"] not in _RULES:
             return f"{name}: {error['msg']}{shown}."
-        plain = {key: f"{it:g}" if type(it) is float else it for key, it in context.items()}
-        rule = Template(_RULES[error["type"]]).substitute(plain)
+        limits = {key: f"{it:g}" if type(it) is float else it for key, it in context.items()}
+        rule = Template(_RULES[error["type"]]).substitute(limits)
         default = own.default if own else None
         example = f", such as {default}" if type(default) in {int, float} else ""
         return f"{name} {rule}{example}{shown}."
@@ -274,8 +276,8 @@ def _read_member(annotation: Any, key: Any, value: object) -> object:
 def _without_user(value: object) -> object:
     """Hide user and password of a URL, whatever is wrong with it."""
     user, at, host = value.rpartition("@") if isinstance(value, str) else ("", "", "")
-    scheme, slashes, _ = user.rpartition("://")
-    return f"{scheme}{slashes}***@{host}" if at and ":" in user else value
+    scheme = user[: user.find("://") + len("://")] if "://" in user else ""
+    return f"{scheme}***@{host}" if at and ":" in user else value
 
 
 def _is_encodable(value: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Optional, Self
+from typing import Annotated, Any, Final, Literal, NewType, Optional, Self
 
 import pytest
 from pydantic import (
@@ -277,6 +277,7 @@ EXTENSIONS: Final[Any] = import_module("typing_extensions")
 GARLIC: Final = EXTENSIONS.TypedDict(
     "Garlic", {"layers": int, "tags": frozenset[str], "key": SecretStr}, total=False
 )
+KEY: Final = EXTENSIONS.TypeAliasType("KEY", SecretStr)
 NAMES: Final = EXTENSIONS.TypeAliasType("NAMES", list[str])
 NESTED: Final = SettingsConfigDict(env_nested_delimiter="__")
 PREFIXED: Final = SettingsConfigDict(env_prefix="mine_")
@@ -422,6 +423,14 @@ def test_a_sentence_names_the_variable(
             {"SIZE": "redis://me:hunter2@db"},
             "not redis://***@db",
         ),
+        (
+            settings_of(Annotated[str, AfterValidator(_refused)]),
+            {"SIZE": "redis://me: hunter2 @db"},
+            "not redis://***@db",
+        ),
+        (settings_of(PostgresDsn), {"SIZE": "b://me:hunter2://@c"}, "'b://***@c'"),
+        (settings_of(Annotated[KEY, LONG]), {"SIZE": "hunter2"}, ""),
+        (settings_of(Annotated[NewType("Key", SecretStr), LONG]), {"SIZE": "hunter2"}, ""),
         (settings_of(Annotated[SecretStr, LONG], validation_alias="a"), {"A": "hunter2"}, ""),
         (settings_of(Onion, NESTED), {"SIZE__KEY": "hunter2", "SIZE__LAYERS": "x"}, "'x'"),
         (settings_of(Onion), {"SIZE": '["hunter2"]'}, ""),
