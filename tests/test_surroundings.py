@@ -6,12 +6,15 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.resources import files
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import pytest
+import yaml
 from copier import run_copy
 from packaging.requirements import Requirement
 
@@ -22,6 +25,7 @@ from .support import (
     ROOT,
     SCHEMES,
     SERVE,
+    TEMPLATE,
     UV,
     Done,
     commit,
@@ -65,6 +69,12 @@ REFORMATTERS: Final = {
     "Black, 79 columns": ("[tool.black]\n", "line-length = 79\n", ("black", "--quiet")),
     "isort": ("[tool.isort]\n", 'profile = "black"\n', ("isort", "--quiet")),
     "isort, a line each": ("[tool.isort]\n", "force_single_line = true\n", ("isort", "--quiet")),
+}
+# Where Renovate finds something and the rule for the lines of the template isn't needed.
+NOT_RAISED: Final = {
+    ".copier-answers.yml": "the update itself",
+    "pyproject.toml": "only uv.lock is raised",
+    "renovate.json": "its presets are of Renovate and have no version",
 }
 PLUGINS: Final = ("pytest-asyncio", "pytest-cov", "pytest-randomly", "pytest-xdist")
 
@@ -452,39 +462,51 @@ def test_the_floor_of_cryptography_leaves_wheels_for_every_machine(service: Path
 # Renovate
 
 
-def test_renovate_leaves_the_lines_of_the_template_alone(service: Path) -> None:
+def test_renovate_leaves_the_lines_of_the_template_alone(render: Render) -> None:
     """Raised in the service and in the template, they are conflicts of the next update."""
+    service = render(preset="everything", storage="redis")
     rules = json.loads(_read(service, "renovate.json"))["packageRules"]
-    left = {
-        (manager, name, package)
-        for rule in rules
-        if rule.get("enabled") is False
-        for manager in rule["matchManagers"]
-        for name, package in product(rule["matchFileNames"], rule["matchPackageNames"])
-    }
-    image = _read(service, "Dockerfile")
-    images = re.findall(r"(?:^FROM |--from=|^# syntax=)([\w./-]+):", image, re.MULTILINE)
+    (left,) = (rule for rule in rules if rule.get("enabled") is False)
+    (bounds,) = (rule for rule in rules if rule.get("matchManagers") == ["pep621"])
+    names = [path.relative_to(service).as_posix() for path in _files(service)]
+    found = {name for name in names if any(_finds(it, name) for it in _managers().values())}
 
-    for workflow in (service / ".github/workflows").glob("*.yml"):
-        for action, pin in re.findall(r"uses: (\S+)@(.*)", workflow.read_text("utf-8")):
-            assert ("github-actions", f".github/workflows/{workflow.name}", action) in left
-            assert re.fullmatch(r"[0-9a-f]{40} # v\d+[.]\d+[.]\d+", pin)
-    assert {("dockerfile", "Dockerfile", name) for name in images} <= left
-    (bounds,) = (rule for rule in rules if rule["matchManagers"] == ["pep621"])
+    assert found == {*left["matchFileNames"], *NOT_RAISED}
+    pins = {pin for name in left["matchFileNames"] for pin in _pins(_read(service, name))}
+    assert {package for package, _ in pins} == {*left["matchPackageNames"]}
+    assert "matchManagers" not in left
     assert bounds["rangeStrategy"] == "update-lockfile"
 
 
-def test_renovate_raises_the_lines_of_the_template_here() -> None:
+@pytest.mark.parametrize("folder", [".github", "template"])
+def test_renovate_raises_the_lines_of_the_template_here(folder: str) -> None:
     settings = json.loads(_read(ROOT, "renovate.json"))
-    (pattern,) = settings["github-actions"]["managerFilePatterns"]
-    workflows = git("ls-files", "template/.github", ".github", cwd=ROOT).split()
-    pins = {pin for name in workflows for pin in re.findall(r"uses: (\S+@.*)", _read(ROOT, name))}
+    patterns = dict(_managers())
+    for manager in patterns.keys() & settings:
+        patterns[manager] = patterns[manager] + settings[manager]["managerFilePatterns"]
+    pinned = {
+        name: pins
+        for name in git("ls-files", folder, cwd=ROOT).splitlines()
+        if name.endswith(("file", ".yml", ".yaml", ".jinja")) and (pins := _pins(_read(ROOT, name)))
+    }
+    everywhere = {pin for pins in pinned.values() for pin in pins}
 
-    assert all(
-        re.search(pattern.strip("/"), name) for name in workflows if name.startswith("template")
-    )
-    assert len({pin.partition("@")[0] for pin in pins}) == len(pins)
-    assert "docker:pinDigests" in settings["extends"]
+    assert pinned
+    assert [name for name in pinned if not any(_finds(it, name) for it in patterns.values())] == []
+    assert len({package for package, _ in everywhere}) == len(everywhere)
+    assert {"docker:pinDigests", "helpers:pinGitHubActionDigests"} <= {*settings["extends"]}
+    for name in pinned:
+        for _, pin in re.findall(r"uses: (\S+)@(.*)", _read(ROOT, name)):
+            assert re.fullmatch(r"[0-9a-f]{40} # v\d+[.]\d+[.]\d+", pin)
+
+
+def test_renovate_reads_the_images_of_a_template() -> None:
+    """It removes what is Jinja's first (pull request 31206 of renovatebot/renovate)."""
+    text = re.sub(r"\{\{.+?\}\}|\{%.+?%\}", "", _read(TEMPLATE, "compose.yaml.jinja"))
+    services = yaml.safe_load(text)["services"].values()
+
+    images = {service["image"] for service in services if "image" in service}
+    assert images == {":".join(pin) for pin in _pins(text)}
 
 
 @pytest.mark.parametrize("name", ["renovate.json", "template/renovate.json"])
@@ -610,6 +632,38 @@ def test_a_path_of_a_machine_is_said_to_lead_renovate_nowhere(
     done = python("copier", "copy", "--defaults", template, tmp_path / "service", cwd=tmp_path)
 
     assert f"Renovate can't find the template at {template}:" in done.stdout
+
+
+@cache
+def _managers() -> dict[str, list[str]]:
+    """Return the patterns of files in which each manager of Renovate looks by default."""
+    schemas = files("check_jsonschema.builtin_schemas.vendor")
+    definitions = json.loads(schemas.joinpath("renovate.json").read_text("utf-8"))["definitions"]
+    defaults = {name: it.get("default") for name, it in definitions.items()}
+    return {
+        name: default["managerFilePatterns"]
+        for name, default in defaults.items()
+        if isinstance(default, dict) and "managerFilePatterns" in default
+    }
+
+
+def _finds(patterns: list[str], name: str) -> bool:
+    """Return whether one of Renovate's patterns, regular expressions or globs, fits a file."""
+    return any(
+        re.search(regex[1], name, re.IGNORECASE if regex[2] else re.NOFLAG)
+        if (regex := re.fullmatch("/(.*)/(i?)", pattern))
+        else PurePath(name).match(pattern)
+        for pattern in patterns
+    )
+
+
+def _pins(text: str) -> set[tuple[str, str]]:
+    """Return the actions and the images of a file, each with its version."""
+    actions = re.findall(r"uses: (\S+)@(.*)", text)
+    images = re.findall(
+        r"^(?:FROM |.*--from=|# syntax=| +image: )([\w./-]+):([\w.-]+)", text, re.MULTILINE
+    )
+    return {*actions, *images}
 
 
 def _tool(name: str, *arguments: str | Path, cwd: Path) -> Done:
