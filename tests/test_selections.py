@@ -192,6 +192,7 @@ def test_a_selection_is_a_good_service(
     assert failures(service, mypy_cache=mypy_cache, every_parameter=every_parameter) == []
     assert _traces(service, {*LAYERS} - {*answers["layers"]}) == []
     assert _declared(service) == _imported(service)
+    assert _untidy(service) == []
 
 
 @pytest.mark.parametrize("columns", [88, 120])
@@ -270,6 +271,16 @@ def _traces(service: Path, absent: set[str]) -> list[str]:
             rf"(?<![\w])(?:{'|'.join(sorted(words))})\b",
             _without_left_out(path.read_text("utf-8")),
         )
+    ]
+
+
+def _untidy(service: Path) -> list[str]:
+    """Return the files with white space that an editor or a hook would remove."""
+    texts = {path: path.read_text("utf-8") for path in service.rglob("*") if path.is_file()}
+    return [
+        str(path.relative_to(service))
+        for path, text in texts.items()
+        if text and (not re.search(r"\S\n\Z", text) or re.search(r"[ \t]$", text, re.MULTILINE))
     ]
 
 

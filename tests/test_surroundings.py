@@ -76,6 +76,23 @@ NOT_RAISED: Final = {
     "pyproject.toml": "only uv.lock is raised",
     "renovate.json": "its presets are of Renovate and have no version",
 }
+# The hooks of pre-commit that many teams have, by the files that pre-commit gives them.
+HOOKS: Final = {
+    "*": (
+        *("end-of-file-fixer", "trailing-whitespace-fixer", "mixed-line-ending"),
+        *("fix-byte-order-marker", "check-added-large-files", "check-case-conflict"),
+        *("check-merge-conflict", "check-vcs-permalinks", "check-symlinks"),
+    ),
+    "*.py": (
+        "check-ast",
+        "check-builtin-literals",
+        "check-docstring-first",
+        "debug-statement-hook",
+    ),
+    "*.y*ml": ("check-yaml",),
+    "*.toml": ("check-toml",),
+    "*.json": ("check-json",),
+}
 PLUGINS: Final = ("pytest-asyncio", "pytest-cov", "pytest-randomly", "pytest-xdist")
 
 
@@ -220,6 +237,33 @@ def test_no_literal_looks_like_a_secret(scheme: str, render: Render) -> None:
 
     assert json.loads(scanned.stdout)["results"] == {}
     assert keys.returncode == 0, keys.stdout
+
+
+@pytest.mark.parametrize("preset", ["everything", "minimal", "api"])
+def test_hooks_before_a_commit_leave_every_file_alone(
+    preset: str, rendered: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What they rewrite would conflict with the next update."""
+    service = _copied(rendered(preset), tmp_path)
+    commit(service)
+
+    for pattern, hooks in HOOKS.items():
+        names = git("ls-files", pattern, cwd=service).splitlines()
+        assert names
+        found = {hook: _tool(hook, *names, cwd=service) for hook in hooks}
+        assert {hook: done.stdout for hook, done in found.items() if done.returncode} == {}
+
+
+@pytest.mark.matrix
+@pytest.mark.skipif(not shutil.which("npx"), reason="needs npx, and the registry of npm")
+def test_prettier_leaves_the_template_s_files_alone(render: Render) -> None:
+    """The answers are Copier's to write, as the README says; the README is the user's."""
+    service = render(preset="everything", storage="redis")
+
+    done = run("npx", "--yes", "prettier@3", "--list-different", ".", cwd=service)
+
+    assert {*done.stdout.split()} == {".copier-answers.yml", "README.md"}
+    assert "put `.copier-answers.yml` into your `.prettierignore`" in _read(service, "README.md")
 
 
 # Plugins, `.env`, migrations
