@@ -262,8 +262,30 @@ def test_a_layer_promises_nothing_about_the_500(name: str) -> None:
     promise = re.compile(r"\b500s?\b|every response")
 
     texts = [LAYERS[name][key] for key in ("summary", "place", "client_sees")]
+    texts = [re.sub(r"\{without error_handler: [^{}]+\}", "", text) for text in texts]
 
     assert [text for text in texts if promise.search(text)] == []
+
+
+@pytest.mark.parametrize("path", [*(ROOT / "hooks").rglob("*.yml")], ids=lambda path: path.stem)
+def test_a_sentence_for_some_services_names_their_layers(path: Path) -> None:
+    """Jinja leaves what it can't read, and leaves out what names nothing."""
+    catalogue = json.dumps(read_yaml(path), ensure_ascii=False)
+
+    found = re.findall(r"\{with(?:out)? (\S+(?: or \S+)*): [^{}]+\}", catalogue)
+    assert len(found) == len(re.findall(r"\{with", catalogue))
+    assert {name for names in found for name in names.split(" or ")} <= {*ENTRIES}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_what_is_read_without_a_service_holds_for_each(name: str) -> None:
+    """Copier's questions and docs/order.md print it as it is."""
+    entry = ENTRIES[name]
+    texts = [entry.get("summary", ""), entry.get("outside_of_refusals", {}).get("because", "")]
+    texts += entry.get("requires", {}).values()
+    texts += [rule["because"] for part in with_variants(entry) for rule in part.get("inside", ())]
+
+    assert [text for text in texts if "{" in text] == []
 
 
 @pytest.mark.parametrize("name", LAYERS)

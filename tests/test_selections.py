@@ -67,6 +67,39 @@ NOT_IMPORTED: Final = {
 }
 
 
+# What one layer alone gives: a text of a service without it would promise that in vain.
+EFFECTS: Final = {
+    "tracing": r"trace IDs?\b|\btraced\b",
+    "proxy_headers": r"isn't trusted\b",
+    "request_id": r"request IDs?\b|X-Request-ID",
+    "metrics": r"Prometheus|metrics page|in (?:the )?metrics",
+    "access_log": r"access log|(?:are|aren't|isn't) logged|logged only|log lines with status",
+    "timing": r"Server-Timing",
+    "security_headers": r"security headers|nosniff|Content-Security-Policy",
+    "cors": r"preflights\b|CORS (?:allows them|lets|headers)",
+    "error_handler": r"(?:on|to) every response|Every response has|Errors (?:are|have)\b",
+    "trusted_host": r"host check",
+    "https_redirect": r"\b307\b",
+    "ip_filter": r"IP filter|blocked client",
+    "maintenance": r"during maintenance|[Mm]aintenance mode",
+    "readiness": r"\breadiness\b",
+    "client_version": r"(?:old|outdated) clients",
+    "required_headers": r"required header",
+    "compression": r"compressed (?:byte|chunk)|of a compressed response begins",
+    "timeout": r"\b504\b|such as by a timeout|for example by a timeout",
+    "rate_limit": r"share one limit|one IP address can send",
+    "body_limit": r"limit bodies|[Rr]eturns 413",
+    "session": r"session cookie|request[.]session",
+    "cross_origin": r"CSRF|forged requests",
+    "concurrency": r"\b(?:a|no|the|own) slots?\b",
+    "authentication": r"CurrentUser|request[.]state[.]user|anonymous",
+    "user_rate_limit": r"user's limit|one user can send",
+    "idempotency": r"Idempotency-Key|stored response|repeated request",
+    "conditional": r"If-None-Match|[Aa]dds ETags",
+}
+# What is left of a sentence of the catalogue that names no layer.
+MARKS: Final = {r"\{with(?:out)? "}
+
 # Which of the schemes a service has: one, two, all of them.
 SCHEME_SETS: Final = [
     "+".join(chosen) for size in (1, 2, 3) for chosen in combinations(SCHEMES, size)
@@ -190,7 +223,7 @@ def test_a_selection_is_a_good_service(
 
     every_parameter = name.startswith(EVERY_PARAMETER)
     assert failures(service, mypy_cache=mypy_cache, every_parameter=every_parameter) == []
-    assert _traces(service, {*LAYERS} - {*answers["layers"]}) == []
+    assert _traces(service, {*answers["layers"]}) == []
     assert _declared(service) == _imported(service)
     assert _untidy(service) == []
 
@@ -251,27 +284,35 @@ def test_layers_meet_in_all_their_states(size: int, left_out: str | None) -> Non
     assert lacking == []
 
 
-def _traces(service: Path, absent: set[str]) -> list[str]:
-    """Return where files speak of the modules, classes and settings of absent layers."""
-    if not absent:
-        return []
-    present = {*ENTRIES} - absent
+def _traces(service: Path, chosen: set[str]) -> list[str]:
+    """Return where files speak of what isn't there: modules, classes, settings, effects."""
+    absent = {*LAYERS} - chosen
     # Not a path that is in quotes, such as that of the metrics.
-    modules = {f"(?:(?<![\"'])[./]|test_){name}(?:[.]py)?" for name in absent}
-    classes = {word for name in absent for word in _classes(name)}
-    settings = {word for name in absent for word in _settings(name)}
-    settings -= {word for name in present for word in _settings(name)}
-    return [
-        f"{path.relative_to(service)}: {found[0]}"
-        for path in sorted(service.rglob("*"))
-        if path.suffix in {".py", ".toml", ".md", ".yml", ".json", ".example"}
+    names = {rf"(?:(?<![\"'])[./]|test_){name}(?:[.]py)?\b" for name in absent}
+    names |= {rf"{word}\b" for name in absent for word in _classes(name)}
+    fields = (service / "app/middleware/settings.py").read_text("utf-8")
+    settings = {
+        name: {rf"{word}\b" for word in _settings(name) if f"\n    {word.lower()}: " not in fields}
+        for name in ENTRIES
+    }
+    effects = {EFFECTS[name] for name in absent}
+    found = []
+    for path in sorted(service.rglob("*")):
+        if path.suffix not in {".py", ".toml", ".md", ".yml", ".yaml", ".json", ".example"}:
+            continue
+        words = names | MARKS
         # The test of a layer may speak of another's settings, where it is skipped without that one.
-        for words in [modules | classes | (set() if path.name.startswith("test_") else settings)]
-        for found in re.finditer(
-            rf"(?<![\w])(?:{'|'.join(sorted(words))})\b",
-            _without_left_out(path.read_text("utf-8")),
-        )
-    ]
+        if not path.name.startswith("test_"):
+            # Code compares a setting with one of a module that may be absent.
+            speaking = absent if path.suffix == ".py" else {*ENTRIES}
+            words |= {word for name in speaking for word in settings[name]}
+        # What layers run on knows all of them.
+        if not {"tests", "core"} & {*path.relative_to(service).parts}:
+            words |= effects
+        text = _without_left_out(path.read_text("utf-8"))
+        hits = re.finditer(rf"(?<!\w)(?:{'|'.join(sorted(words))})", text)
+        found += [f"{path.relative_to(service)}: {hit[0]}" for hit in hits]
+    return found
 
 
 def _untidy(service: Path) -> list[str]:
@@ -299,7 +340,11 @@ def _settings(name: str) -> Iterator[str]:
 
 
 def _without_left_out(page: str) -> str:
-    page = re.sub(r"^.*\(#left-out\).*$", "", page, flags=re.MULTILINE)
+    """Return a page without what it says of other layers on purpose."""
+    page = re.sub(
+        r"^[*][*]Why order matters[.][*][*]$.*?^$", "", page, flags=re.MULTILINE | re.DOTALL
+    )
+    page = re.sub(r"^.*#left-out\).*$", "", page, flags=re.MULTILINE)
     return re.sub(r"^## Left out$.*?(?=^## |\Z)", "", page, flags=re.MULTILINE | re.DOTALL)
 
 

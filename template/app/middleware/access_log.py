@@ -52,7 +52,7 @@ class AccessLogMiddleware(Layer):
             return
         state = exchange.state
         if exchange.method in PROBE_METHODS and exchange.path in self.silent_paths:
-            # A 503 of a layer, as of maintenance, is what a prober asks for.
+            # A 503 of a layer is what a prober asks for.
             expected = exchange.status == _UNAVAILABLE and "refused_by" in state
             if expected or not failed:
                 return

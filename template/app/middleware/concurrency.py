@@ -93,7 +93,7 @@ class ConcurrencyMiddleware(Layer):
     As many again wait for a slot, each at most `queue_timeout` seconds; one more is refused at
     once. A GET or HEAD whose client leaves waits no longer. A request keeps its slot as long as
     the service works on it: a stream until its end, a background task too, and a thread even
-    after a 504. A websocket keeps one during its handshake. Requests for `probe_paths` neither
+    after the request. A websocket keeps one during its handshake. Requests for `probe_paths` neither
     take a slot nor wait for one.
 
     With `max_concurrency`, which a policy gives it, the routes of that policy have as many slots

@@ -30,8 +30,8 @@ class ErrorHandlerMiddleware(Layer):
     """
     Respond with 500, in the format of `problem.py`, when a request raises an exception.
 
-    Starlette's ServerErrorMiddleware runs outside every layer, so its 500 has no CORS headers, no
-    request ID and no security headers. This layer runs inside the layers that add them. It logs
+    Starlette's ServerErrorMiddleware runs outside every layer, so its 500 has none of the headers
+    that layers add. This layer runs inside those that add them. It logs
     the exception once, with its traceback, and records it on the current span; clients never see
     its message. It raises the exception again if the response has started, so that the server
     closes the connection, and in `debug` mode, for Starlette's page with the traceback. It closes

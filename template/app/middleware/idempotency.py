@@ -55,7 +55,7 @@ class IdempotencyMiddleware(Layer):
     `Idempotency-Replayed: true`. The key of another request gets 422, and one whose request is
     still running 409 (draft-ietf-httpapi-idempotency-key-header-07). Responses of 2xx and 3xx are
     kept for `ttl` seconds. A 4xx, a 5xx or an exception releases the key, so the client can correct
-    the request or retry it. After a request was cut off, for example by Timeout, its key is held
+    the request or retry it. After a request was cut off, its key is held
     for up to a minute, because its thread may still run. A response above 256 KiB, or one that the
     client didn't read to its end, isn't stored, and its repetition gets 409. While the storage is
     unreachable, requests with a key get 503, so nothing runs twice. Anonymous requests, those

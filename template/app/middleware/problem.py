@@ -1,4 +1,4 @@
-"""Problem: the format of every error, `application/problem+json` (RFC 9457)."""
+"""Problem: the format of errors, `application/problem+json` (RFC 9457)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -58,7 +58,9 @@ def problem_response(
     members: Mapping[str, Any] | None = None,
 ) -> Response:
     """
-    Return an error response with the phrase of `status` as its title, and the request ID.
+    Return an error response with the phrase of `status` as its title.
+
+    An ID of the request, which a layer has stored, goes into the body.
 
     `members` are added to the body (RFC 9457, 3.2). Of the standard ones, they can replace `type`
     and `title`, with a text.
@@ -145,7 +147,7 @@ def refusal_response(scope: Scope, layer: str, refusal: Refusal) -> Response:
 
 
 def record_refusal(scope: Scope, layer: str, reason: str) -> None:
-    """Record which `layer` rejected a request and why, for the log and the metrics."""
+    """Record which `layer` rejected a request and why, for the layers outside."""
     scope.setdefault("state", {}).update(refused_by=layer, refused_because=reason)
 
 
@@ -160,7 +162,7 @@ async def refuse(
     headers: Mapping[str, str] | None = None,
     close_code: int = 1008,
 ) -> None:
-    """Reject a request from a plain ASGI layer; the log and the metrics name `layer`."""
+    """Reject a request from a plain ASGI layer, in the name of `layer`."""
     refusal = Refusal(status=status, detail=detail, headers=headers, close_code=close_code)
     response = refusal_response(scope, layer, refusal)
     await respond(response, scope, receive, send, close_code=close_code)

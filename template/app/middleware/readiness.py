@@ -69,7 +69,7 @@ class ReadinessMiddleware(Layer):
 
     def enter(self, exchange: Exchange) -> Awaitable[Decision] | None:
         if exchange.path == self.path and exchange.method in PROBE_METHODS:
-            # Its `path` is the route in the log and in the metrics.
+            # Its `path` is the route for the layers outside.
             exchange.scope["route"] = self
             return self._report()
         if self.readiness.shutdown.began and exchange.scope["http_version"][0] == "1":
@@ -100,7 +100,7 @@ class ReadinessMiddleware(Layer):
 
 def check_paths(*, path: str, probe_paths: Collection[str]) -> None:
     """
-    Reject a liveness path, which passes during maintenance.
+    Reject a path that is for liveness already.
 
     Raises:
         ValueError: a message that says what to do.

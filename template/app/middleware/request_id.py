@@ -1,4 +1,4 @@
-"""Request ID: sets a request ID in the response, the log lines and the errors."""
+"""Request ID: gives each request an ID, for its response and its log lines."""
 
 import re
 from functools import partial

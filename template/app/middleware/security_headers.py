@@ -1,4 +1,4 @@
-"""Security headers: adds CSP, HSTS, nosniff and others to every response."""
+"""Security headers: adds CSP, HSTS, nosniff and others to responses."""
 
 import base64
 import hashlib
@@ -50,7 +50,7 @@ _DOCS_POLICY: Final = (
 
 class SecurityHeadersMiddleware(Layer):
     """
-    Add the headers that OWASP recommends for APIs to every response.
+    Add the headers that OWASP recommends for APIs to responses.
 
     Headers that an endpoint sets are kept. `referrer_policy` and `permissions_policy` are sent
     with HTML only, where browsers read them. HSTS is sent over https only (RFC 6797, 7.2), with

@@ -1,4 +1,4 @@
-"""Timing: reports on every response how long the service took."""
+"""Timing: reports in a header how long the service took."""
 
 from time import perf_counter
 from typing import Final

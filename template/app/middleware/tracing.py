@@ -35,10 +35,10 @@ class TracingMiddleware(Layer):
     """
     Add the trace ID to the log lines, and add attributes from inner layers to the span.
 
-    FastAPI starts the span outside the whole stack, before the request ID and the client behind a
-    proxy are known. When the response starts, the span gets `client.address`, `url.scheme` and
-    `request.id`; that of a websocket when it ends. Requests that aren't sampled pass at once, and
-    so do all requests without an exporter.
+    FastAPI starts the span outside the whole stack, before a layer has read the client behind a
+    proxy. When the response starts, the span gets `client.address`, `url.scheme` and, if a layer
+    gave the request an ID, `request.id`; that of a websocket when it ends. Requests that aren't
+    sampled pass at once, and so do all requests without an exporter.
     """
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

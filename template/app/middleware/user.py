@@ -23,7 +23,7 @@ class User:
 
     @property
     def account(self) -> str:
-        """The key of limits and stored responses: schemes can give one ID to different users."""
+        """The key of what is kept for a user: schemes can give one ID to different users."""
         return f"{self.scheme}:{self.id}" if self.scheme else self.id
 
 

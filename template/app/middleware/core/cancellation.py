@@ -18,7 +18,7 @@ def keeping_shields(app: ASGIApp) -> ASGIApp:
     """
     Return `app`, in which the shields of AnyIO hold when its task is cancelled from outside.
 
-    `Task.cancel`, by which Timeout and a server that stops end a request, breaks the shield with
+    `Task.cancel`, which ends a late request, or one of a server that stops, breaks the shield with
     which AnyIO waits for a worker thread: the thread loses its place in the pool, and its
     dependencies are closed while it uses them. Here the cancellation waits until the shield ends.
     A cancel scope of AnyIO instead would cancel each `await` of the clean-up too.

@@ -67,7 +67,7 @@ class Exchange:
     A request and its response, as neighbouring layers see them.
 
     The request: `scope`; `state`, a dictionary for other layers and endpoints; `method`
-    (WEBSOCKET for a handshake); `client`, which Proxy headers can correct; `path`, without
+    (WEBSOCKET for a handshake); `client`, which a layer can correct; `path`, without
     `root_path`; `headers` by name, with None for one that was sent more than once; `receive`,
     which the next inner layer gets, and which a layer can replace; `started_at`, by
     `perf_counter`, when it reached the outermost of these layers.

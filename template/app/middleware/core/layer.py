@@ -64,7 +64,7 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The name in the log, in metrics and in refusals: that of the layer's module."""
+        """The name in refusals, and of the policies: that of the layer's module."""
         return type(self).__module__.rpartition(".")[2]
 
     def spares(self, path: str, method: str) -> bool:
