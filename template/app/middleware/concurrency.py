@@ -92,9 +92,9 @@ class ConcurrencyMiddleware(Layer):
 
     As many again wait for a slot, each at most `queue_timeout` seconds; one more is refused at
     once. A GET or HEAD whose client leaves waits no longer. A request keeps its slot as long as
-    the service works on it: a stream until its end, a background task too, and a thread even
-    after the request. A websocket keeps one during its handshake. Requests for `probe_paths` neither
-    take a slot nor wait for one.
+    the service works on it: a stream until its end, a background task too, and a thread even if
+    the request was cut off. A websocket keeps one during its handshake. Requests for `probe_paths`
+    neither take a slot nor wait for one.
 
     With `max_concurrency`, which a policy gives it, the routes of that policy have as many slots
     of their own: however long they take, they take none of the others, and none is taken of them.
