@@ -95,7 +95,7 @@ KEYS_INSIDE: Final = {
     "setup": {"import", "call"},
     "commands": {"import", "name"},
     "parameters": {"name", "type", "help"},
-    "policies": {"name", "type", "argument", "named_by", "default", "help"},
+    "policies": {"name", "type", "argument", "named_by", "default", "replaces", "help"},
     "public": {"import", "help"},
     "exception_handlers": {"import", "call"},
     "routes": {"import", "call"},
@@ -167,8 +167,8 @@ def test_each_file_belongs_to_something() -> None:
     packages = {name.rpartition("/")[0] for name in SHARED if "/" in name}
     modules = _modules("app/middleware")
     general = {"__main__", "order", "policy", "problem", "settings", "stack"}
-    core = "annotations cancellation check command_line environment exchange headers layer openapi"
-    core += " places policies policies_command reading scope upload"
+    core = "annotations cancellation check command_line effects environment exchange headers layer"
+    core += " openapi places policies policies_command reading scope upload"
     general |= {f"core/{name}" for name in core.split()}
     general |= {name for name in modules if name.startswith("core/explain/")}
     inits = {"__init__", *(f"{package}/__init__" for package in packages)}

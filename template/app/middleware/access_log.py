@@ -46,12 +46,15 @@ class AccessLogMiddleware(Layer):
         # It logs websockets through this one, with the query string.
         logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
 
+    def spares(self, path: str, method: str) -> bool:
+        return method in PROBE_METHODS and path in self.silent_paths
+
     def ended(self, exchange: Exchange) -> None:
         failed = exchange.status >= _SERVER_ERROR or exchange.aborted
         if not (self.logs or failed):
             return
         state = exchange.state
-        if exchange.method in PROBE_METHODS and exchange.path in self.silent_paths:
+        if self.spares(exchange.path, exchange.method):
             # A 503 of a layer is what a prober asks for.
             expected = exchange.status == _UNAVAILABLE and "refused_by" in state
             if expected or not failed:

@@ -21,6 +21,7 @@ from .problem import record_refusal
 
 _REMEMBERED: Final = 128
 _OK: Final = 200
+_SIMPLE: Final = frozenset({"GET", "HEAD", "POST"})
 _PREFLIGHT: Final = b"access-control-request-method"
 _RULE: Final = HeaderRule(
     {
@@ -59,7 +60,7 @@ class CorsMiddleware(Layer):
         self.rules = CORSMiddleware(
             app,
             allow_origins=allow_origins,
-            allow_origin_regex=allow_origin_regex,
+            allow_origin_regex=allow_origin_regex or None,
             allow_methods=allow_methods,
             allow_headers=allow_headers,
             expose_headers=expose_headers,
@@ -67,6 +68,11 @@ class CorsMiddleware(Layer):
             max_age=max_age,
         )
         self.headers_for = Memo(self._headers_for, most=_REMEMBERED)
+
+    def spares(self, path: str, method: str) -> bool:
+        # Without a preflight, browsers send the simple methods only.
+        refused = method not in _SIMPLE and method not in self.rules.allow_methods
+        return refused or super().spares(path, method)
 
     def enter(self, exchange: Exchange) -> Response | None:
         origin = exchange.headers.get(b"origin")

@@ -289,6 +289,39 @@ def test_a_route_has_origins_of_its_own(probe_client: ProbeClient) -> None:
     assert "access-control-allow-origin" not in others.headers
 
 
+@pytest.mark.parametrize(
+    ("policy", "allowed"),
+    [
+        (Policy(), [ORIGIN, "https://pr-1.preview.example"]),
+        (Policy(cors_allow_origins=[]), []),
+        (Policy(cors_allow_origins=["https://admin.example"]), ["https://admin.example"]),
+        (Policy(cors_allow_origin_regex="^https://[a-z]+[.]other$"), ["https://any.other"]),
+        (
+            Policy(
+                cors_allow_origins=["https://admin.example"],
+                cors_allow_origin_regex="^https://[a-z]+[.]other$",
+            ),
+            ["https://admin.example", "https://any.other"],
+        ),
+    ],
+)
+def test_a_route_has_neither_list_nor_pattern_of_the_service(
+    policy: Policy, allowed: list[str], probe_client: ProbeClient
+) -> None:
+    pattern = "^https://[a-z0-9-]+[.]preview[.]example$"
+    client = probe_client(
+        **SETTINGS, cors_allow_origin_regex=pattern, routes={"/probe/items": policy}
+    )
+    names = "pr-1.preview.example", "admin.example", "any.other"
+
+    for origin in (ORIGIN, *(f"https://{name}" for name in names)):
+        asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        preflight = client.options("/probe/items", headers=asks)
+        response = client.post("/probe/items", json={}, headers={"Origin": origin})
+        assert (preflight.status_code == 200) == (origin in allowed)
+        assert ("access-control-allow-origin" in response.headers) == (origin in allowed)
+
+
 def test_a_route_shares_no_credentials_with_everybody(capsys: pytest.CaptureFixture[str]) -> None:
     routes = {"/*": Policy(cors_allow_origins=["*"])}
 

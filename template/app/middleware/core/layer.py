@@ -68,8 +68,10 @@ class Layer:
         return type(self).__module__.rpartition(".")[2]
 
     def spares(self, path: str, method: str) -> bool:
-        """Return whether it rejects no request for `path`; OpenAPI asks this too."""
-        return method in PROBE_METHODS and path in self.exempt_paths
+        """Return whether it does nothing for a request; OpenAPI and policies ask this too."""
+        kind = "websocket" if method == "WEBSOCKET" else "http"
+        is_exempt = method in PROBE_METHODS and path in self.exempt_paths
+        return is_exempt or kind not in type(self).scopes
 
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         """

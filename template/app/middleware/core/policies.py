@@ -25,14 +25,14 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Match, Mount, WebSocketRoute, compile_path
 from starlette.types import ASGIApp, Scope
 
-from app.middleware.order import layer_of
+from app.middleware.order import LAYERS, layer_of
 
+from .effects import METHODS, WEBSOCKET, Effects
 from .environment import EnvironmentSettings, refuse_to_start
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
 from .scope import headers_by_name
 
-_WEBSOCKET: Final = "WEBSOCKET"
 _ENTRY: Final = re.compile(r"(?:(?P<method>[A-Za-z]+) +)?(?P<path>/\S*)")
 _BELOW: Final = "/*"
 _GROUP: Final = re.compile(r"\(\?P<\w+>")
@@ -44,13 +44,15 @@ class Field(NamedTuple):
     What a field of a policy changes: an argument of a layer, or whether the layer is there at all.
 
     `named_by` is the argument that takes the name of the entry, for a layer that counts. `default`
-    is the value of a field that is no setting.
+    is the value of a field that is no setting. `replaces` is another field, of which a policy with
+    this one has the default unless it gives that too: together they are one list.
     """
 
     layer: str
     argument: str = ""
     named_by: str = ""
     default: bool = True
+    replaces: str = ""
 
 
 @dataclass(eq=False)
@@ -100,9 +102,15 @@ class Policies:
         self._size = next((name for name in fields if fields[name].layer == "body_limit"), "")
         self.settings = settings
         self._live: dict[str, Layer] = {}
+        self._effects = Effects(settings, self._live)
         self._told: list[Layer] = []
         self._sized: dict[tuple[Rule | None, int], Rule] = {}
         self._concerned: re.Pattern[str] | None = None
+        if not isinstance(table, Mapping | None):
+            refuse_to_start(
+                "stack_options(routes=...) takes a table of routes, such as"
+                f" {{'POST /uploads': Policy(...)}}, not {table!r}."
+            )
         self.rules = [
             _read(name, policy, fields, settings) for name, policy in (table or {}).items()
         ]
@@ -137,7 +145,7 @@ class Policies:
         if "cors" in self._live and (asked := _preflight_method(scope)):
             scope = {**scope, "method": asked}
         context = taken(scope)
-        return None if context is None else self.rule_of(context, scope.get("method", _WEBSOCKET))
+        return None if context is None else self.rule_of(context, scope.get("method", WEBSOCKET))
 
     def rule_of(self, context: RouteContext, method: str) -> Rule | None:
         """Return what holds for requests of `method` that this route takes."""
@@ -157,11 +165,8 @@ class Policies:
 
     def layers_at(self, context: RouteContext, method: str) -> set[str]:
         """Return the layers that may respond in place of this route."""
-        rule = self.rule_of(context, method)
-        off = {name for name, value in (rule.policy if rule else {}).items() if value is False}
-        template = template_of(context)
-        spared = {name for name, layer in self._live.items() if layer.spares(template, method)}
-        return self._made.keys() - off - spared
+        rule, template = self.rule_of(context, method), template_of(context)
+        return {name for name in self._made if not self._effects.idle(name, rule, template, method)}
 
     def security_at(self, context: RouteContext, method: str) -> Sequence[SecurityBase]:
         """Return the schemes of OpenAPI of which a request for this route needs one."""
@@ -174,11 +179,11 @@ class Policies:
                 return here.security
         return ()
 
-    def explain(self, context: RouteContext, method: str) -> list[dict[str, Any]]:
-        """Return what holds for a route: each value, and where it comes from."""
+    def explain(self, context: RouteContext, method: str, path: str = "") -> list[dict[str, Any]]:
+        """Return what holds for a route, or a `path` of it: each value, and where it comes from."""
         rule = self.rule_of(context, method)
         rows = []
-        for name, (layer, argument, _, default) in self._fields.items():
+        for name, (layer, argument, _, default, _) in self._fields.items():
             if rule and name in rule.policy:
                 sized = rule.sized and name == self._size
                 value = rule.policy[name]
@@ -189,6 +194,9 @@ class Policies:
                 source = name.upper() if given else "default"
             else:
                 value, source = default, "stack"
+            idle = self._effects.idle(layer, rule, path or template_of(context), method)
+            if value and idle:
+                value, source = False if isinstance(value, bool) else None, idle.source
             rows.append({"name": name, "value": value, "layer": layer, "from": source})
         return rows
 
@@ -220,6 +228,8 @@ class Policies:
                     f"ROUTES[{rule.name!r}] is for no route: {rule.path} has"
                     f" {', '.join(taken_here)} only."
                 )
+            else:
+                yield from self._vain(rule, found)
         for method in dict.fromkeys(rule.method for rule in self.rules if rule.method):
             for context in contexts:
                 if _takes(context, method):
@@ -235,6 +245,25 @@ class Policies:
                     f"ROUTES[{nearest.name!r}] and ROUTES[{other.name!r}] are both for {method}"
                     f" {template_of(context)}: one has the nearer path, the other the method. Add"
                     f" '{method} {nearest.path}' with what holds there."
+                )
+
+    def _vain(self, rule: Rule, contexts: Iterable[RouteContext]) -> Iterator[str]:
+        """Yield a sentence for each field that has no effect on any request of an entry."""
+        requests = [
+            (template_of(context), method)
+            for context in contexts
+            for method in methods_of(context) or (*METHODS, WEBSOCKET)
+            if next(self._fitting(context, method), None) is rule
+        ]
+        for name, value in rule.policy.items():
+            layer = self._fields[name].layer
+            found = [self._effects.idle(layer, rule, *request) for request in requests]
+            # A value that asks for nothing holds where the layer does nothing.
+            if value and found and found[0] and all(found):
+                _, because, way_out = found[0]
+                yield (
+                    f"ROUTES[{rule.name!r}]: {name}={value!r} has no effect, because {because};"
+                    f" {way_out} {name}."
                 )
 
     def _refuse_doubles(self) -> None:
@@ -307,7 +336,7 @@ def template_of(context: RouteContext) -> str:
 def methods_of(context: RouteContext) -> set[str] | None:
     """Return the methods that a route takes, None where it takes all."""
     if isinstance(context.original_route, WebSocketRoute):
-        return {_WEBSOCKET}
+        return {WEBSOCKET}
     return context.methods or None
 
 
@@ -331,9 +360,7 @@ def _read(
             f" 'POST /uploads': Policy(...), not {name!r}: {policy!r}."
         )
     if unknown := [key for key in policy if key not in fields]:
-        near = get_close_matches(unknown[0], fields, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        refuse_to_start(f"ROUTES[{name!r}] has {unknown[0]}, which no layer here knows.{hint}")
+        refuse_to_start(f"ROUTES[{name!r}] has {unknown[0]}, {_about(unknown[0], fields)}")
     try:
         _regex(parts["path"])
     except (AssertionError, ValueError, re.error) as error:
@@ -341,6 +368,16 @@ def _read(
     values = _values(name, policy, fields, settings)
     method = (parts["method"] or "").upper() or None
     return Rule(name, values, _changes(name, values, fields), method, parts["path"])
+
+
+def _about(key: str, fields: Mapping[str, Field]) -> str:
+    """Return what to write instead of a key that is no field."""
+    layer = next((it for it in LAYERS if key == it or key.upper() in LAYERS[it].settings), None)
+    if layer:
+        own = ", ".join(name for name in fields if fields[name].layer == layer)
+        return f"which is no field: the layer {layer} has {own or 'none, so leave it out'}."
+    near = get_close_matches(key, fields, 1)
+    return "which no layer here knows." + (f" Did you mean {near[0]}?" if near else "")
 
 
 def _values(
@@ -351,6 +388,8 @@ def _values(
 ) -> Mapping[str, Any]:
     """Return the values of a policy, under the rules of the settings where they are some."""
     known = type(settings).model_fields
+    partners = {fields[key].replaces for key in policy} - {"", *policy}
+    policy = {**policy, **{key: known[key].default for key in partners}}
     own = {key: policy[key] for key in policy if key not in known or not fields[key].argument}
     for key, value in own.items():
         if not isinstance(value, bool):
@@ -369,7 +408,7 @@ def _changes(
     """Return the arguments that differ, by layer."""
     changes: dict[str, Mapping[str, Any] | None] = {}
     for key, value in values.items():
-        layer, argument, named_by, _ = fields[key]
+        layer, argument, named_by, *_ = fields[key]
         if argument:
             named = {named_by: quote(name, safe="/ {}*:-._~")} if named_by else {}
             changes[layer] = {**(changes.get(layer) or {}), argument: value, **named}

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     """Print what holds for the route that takes a request; the exit status is 1 without one."""
+    # Built, since the layers say what they do nothing for.
+    live_stack(app)
     service = service_of(app)
     policies = policies_of(service) if service else None
     *method, path = " ".join(arguments.target).split(" ", 1)
@@ -52,7 +54,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     if context is None:
         print(f"No route takes {name} {path}: the settings of the service hold.", file=sys.stderr)
         return 1
-    rows = policies.explain(context, name)
+    rows = policies.explain(context, name, path)
     if arguments.json:
         methods = sorted(methods_of(context) or ())
         found = {"route": template_of(context), "methods": methods, "holds": rows}

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -14,10 +14,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from app.middleware.core.check import OrderCheck, policies_of
+from app.middleware import StackSettings
+from app.middleware.core.check import OrderCheck, faults, policies_of
 from app.middleware.core.command_line import main
 from app.middleware.core.environment import EnvironmentSettings
 from app.middleware.core.policies import Field, Policies
+from app.middleware.order import LAYERS
+from app.middleware.policy import FIELDS
 from tests.middleware.conftest import ProbeApp, stack_settings
 
 
@@ -171,6 +174,7 @@ def test_an_entry_without_a_route_ends_the_start(
         ({"POST /a": 7}, "ROUTES names a route as FastAPI has it"),
         ({"post /a": {}, "POST /a": {}}, "ROUTES has 'post /a' and 'POST /a', which are one."),
         ({"/a": {"on": True}}, "ROUTES['/a'] has on, which no layer here knows. Did you mean one?"),
+        (["POST /a"], "stack_options(routes=...) takes a table of routes, such as"),
         ({"/a": {"one": "no"}}, "ROUTES['/a']: one must be True or False, not 'no'."),
         ({"/a": {"gate": False, "way": True}}, "way must not be with gate=False"),
         ({"/a/{b:none}": {}}, "ROUTES['/a/{b:none}'] is no path of a route"),
@@ -184,6 +188,160 @@ def test_nonsense_ends_the_start(
 
     assert stopped.value.code == 3
     assert sentence in capsys.readouterr().err
+
+
+def test_a_key_that_is_no_field_names_those_of_its_layer(
+    probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, place in LAYERS.items():
+        own = [field for field in FIELDS if FIELDS[field].layer == name]
+        for key in {name, *(setting.lower() for setting in place.settings)} - {*FIELDS}:
+            table: Any = {"/probe/ok": {key: True}}
+            with pytest.raises(SystemExit):
+                probe_app(routes=table)
+            said = capsys.readouterr().err
+            assert f"has {key}, which is no field: the layer " in said
+            assert key != name or said.endswith(f" {', '.join(own) or 'none, so leave it out'}.\n")
+
+
+class Situation(NamedTuple):
+    """
+    An entry whose requests some fields can't change.
+
+    `idle` are those fields, `because` the words about one of them. `policy` is what the entry has
+    besides.
+    """
+
+    entry: str
+    idle: str
+    because: str = ""
+    policy: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}
+
+
+OF_USERS: Final = "user_rate_limit idempotency_key_required"
+OF_CORS: Final = "cors_allow_origins cors_allow_origin_regex cors_allow_credentials"
+SITUATIONS: Final = {
+    "every route": Situation("/*", "", settings={"probe_paths": ["/probe/ok"]}),
+    "a read": Situation(
+        "GET /probe/ok",
+        "cross_origin idempotency_key_required",
+        "idempotency is for PATCH and POST only; leave out idempotency_key_required.",
+    ),
+    "a write": Situation(
+        "POST /probe/items", "conditional", "conditional is for GET and HEAD only; leave out"
+    ),
+    "a handshake": Situation(
+        "WEBSOCKET /probe/ws",
+        f"content_security_policy cross_origin_resource_policy {OF_CORS} required_headers"
+        " compression request_timeout max_body_bytes idempotency_key_required conditional",
+        "timeout does nothing for WEBSOCKET; leave out request_timeout.",
+    ),
+    "a probe": Situation(
+        "GET /probe/ok",
+        "access_log maintenance client_version required_headers rate_limit max_concurrency"
+        f" queue_timeout authentication authentication_required cross_origin {OF_USERS}",
+        "/probe/ok is in PROBE_PATHS; take it out there, or leave out rate_limit.",
+        settings={"probe_paths": ["/probe/ok"]},
+    ),
+    "a write to the path of a probe": Situation(
+        "POST /probe/items", "conditional", settings={"probe_paths": ["/probe/items"]}
+    ),
+    "an open path": Situation(
+        "POST /probe/items",
+        f"authentication authentication_required {OF_USERS} conditional",
+        "is in AUTHENTICATION_EXEMPT; take it out there, or leave out user_rate_limit.",
+        settings={"authentication_exempt": ["/probe/items"]},
+    ),
+    "no user": Situation(
+        "POST /probe/items",
+        f"{OF_USERS} conditional",
+        "authentication=False is there too; leave out authentication=False or user_rate_limit.",
+        policy={"authentication": False},
+    ),
+    "a preflight that is refused": Situation(
+        "DELETE /probe/items",
+        f"{OF_CORS} idempotency_key_required conditional",
+        "CORS_ALLOW_METHODS lacks DELETE; add it there, or leave out cors_allow_origins.",
+        settings={"cors_allow_methods": ["GET"]},
+    ),
+}
+VALUES: Final[Mapping[str, Any]] = {
+    "content_security_policy": "default-src 'none'",
+    "cross_origin_resource_policy": "same-site",
+    "cors_allow_origins": ["https://a.example"],
+    "cors_allow_origin_regex": "^https://a[.]example$",
+    "request_timeout": 7.0,
+    "rate_limit": "7/minute",
+    "max_body_bytes": 7,
+    "max_concurrency": 7,
+    "queue_timeout": 7.0,
+    "user_rate_limit": "7/minute",
+}
+# A field of a new layer has a test of its own.
+KNOWN: Final = VALUES.keys() | {name for each in SITUATIONS.values() for name in each.idle.split()}
+
+
+@pytest.fixture(params=SITUATIONS.values(), ids=[*SITUATIONS])
+def situation(request: pytest.FixtureRequest) -> Situation:
+    found: Situation = request.param
+    known = {*FIELDS, *StackSettings.model_fields}
+    if not {*found.policy, *found.settings} <= known:
+        pytest.skip("this selection has no such requests")
+    return found
+
+
+def test_a_field_without_effect_ends_the_start(situation: Situation, probe_app: ProbeApp) -> None:
+    """What it asks for would not happen, and nobody would see that."""
+    others = [name for name in KNOWN & FIELDS.keys() if FIELDS[name].layer not in situation.policy]
+    start = f"ROUTES['{situation.entry}']: "
+
+    found = faults(_app(probe_app, situation, {name: VALUES.get(name, True) for name in others}))
+
+    assert {each.removeprefix(start).partition("=")[0] for each in found} == {
+        name for name in others if name in situation.idle.split()
+    }
+    about = situation.because.rpartition(" ")[2].rstrip(".")
+    assert about not in others or any(situation.because in each for each in found)
+
+
+def test_a_field_that_asks_for_nothing_is_right_anywhere(
+    situation: Situation, probe_app: ProbeApp
+) -> None:
+    switches = [
+        name
+        for name in KNOWN & FIELDS.keys() - VALUES.keys()
+        if FIELDS[name].layer in {name, "cors"}
+    ]
+
+    assert faults(_app(probe_app, situation, dict.fromkeys(switches, False))) == []
+
+
+def test_the_command_shows_no_value_without_effect(
+    situation: Situation,
+    probe_app: ProbeApp,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    method, _, path = situation.entry.rpartition(" ")
+    asked = [method or "POST", path.replace("*", "probe/upload")]
+    monkeypatch.setattr("app.main.app", _app(probe_app, situation, {}))
+    monkeypatch.setattr(sys, "argv", ["app.middleware", "route", *asked, "--json"])
+
+    assert main({}) == 0
+
+    for row in json.loads(capsys.readouterr().out)["holds"]:
+        if row["name"] in situation.idle.split():
+            assert not row["value"], row
+        elif method and row["name"] in VALUES.keys() - {*OF_CORS.split()}:
+            assert row["value"], row
+
+
+def _app(probe_app: ProbeApp, situation: Situation, policy: Any) -> FastAPI:
+    table = {situation.entry: {**situation.policy, **policy}}
+    app = probe_app(routes=table, **situation.settings)
+    app.add_api_route("/probe/items", answer, methods=["DELETE"])
+    return app
 
 
 def test_the_command_tells_what_holds(
