@@ -229,6 +229,28 @@ def test_quotes_and_white_space_are_no_part_of_a_value(scheme: str, reader: Read
             assert _is_refusal(result, name, usual[name], usual[name].split(",")[0].strip()), result
 
 
+@pytest.mark.parametrize(
+    ("scheme", "name", "value", "way_out"),
+    [
+        *(("jwt", name, f'"{SECRET}"', "leave them out") for name in ("JWT_KEY", "SESSION_SECRET")),
+        ("jwt", "SESSION_SECRET", f" '{SECRET}' ", "leave them out"),
+        ("api_key", "API_KEYS", f'"a:{SECRET}"', "leave them out"),
+        ("api_key", "API_KEYS", f"a:{SECRET[::-1]},'b:{SECRET}'", "leave them out"),
+        ("api_key", "API_KEYS", f'{{"a": "{SECRET}"}}', "must be a list"),
+        ("api_key", "STORAGE_URL", f'"redis://:{SECRET}@localhost"', "leave them out"),
+    ],
+)
+def test_a_wrong_secret_is_not_shown(
+    scheme: str, name: str, value: str, way_out: str, reader: Reader
+) -> None:
+    ((status, *sentences),) = reader.read(scheme, [{name: value}])
+
+    assert (status, len(sentences)) == (FAILED_START, 1)
+    assert sentences[0].startswith(f"{name} must ")
+    assert way_out in sentences[0]
+    assert SECRET not in sentences[0]
+
+
 def _usual(name: str) -> str:
     """Return the default as `.env.example` has it, or the first value that works."""
     default = NEEDED.get(name, KNOBS[name].get("default"))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Final, Never, Self
 
 from pydantic import ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from . import annotations
@@ -84,12 +85,13 @@ class EnvironmentSettings(BaseSettings):
     @classmethod
     def _read(cls, value: object, info: ValidationInfo) -> object:
         """Read text as the type of its field needs it."""
-        annotation = annotations.of_field(cls.model_fields[str(info.field_name)])
+        field = cls.model_fields[str(info.field_name)]
+        annotation = annotations.of_field(field)
         kinds = annotations.kinds(annotation)
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
             msg = f"must be a number, not {value}"
             raise ValueError(msg)
-        return _read_as(annotation, value)
+        return _read_as(annotation, value, shown=not _is_secret(field, annotation))
 
     @field_validator("*", mode="after")
     @classmethod
@@ -172,7 +174,7 @@ class EnvironmentSettings(BaseSettings):
         if error["type"] == "value_error":
             rule = cls._renamed(str(context["error"])).replace(str(error["input"]), str(plain))
             return f"{name} {rule}."
-        secret = field is None or annotations.holds_secret(annotation)
+        secret = field is None or _is_secret(field, annotation)
         shown = "" if secret else f", not {plain!r}"
         if lacks_item:
             return f"{name} must have {annotations.length(annotation)} items{shown}."
@@ -243,16 +245,18 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
     for name, field in base.model_fields.items():
         own = settings.model_fields[name]
         if own.annotation != field.annotation or own.metadata != field.metadata:
-            own.annotation, own.metadata = field.annotation, field.metadata
+            own.annotation, own.metadata, own.repr = field.annotation, field.metadata, field.repr
             changed = True
     if changed:
         settings.model_rebuild(force=True)
 
 
-def _read_as(annotation: Any, value: object) -> object:
+def _read_as(annotation: Any, value: object, *, shown: bool) -> object:
     """Read text as its type needs it, in a model too."""
     if isinstance(value, dict) and annotations.is_object(annotation):
-        return {key: _read_member(annotation, key, item) for key, item in value.items()}
+        return {
+            key: _read_member(annotation, key, item, shown=shown) for key, item in value.items()
+        }
     if not isinstance(value, str):
         return value
     # Python smuggles such bytes into text: they break where they are written.
@@ -263,14 +267,19 @@ def _read_as(annotation: Any, value: object) -> object:
     if str in kinds:
         return value
     if any(issubclass(kind, _LISTS) for kind in kinds):
-        return split_commas(value)
+        return split_commas(value, shown=shown)
     return read_json(value) if annotations.is_object(annotation) else value
 
 
-def _read_member(annotation: Any, key: Any, value: object) -> object:
+def _read_member(annotation: Any, key: Any, value: object, *, shown: bool) -> object:
     with suppress(ValueError):  # Pydantic refuses it, and names its place
-        value = _read_as(annotations.member(annotation, key), value)
+        value = _read_as(annotations.member(annotation, key), value, shown=shown)
     return value
+
+
+def _is_secret(field: FieldInfo, annotation: object) -> bool:
+    """Say whether no message may show it: it holds a secret, or its own `repr` leaves it out."""
+    return not field.repr or annotations.holds_secret(annotation)
 
 
 def _without_user(value: object) -> object:

@@ -1,24 +1,27 @@
 """Reading: how the text of a variable becomes a value."""
 
 import json
+import re
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator
 
-_QUOTES: Final = "\"'"
-_QUOTED: Final = (
-    "must not be in quotes, which some tools such as `docker run --env-file` keep; write {}"
+# What a tool was to replace by a value: ${NAME}, $(command), $NAME, {name}, {{name}}, <name>.
+PLACEHOLDER: Final = re.compile(
+    r"\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Z_]{2,}|\{+[\w .:-]*\}+|<[\w .:-]*>"
 )
+_QUOTES: Final = "\"'"
+_QUOTED: Final = "must not be in quotes, which some tools such as `docker run --env-file` keep; {}"
 
 
-def plain(value: object) -> object:
-    """Take white space away; refuse quotes around the value."""
+def plain(value: object, *, shown: bool = True) -> object:
+    """Take white space away; refuse quotes around the value, which is `shown` if it's no secret."""
     if not isinstance(value, str):
         return value
     text = value.strip()
     if is_quoted(text):
-        raise ValueError(_QUOTED.format(text[1:-1]))
+        raise ValueError(_quoted(text[1:-1], shown=shown))
     return text
 
 
@@ -27,7 +30,11 @@ def is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES
 
 
-def split_commas(value: str) -> Any:
+def _quoted(bare: str, *, shown: bool) -> str:
+    return _QUOTED.format(f"write {bare}" if shown else "leave them out")
+
+
+def split_commas(value: str, *, shown: bool = True) -> Any:
     """Read `a,b` and `["a", "b"]` in the same way; other JSON passes to the next check."""
     if value.lstrip().startswith(("[", "{")):
         # An IPv6 host such as [::1] starts in the same way, and is no JSON.
@@ -36,7 +43,7 @@ def split_commas(value: str) -> Any:
     items = [item for part in value.split(",") if (item := part.strip())]
     if any(map(is_quoted, (value.strip(), *items))):
         bare = filter(None, (item.strip(_QUOTES) for item in items))
-        raise ValueError(_QUOTED.format(",".join(bare)))
+        raise ValueError(_quoted(",".join(bare), shown=shown))
     return items
 
 

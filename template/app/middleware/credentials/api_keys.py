@@ -21,6 +21,8 @@ _ENTRY: Final = re.compile(
 )
 _HOW_TO_MAKE_ONE: Final = "`python -m app.middleware api-key NAME` makes one"
 _MAXIMUM_LENGTH: Final = 512
+# What a command prints that gets an empty variable. No key has them.
+_OF_NOTHING: Final = {sha256(nothing).hexdigest() for nothing in (b"", b"\n")}
 
 
 class ApiKey(NamedTuple):
@@ -122,6 +124,9 @@ def _api_key(value: object) -> object:
             f" {_HOW_TO_MAKE_ONE}"
         )
         raise ValueError(msg)
+    if match["digest"].lower() in _OF_NOTHING:
+        msg = f"must not hold the hash of an empty key; {_HOW_TO_MAKE_ONE}"
+        raise ValueError(msg)
     scopes = (match["scopes"] or "")[1:].split()
     return ApiKey(match["name"], match["digest"].lower(), frozenset(scopes))
 
@@ -140,5 +145,5 @@ ApiKeyHeader = Annotated[HeaderName, AfterValidator(_header)]
 ApiKeys = Annotated[
     tuple[Annotated[ApiKey, BeforeValidator(_api_key)], ...],
     AfterValidator(_distinct),
-    Field(description=_HOW_TO_MAKE_ONE),
+    Field(description=_HOW_TO_MAKE_ONE, repr=False),
 ]

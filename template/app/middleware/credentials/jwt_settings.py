@@ -4,20 +4,32 @@ import re
 from collections.abc import Collection
 from ipaddress import ip_network
 from typing import Annotated, Final, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import AfterValidator, SecretStr, ValidationInfo
 
 from app.middleware.core.networks import covers, parse_network
-from app.middleware.core.reading import Plain, in_any_case
-from app.middleware.core.secret import check_secret
+from app.middleware.core.reading import PLACEHOLDER, Plain, in_any_case, plain
+from app.middleware.core.secret import check_secret, kind_of_key
 
 from .jwt_keys import algorithms_for, is_pem, load_public_key
 
 _RULE: Final = (
     "must be a public key in PEM (RSA of 2048 bits or more, EC or Ed25519) or a shared secret"
 )
+# What to write instead of something that is made of a key, but isn't the public key in PEM: as a
+# shared secret it would be known to everybody (RFC 8725, 2.1).
+_PUBLIC_KEY: Final = {
+    "CERTIFICATE": "not a certificate; `openssl x509 -pubkey -noout` prints the key in it",
+    "ENCODED": "not in base64; decode it",
+    "JWK": "not a JWK; set JWT_JWKS_URL to the address where it is published",
+    "PRIVATE": "not the private one, which only the issuer may have; `openssl pkey -pubout` prints"
+    " the public one",
+    "PUBLIC": "which is -----BEGIN PUBLIC KEY-----\\n, the base64 of the key, and"
+    " \\n-----END PUBLIC KEY-----, with nothing before",
+    "SSH": "not in the format of SSH; `ssh-keygen -e -m PKCS8` prints the key in PEM",
+}
 
 
 def _url(value: str) -> str:
@@ -38,6 +50,10 @@ def _url(value: str) -> str:
         hint = "no user or password is sent to it"
     elif host.endswith("."):
         hint = "leave the last dot of the host out"
+    elif "" in host.split("."):
+        hint = "its host has two dots in a row"
+    elif found := _UNFILLED.search(unquote(value)):
+        hint = f"write what it has instead of {found[0]}"
     else:
         return value
     msg = f"must be the https address of a key set, not {_without_password(value)!r}: {hint}"
@@ -59,9 +75,13 @@ def _is_inside(host: str) -> bool:
 
 
 def _named(value: str) -> str:
-    """Refuse a pattern, and the address of a document instead of the name in it."""
-    if "*" in value:
-        msg = f"must hold values as tokens have them, not the pattern {value!r}"
+    """Refuse a pattern, a placeholder, and the address of a document instead of the name in it."""
+    if not value.strip():
+        msg = "must not hold an empty item"
+        raise ValueError(msg)
+    if found := _UNFILLED.search(value):
+        kind = "pattern" if found[0] == "*" else f"placeholder {found[0]} in"
+        msg = f"must hold values as tokens have them, not the {kind} {value!r}"
         raise ValueError(msg)
     if (at := value.find("/.well-known/")) >= 0:
         msg = f"must hold values as tokens have them; write {value[:at]}, not {value!r}"
@@ -70,15 +90,23 @@ def _named(value: str) -> str:
 
 
 def _key(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-    """Refuse what is no public key, what could be guessed, no key and two sources of keys."""
+    """Refuse what is no public key, what others may know, no key and two sources of keys."""
     key = value.get_secret_value().strip() if value else ""
-    if is_pem(key):
+    plain(key, shown=False)
+    kind = kind_of_key(key)
+    if is_pem(key) and kind in {"", "PUBLIC"}:
         # One line of a `.env` file holds no line breaks.
         key = key.replace("\\n", "\n")
         try:
             load_public_key(key)
         except (ValueError, UnsupportedAlgorithm):
             raise ValueError(_RULE) from None
+    elif kind:
+        msg = f"must be a public key in PEM, {_PUBLIC_KEY[kind]}"
+        raise ValueError(msg)
+    elif key.startswith(("http://", "https://")):
+        msg = "must be a key, not the address of keys; set JWT_JWKS_URL to that"
+        raise ValueError(msg)
     elif key:
         check_secret(key)
     if bool(key) == bool(info.data.get("jwt_jwks_url", not key)):
@@ -99,6 +127,9 @@ def check_jwt_key(
     """
     if key is None:
         _check_way(jwks_url, insecure_http=insecure_http)
+        if not algorithms:
+            msg = "JWT_ALGORITHMS must hold at least one, such as RS256"
+            raise ValueError(msg)
         if any(name.startswith("HS") for name in algorithms):
             msg = "JWT_ALGORITHMS must not hold HS256 with JWT_JWKS_URL, whose keys are public"
             raise ValueError(msg)
@@ -123,6 +154,7 @@ def _check_way(url: str, *, insecure_http: bool) -> None:
     raise ValueError(msg)
 
 
+_UNFILLED: Final = re.compile(rf"\*|{PLACEHOLDER.pattern}")
 _INSIDE: Final = (".svc", ".svc.cluster.local", ".internal", ".localhost")
 _PRIVATE: Final = tuple(
     map(

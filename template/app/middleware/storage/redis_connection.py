@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, SecretStr
 
+from app.middleware.core.reading import plain
+
 from .base import StorageLostError
 from .redis_clients import AddressError, Command, client
 
@@ -177,6 +179,7 @@ async def _within(seconds: float, work: Coroutine[Any, Any, _T]) -> _T:
 
 def _redis(value: SecretStr) -> SecretStr:
     value = SecretStr(value.get_secret_value().strip())
+    plain(value.get_secret_value(), shown=False)
     msg = (
         "must be the address of a Redis, such as redis://user:password@host:6379/0,"
         " rediss:// for TLS, or unix:///run/redis.sock; of several,"

@@ -7,20 +7,30 @@ import hmac
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cache
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.testclient import TestClient
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from pydantic import ValidationError
 from starlette.testclient import WebSocketDenialResponse
 
 from app.middleware.authentication import CurrentUser, User, current_user
+from app.middleware.core.secret import check_secret
 from app.middleware.credentials import jwt_verifier
 from app.middleware.credentials.jwt_verifier import JwtVerifier
 from app.middleware.user import BadCredentialError
@@ -445,6 +455,11 @@ def ec_key(name: str) -> ec.EllipticCurvePrivateKey:
 
 
 @cache
+def ed_key() -> ed25519.Ed25519PrivateKey:
+    return ed25519.Ed25519PrivateKey.generate()
+
+
+@cache
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, bits)
 
@@ -482,9 +497,147 @@ def test_a_public_key_is_no_secret(start: Callable[..., TestClient]) -> None:
         assert client.get("/me", headers=bearer(forged)).status_code == 401
 
 
+AnyKey = PrivateKey | ed25519.Ed25519PrivateKey
+
+
+def public(key: AnyKey, encoding: Encoding = Encoding.DER) -> bytes:
+    return key.public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
+
+
+def private(key: AnyKey, form: PrivateFormat, encoding: Encoding = Encoding.DER) -> bytes:
+    return key.private_bytes(encoding, form, NoEncryption())
+
+
+def certificate(key: AnyKey, encoding: Encoding) -> bytes:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "id.example")])
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 7, day, day)
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
+    return made.sign(key, algorithm).public_bytes(encoding)
+
+
+def jwk(key: AnyKey) -> str:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return RSAAlgorithm.to_jwk(key.public_key())
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return ECAlgorithm.to_jwk(key.public_key())
+    return OKPAlgorithm.to_jwk(key.public_key())
+
+
+def base64_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+# What people paste of a key, and the way out; as a shared secret it would be a known one.
+SPELLINGS: Final[dict[str, tuple[Callable[[AnyKey], str], str]]] = {
+    "base64": (lambda key: base64_of(public(key)), "with nothing before"),
+    "base64 in lines": (
+        lambda key: base64.encodebytes(public(key)).decode(),
+        "with nothing before",
+    ),
+    "base64 for addresses": (
+        lambda key: base64.urlsafe_b64encode(public(key)).decode().rstrip("="),
+        "with nothing before",
+    ),
+    "digits": (lambda key: public(key).hex(), "with nothing before"),
+    "after its name": (
+        lambda key: f"key: {public(key, Encoding.PEM).decode()}",
+        "with nothing before",
+    ),
+    "in quotes": (
+        lambda key: json.dumps(public(key, Encoding.PEM).decode()),
+        "must not be in quotes, .* keep; leave them out",
+    ),
+    "pem in base64": (lambda key: base64_of(public(key, Encoding.PEM)), "decode it"),
+    "ssh": (
+        lambda key: key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
+        "ssh-keygen -e -m PKCS8",
+    ),
+    "jwk": (jwk, "set JWT_JWKS_URL"),
+    "jwks": (lambda key: json.dumps({"keys": [json.loads(jwk(key))]}), "set JWT_JWKS_URL"),
+    "keys": (lambda key: json.dumps([json.loads(jwk(key))]), "set JWT_JWKS_URL"),
+    "x5c": (
+        lambda key: json.dumps([base64_of(certificate(key, Encoding.DER))]),
+        "set JWT_JWKS_URL",
+    ),
+    "certificate": (lambda key: certificate(key, Encoding.PEM).decode(), "openssl x509 -pubkey"),
+    "certificate in base64": (
+        lambda key: base64_of(certificate(key, Encoding.DER)),
+        "openssl x509 -pubkey",
+    ),
+    "private": (
+        lambda key: private(key, PrivateFormat.PKCS8, Encoding.PEM).decode(),
+        "openssl pkey -pubout",
+    ),
+    "private in base64": (
+        lambda key: base64_of(private(key, PrivateFormat.PKCS8)),
+        "openssl pkey -pubout",
+    ),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("make", [rsa_key, lambda: ec_key("a"), lambda: ec_key("p384"), ed_key])
+def test_a_key_in_another_spelling_is_no_secret(make: Callable[[], AnyKey], spelling: str) -> None:
+    """Else whoever has the public key could sign tokens with its text (RFC 8725, 2.1)."""
+    spell, way_out = SPELLINGS[spelling]
+    text = spell(make())
+
+    with pytest.raises(ValidationError, match=way_out) as error:
+        stack_settings(jwt_key=text, jwt_algorithms=["HS256"])
+    if not spelling.startswith("private"):
+        with pytest.raises(ValueError, match="must"):
+            check_secret(text)
+
+    assert text not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'"{SECRET}"',
+        f" '{SECRET}'\n",
+        "${JWT_KEY_OF_THE_ORDERS_OF_THE_SHOP}",
+        "$(openssl rand -hex 32 | tr -d a)",
+        "<a long random key of your service>",
+        "{{ vault.orders.production.jwt_key }}",
+        "vault://orders/production/keys/jwt",
+        "arn:aws:secretsmanager:eu-west-1:1:secret:jwt",
+        "https://id.company.com/realms/orders/keys",
+        __file__,
+    ],
+)
+def test_the_name_of_a_secret_is_no_secret(text: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        check_secret(text)
+    with pytest.raises(ValidationError, match="must"):
+        stack_settings(jwt_key=text, jwt_algorithms=["HS256"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64_of(hashlib.sha512(b"tokens").digest()),
+        f"MII{SECRET}",
+        f"$AB{SECRET}<x>",
+        f'{{"key": "{SECRET}"}}',
+        "".join(str(ord(letter)) for letter in SECRET),
+        f'"{SECRET}',
+    ],
+)
+def test_a_secret_that_looks_odd_is_one(text: str) -> None:
+    check_secret(text)
+
+    assert stack_settings(jwt_key=text, jwt_algorithms=["HS256"]).jwt_key is not None
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        (
+            {"jwt_key": "", "jwt_jwks_url": "https://id.example/keys", "jwt_algorithms": []},
+            "JWT_ALGORITHMS must hold at least one, such as RS256",
+        ),
         ({"jwt_key": ""}, "or JWT_JWKS_URL must be set, and not both"),
         ({"jwt_jwks_url": "https://id.example/keys"}, "must be set, and not both"),
         ({"jwt_key": "", "jwt_jwks_url": "id.example/keys"}, "must be the https address"),
