@@ -44,8 +44,8 @@ class Field(NamedTuple):
     What a field of a policy changes: an argument of a layer, or whether the layer is there at all.
 
     `named_by` is the argument that takes the name of the entry, for a layer that counts. `default`
-    is the value of a field that is no setting. `replaces` is another field, of which a policy with
-    this one has the default unless it gives that too: together they are one list.
+    is the value of a field that is no setting. `replaces` is another field, which is empty in a
+    policy that gives this one alone: together they are one list.
     """
 
     layer: str
@@ -106,7 +106,7 @@ class Policies:
         self._told: list[Layer] = []
         self._sized: dict[tuple[Rule | None, int], Rule] = {}
         self._concerned: re.Pattern[str] | None = None
-        if not isinstance(table, Mapping | None):
+        if table and not isinstance(table, Mapping):
             refuse_to_start(
                 "stack_options(routes=...) takes a table of routes, such as"
                 f" {{'POST /uploads': Policy(...)}}, not {table!r}."
@@ -257,10 +257,10 @@ class Policies:
         ]
         for name, value in rule.policy.items():
             layer = self._fields[name].layer
-            found = [self._effects.idle(layer, rule, *request) for request in requests]
+            idle = [why for it in requests if (why := self._effects.idle(layer, rule, *it))]
             # A value that asks for nothing holds where the layer does nothing.
-            if value and found and found[0] and all(found):
-                _, because, way_out = found[0]
+            if value and idle and len(idle) == len(requests):
+                _, because, way_out = idle[0]
                 yield (
                     f"ROUTES[{rule.name!r}]: {name}={value!r} has no effect, because {because};"
                     f" {way_out} {name}."
@@ -389,7 +389,7 @@ def _values(
     """Return the values of a policy, under the rules of the settings where they are some."""
     known = type(settings).model_fields
     partners = {fields[key].replaces for key in policy} - {"", *policy}
-    policy = {**policy, **{key: known[key].default for key in partners}}
+    policy = {**policy, **{key: type(known[key].default)() for key in partners}}
     own = {key: policy[key] for key in policy if key not in known or not fields[key].argument}
     for key, value in own.items():
         if not isinstance(value, bool):

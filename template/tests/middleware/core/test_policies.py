@@ -391,6 +391,29 @@ def test_a_value_has_the_rules_of_its_setting(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "ROUTES: SIZE must be a number, not True.\n"
 
 
+def test_a_field_empties_the_one_that_it_replaces() -> None:
+    """Also where the service has a default of its own, which would stay in force."""
+
+    class Settings(EnvironmentSettings):
+        names: tuple[str, ...] = ("of the service",)
+        pattern: str = "of the service"
+
+    fields = {
+        "names": Field("no_layer", "names", replaces="pattern"),
+        "pattern": Field("no_layer", "pattern", replaces="names"),
+    }
+
+    def changes(**policy: Any) -> Any:
+        table = {"/a": policy}
+        (rule,) = Policies(table, fields=fields, settings=Settings(), stack=[]).rules
+        return rule.changes["no_layer"]
+
+    assert changes(names=["a"]) == {"names": ("a",), "pattern": ""}
+    assert changes(names=[]) == {"names": (), "pattern": ""}
+    assert changes(pattern="b") == {"names": (), "pattern": "b"}
+    assert changes(names=["a"], pattern="b") == {"names": ("a",), "pattern": "b"}
+
+
 def test_a_service_without_a_table_has_no_rule(probe_app: ProbeApp) -> None:
     app = probe_app()
     table = policies_of(app)

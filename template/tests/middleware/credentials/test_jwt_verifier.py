@@ -579,7 +579,7 @@ SPELLINGS: Final[dict[str, tuple[Callable[[AnyKey], str], str]]] = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("make", [rsa_key, lambda: ec_key("a"), lambda: ec_key("p384"), ed_key])
 def test_a_key_in_another_spelling_is_no_secret(make: Callable[[], AnyKey], spelling: str) -> None:
-    """Else whoever has the public key could sign tokens with its text (RFC 8725, 2.1)."""
+    """Otherwise anyone with the public key could sign tokens with its text (RFC 8725, 2.1)."""
     spell, way_out = SPELLINGS[spelling]
     text = spell(make())
 
