@@ -296,7 +296,7 @@ def _traces(service: Path, chosen: set[str]) -> list[str]:
         for name in ENTRIES
     }
     effects = {EFFECTS[name] for name in absent}
-    found = []
+    found: list[str] = []
     for path in sorted(service.rglob("*")):
         if path.suffix not in {".py", ".toml", ".md", ".yml", ".yaml", ".json", ".example"}:
             continue

@@ -156,7 +156,7 @@ def _content_security(value: str) -> str:
         names = []
         for directive in filter(None, map(str.strip, policy.split(";"))):
             meant = _meant_directive(directive)
-            if meant != directive.split():
+            if meant is None or meant != directive.split():
                 hint = f"; write {' '.join(meant)}" if meant else ""
                 msg = (
                     "must be directives such as default-src 'none', with ; between them, keywords"

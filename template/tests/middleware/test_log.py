@@ -94,6 +94,14 @@ def test_what_a_library_adds_can_not_take_the_place_of_a_field(log_lines: LogLin
     assert {key: line[key] for key in told} == told
 
 
+def _is_written_by_a_library(level: int) -> None:
+    logging.getLogger("billing").log(level, "sent %s", "once")
+
+
+def _is_written_by_structlog_at_once(level: int) -> None:
+    structlog.get_logger().log(level, "sent %s", "once")
+
+
 async def _is_written_by_structlog(level: int) -> None:
     await structlog.get_logger().alog(level, "sent %s", "once")
 
@@ -102,8 +110,8 @@ async def _is_written_by_structlog(level: int) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda level: logging.getLogger("billing").log(level, "sent %s", "once"),
-        lambda level: structlog.get_logger().log(level, "sent %s", "once"),
+        _is_written_by_a_library,
+        _is_written_by_structlog_at_once,
         _is_written_by_structlog,
     ],
     ids=["library", "structlog", "structlog-async"],

@@ -13,7 +13,8 @@ _SECRETS: Final[tuple[type, ...]] = (Secret, SecretBytes, SecretStr)
 
 def of_field(field: FieldInfo) -> Any:
     """Return the annotation of a field as it was written."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    annotated: Any = Annotated
+    return annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def aliases(field: FieldInfo) -> list[str]:
@@ -43,7 +44,7 @@ def kinds(annotation: object) -> set[type]:
 def is_object(annotation: object) -> bool:
     """Say whether it can be a mapping, a model or a data class."""
     return any(
-        is_dataclass(kind) or issubclass(kind, Mapping | BaseModel) for kind in kinds(annotation)
+        is_dataclass(kind) or issubclass(kind, (Mapping, BaseModel)) for kind in kinds(annotation)
     )
 
 
@@ -106,7 +107,8 @@ def _resolved(annotation: Any) -> Any:
 
 
 def _reads_text(mark: object) -> bool:
-    return mark is NoDecode or isinstance(mark, Json)  # type: ignore[misc]  # a class at run time
+    json: Any = Json  # a class at run time
+    return mark is NoDecode or isinstance(mark, json)
 
 
 def _members(kind: Any) -> dict[str, Any]:

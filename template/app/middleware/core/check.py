@@ -170,7 +170,8 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
     for name, field in type(settings).model_fields.items():
         for path in getattr(settings, name) if field.annotation == Paths else ():
             other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-            scope = {"type": "http", "method": "GET", "path": path, "headers": [], "app": service}
+            scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+            scope["app"] = service
             if other in templates and path not in templates and taken(scope) is None:
                 yield (
                     f"{name.upper()} must hold paths as the routes have them, not {path!r};"

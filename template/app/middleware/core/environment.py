@@ -206,7 +206,8 @@ class EnvironmentSettings(BaseSettings):
         name = cls._field(loc)
         field = cls.model_fields.get(name)
         annotation = annotations.of_field(field) if field else None
-        variables, path = cls._variables(name), []
+        variables = cls._variables(name)
+        path: list[str] = []
         for key in loc[1:]:
             # What has none is a part of a union.
             if (inner := annotations.member(annotation, key)) is not None:
