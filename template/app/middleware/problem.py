@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -65,17 +64,16 @@ def problem_response(
     `members` are added to the body (RFC 9457, 3.2). Of the standard ones, they can replace `type`
     and `title`, with a text.
     """
-    given = {key: as_json(value) for key, value in (members or {}).items()}
-    standard: dict[str, Any] = {"type": "about:blank", "title": phrase(status)}
-    standard |= {key: given[key] for key in _CHOSEN if isinstance(given.get(key), str)}
-    standard |= {"status": status, "detail": detail}
-    body = {**standard, **given, **standard}
+    standard = {"type": "about:blank", "title": phrase(status), "status": status, "detail": detail}
+    body = {**standard, **(members or {}), **standard}
+    if members:
+        body |= {key: members[key] for key in _CHOSEN if isinstance(members.get(key), str)}
     request_id = scope.get("state", {}).get("request_id")
     if request_id is not None:
         body["request_id"] = request_id
     response = Response(
         # JSON allows a lone surrogate, UTF-8 doesn't: it becomes an escape.
-        _dumped(body).encode(errors="backslashreplace"),
+        _text(body).encode(errors="backslashreplace"),
         status_code=status,
         headers=headers,
         media_type=MEDIA_TYPE,
@@ -93,12 +91,16 @@ def as_json(value: object) -> Any:
         return str(value)
 
 
-def _dumped(body: Mapping[str, Any]) -> str:
-    dump = partial(json.dumps, default=str, ensure_ascii=False, separators=(",", ":"))
+def _text(body: Mapping[str, Any]) -> str:
     try:
-        return dump(body, allow_nan=False)
+        return _encode(body)
     except ValueError:  # NaN and the infinities, which Python reads and writes, are no JSON
-        return dump(json.loads(dump(body), parse_constant=lambda _: None))
+        return _encode(json.loads(json.dumps(body, default=as_json), parse_constant=lambda _: None))
+
+
+_encode: Final = json.JSONEncoder(
+    allow_nan=False, default=as_json, ensure_ascii=False, separators=(",", ":")
+).encode
 
 
 async def respond(

@@ -1,5 +1,7 @@
 """What your code imports from `app.middleware` stays there, whatever moves behind it."""
 
+import json
+from datetime import date
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app import middleware
-from app.middleware import CommaList, StackSettings
+from app.middleware import CommaList, StackSettings, problem_response
 
 from .conftest import stack_settings
 
@@ -55,3 +57,16 @@ def test_a_list_of_yours_is_comma_separated_or_json(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PARTNERS", "1,two")
     with pytest.raises(ValidationError, match="partners"):
         Settings(**needed)
+
+
+def test_the_members_of_a_problem_are_json() -> None:
+    """Of the standard ones, a type and a title are yours."""
+    members = {"type": "https://onions.example/late", "title": "Late", "status": 200, "detail": ""}
+    odd = {"day": date(2026, 1, 2), "share": float("nan"), "cause": ValueError("rain")}
+
+    response = problem_response({"type": "http"}, 409, "no onions", members=members | odd)
+
+    assert json.loads(bytes(response.body), parse_constant=pytest.fail) == {
+        **{"type": "https://onions.example/late", "title": "Late", "status": 409},
+        **{"detail": "no onions", "day": "2026-01-02", "share": None, "cause": "rain"},
+    }
