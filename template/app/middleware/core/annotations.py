@@ -99,7 +99,7 @@ def _parts(annotation: object) -> Iterator[Any]:
 
 
 def _resolved(annotation: Any) -> Any:
-    """Return what a type alias or a `NewType` stands for."""
+    """Return the annotation that a type alias or a `NewType` names."""
     for name in ("__value__", "__supertype__"):
         if hasattr(annotation, name):
             return _resolved(getattr(annotation, name))
