@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.types import ASGIApp
 
@@ -18,6 +18,14 @@ from .policies_command import add_arguments as add_arguments_of_route
 from .policies_command import show_openapi, show_route, summary
 
 
+def run(commands: Mapping[str, Callable[[str], str]]) -> NoReturn:
+    """Be the command, and end the process with its status."""
+    if hasattr(signal, "SIGPIPE"):
+        # `| head` ends the command, as it does any other.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    raise SystemExit(main(commands))
+
+
 def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     """
     Print the live stack, outermost first, or what one of `commands` returns for its argument.
@@ -26,9 +34,6 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
         The exit status: 1 when a rule of the order is broken.
 
     """
-    if hasattr(signal, "SIGPIPE"):
-        # `| head` ends the command, as it does any other.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     parser = argparse.ArgumentParser(
         prog="python -m app.middleware",
         description="Print the stack of this service as it runs, outermost first.",
