@@ -10,6 +10,7 @@ from anyio._backends._asyncio import _task_states
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _CLEAN_UP_SECONDS: Final = 5.0
+_RETURNED: Final[Any] = object()
 
 Steps = Generator[asyncio.Future[Any] | None, None, None]
 
@@ -30,9 +31,8 @@ def keeping_shields(app: ASGIApp) -> ASGIApp:
     @coroutine
     def call(scope: Scope, receive: Receive, send: Send) -> Steps:
         steps: Any = app(scope, receive, send).__await__()
-        try:
-            future = next(steps)
-        except StopIteration:
+        future = next(steps, _RETURNED)
+        if future is _RETURNED:
             return  # without having waited, as most do
         yield from _Shielding(steps).go_on(future)
 
