@@ -110,13 +110,13 @@ _OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 
 class _ExactRoute(Route):
-    """A route without parameters, which compares the path first, since every request asks it."""
+    """A route without parameters, which looks for its path first, since every request asks it."""
 
     # What gave it its path.
     setting: Final = "METRICS_PATH"
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["path"].endswith(self.path):
+        if self.path in scope["path"]:
             return super().matches(scope)
         return _OTHER_PATH
 
