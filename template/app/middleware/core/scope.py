@@ -62,9 +62,10 @@ def route_template(scope: Scope) -> str | None:
     `scope["fastapi"]`; the path of `scope["route"]` may lack the prefix. The scope has the
     prefix of a mount only as it was requested, so its template is looked up in the routes.
     """
-    context = scope.get("fastapi", {}).get("effective_route_context")
+    context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
     path = getattr(context, "path", "") or getattr(_route(scope), "path", None)
-    mount: str = scope["root_path"][len(scope.get("app_root_path", scope["root_path"])) :]
+    is_mounted = "app_root_path" in scope
+    mount: str = scope["root_path"][len(scope["app_root_path"]) :] if is_mounted else ""
     if path is None or not mount:
         return path
     return _mount_template(scope["router"].routes, mount) + path
