@@ -2,7 +2,7 @@
 
 import sys
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -359,13 +359,14 @@ class Exchange:
 
     def leave(self, depth: int, exc: BaseException | None = None) -> None:
         """Do what is left to do inside of `depth`, from where all returned or `exc` comes."""
-        while len(self.leaving) > depth:
-            item = self.leaving.pop()
+        leaving = self.leaving
+        while len(leaving) > depth:
+            item = leaving.pop()
             if not isinstance(item, tuple):
                 if exc is None:
                     item()
             elif not self._over:
-                self._tell(self._unfinished(exc), item)
+                self._tell(self._unfinished(exc), [item])
 
     def _unfinished(self, exc: BaseException | None) -> int:
         """Return the status where nobody ended the response, or the websocket."""
@@ -392,9 +393,10 @@ class Exchange:
         """Call all watchers, the outermost first: the last byte was sent."""
         if not self._over:
             self._over = True
-            self._tell(_CLIENT_CLOSED_REQUEST if gone else self._sent, *self.leaving)
+            self._tell(_CLIENT_CLOSED_REQUEST if gone else self._sent, self.leaving)
 
-    def _tell(self, status: int, *leaving: Leaving) -> None:
+    def _tell(self, status: int, leaving: Iterable[Leaving]) -> None:
+        """Call the watchers among `leaving`, the outermost first."""
         self.status = status
         if self.method == "HEAD" or self._sent == _CLIENT_CLOSED_REQUEST:
             self.body_bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
