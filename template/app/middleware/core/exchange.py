@@ -27,12 +27,14 @@ Enter: TypeAlias = Callable[["Exchange"], "Decision | Awaitable[Decision]"]
 Filter: TypeAlias = Callable[[Send], Send]
 Addition: TypeAlias = tuple[HeaderRule, Headers]
 Head: TypeAlias = Callable[["Exchange", Message], "Addition | Filter | None"]
+# What a place does to the head of a response: it adds headers, or calls a hook.
+Change: TypeAlias = tuple[HeaderRule, Headers, "Head | None"]
 Watcher: TypeAlias = Callable[["Exchange"], None]
 Client: TypeAlias = tuple[str, int]
 # What remains to be done at a layer's place: for a watcher, with the client that it saw.
 Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
 # What a layer overrides of `head`, `ended`, `enter` and `around`.
-Step: TypeAlias = tuple["Head | None", "Watcher | None", "Enter | None", "Around | None"]
+Step: TypeAlias = tuple["Change | None", "Watcher | None", "Enter | None", "Around | None"]
 
 PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
 
@@ -56,10 +58,18 @@ _ENDS: Final = frozenset(
 )
 _DISCONNECTS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _ABNORMAL_CLOSURE: Final = 1006
-_NOTHING: Final = (HeaderRule({}), Headers())
 _INNERMOST: Final = sys.maxsize
 _NOWHERE: Final = sys.maxsize + 1
 _WIRE: Final = -1
+
+
+def change_by(hook: Head | None) -> Change:
+    """Return the change of a head by `hook`."""
+    return (_NO_RULE, [], hook)
+
+
+_NO_RULE: Final = HeaderRule({})
+_NO_CHANGE: Final = change_by(None)
 
 
 class Exchange:
@@ -80,9 +90,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_additions",
         "_arriving",
         "_chain",
+        "_changes",
         "_gone",
         "_over",
         "_receive",
@@ -143,7 +153,7 @@ class Exchange:
         probed = path in chain.exempt and self.method in PROBE_METHODS
         self._steps = iter(chain.exempt[path] if probed else chain.steps)
         self._send = send
-        self._additions: list[Addition | Head] = []
+        self._changes: list[Change] = []
         self.leaving: list[Leaving] = []
 
     # What a layer calls when a request enters.
@@ -169,11 +179,11 @@ class Exchange:
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:
         """Add `headers` to the response, whatever it will be; see `Layer.head` for late ones."""
-        self._additions.append((rule, headers))
+        self._changes.append((rule, headers, None))
 
     def at_head(self, hook: Head) -> None:
         """Call `hook` for this request as if it were the layer's `head`."""
-        self._additions.append(hook)
+        self._changes.append(change_by(hook))
 
     def at_exit(self, function: Callable[[], object]) -> None:
         """Call `function` when all that is inside has returned, unless it raised."""
@@ -192,7 +202,7 @@ class Exchange:
             if ended is not None:
                 self.leaving.append((ended, self.client))
             if head is not None:
-                self._additions.append(head)
+                self._changes.append(head)
             if enter is not None and (decision := enter(self)) is not None:
                 return self._obey(decision, enter)
             if around is not None:
@@ -200,9 +210,9 @@ class Exchange:
         return self._chain.app(self.scope, self.receive, self.send)
 
     def _here(self) -> "Place":
-        place = Place(self, len(self._additions))
+        place = Place(self, len(self._changes))
         # So that it is the place of no other layer.
-        self._additions.append(_NOTHING)
+        self._changes.append(_NO_CHANGE)
         return place
 
     def _obey(self, decision: Decision | Awaitable[Decision], enter: Enter) -> Awaitable[None]:
@@ -257,7 +267,7 @@ class Exchange:
         if self.cut != _INNERMOST:
             return _drop()
         if message["type"] in _HEADS:
-            return self.send_head(message, len(self._additions))
+            return self.send_head(message, len(self._changes))
         if self.filters:
             return self.filters[0][1](message)
         return self.deliver(message)
@@ -275,14 +285,14 @@ class Exchange:
         message = {**message, "headers": headers}
         # Without a clash, which is nearly always, headers are added without a look.
         clashes = not rule_names.isdisjoint(map(NAME, headers))
-        additions = self._additions
+        changes = self._changes
         for place in reversed(range(depth)):
-            addition = additions[place]
-            if not isinstance(addition, tuple):
-                before, length = headers, len(headers)
-                outcome = addition(self, message)
-                headers = message["headers"]
-                if headers is not before or len(headers) != length:
+            rule, ours, hook = changes[place]
+            if hook is not None:
+                length = len(headers)
+                outcome = hook(self, message)
+                if message["headers"] is not headers or len(headers) != length:
+                    headers = message["headers"]
                     clashes = True  # it changed them by hand
                 if outcome is None:
                     continue
@@ -292,8 +302,7 @@ class Exchange:
                     taken = outcome(here.send)
                     self.filters.append((here, taken))
                     return taken(message)
-                addition = outcome
-            rule, ours = addition
+                rule, ours = outcome
             if clashes or rule.shared:
                 rule.merge(headers, ours)
             else:

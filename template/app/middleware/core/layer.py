@@ -23,6 +23,7 @@ from .exchange import (
     Filter,
     Place,
     Step,
+    change_by,
 )
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Chain:
 def _steps(layers: Iterable[Layer]) -> tuple[Step, ...]:
     steps: list[Step] = []
     for layer in layers:
-        head = layer.head if _overrides(layer, "head") else None
+        head = change_by(layer.head) if _overrides(layer, "head") else None
         ended = layer.ended if _overrides(layer, "ended") else None
         enter = layer.enter if _overrides(layer, "enter") else None
         steps.append((head, ended, enter, None))
