@@ -1,6 +1,7 @@
 """Request ID: gives each request an ID, for its response and its log lines."""
 
 import re
+from binascii import hexlify
 from functools import partial
 from os import urandom
 from typing import Annotated, Any, Final
@@ -14,7 +15,7 @@ from .core.layer import Layer
 from .core.setting_types import HeaderName, own_header
 from .log import bind, unbind
 
-_ACCEPTED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIdMiddleware(Layer):
@@ -32,11 +33,11 @@ class RequestIdMiddleware(Layer):
         self.rule = HeaderRule({self.header: Clash.REPLACE})
 
     def enter(self, exchange: Exchange) -> None:
-        request_id = exchange.header(self.header)
-        if request_id is None or not _ACCEPTED.fullmatch(request_id):
-            request_id = urandom(16).hex()
-        exchange.state["request_id"] = request_id
-        exchange.add(self.rule, [(self.header, request_id.encode("ascii"))])
+        value = exchange.headers.get(self.header)
+        if value is None or not _ACCEPTED.fullmatch(value):
+            value = hexlify(urandom(16))
+        exchange.add(self.rule, [(self.header, value)])
+        exchange.state["request_id"] = request_id = value.decode("ascii")
         # After an exception the ID stays bound, so that the server's log line has it.
         exchange.at_exit(partial(unbind, bind(request_id=request_id)))
 
