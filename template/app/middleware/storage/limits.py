@@ -75,11 +75,11 @@ class Limit:
         return self._judge(exchange, *counted)
 
     def _judge(self, exchange: Exchange, count: int, seconds_left: float) -> Refusal | None:
+        exceeded = count > self._most
+        left = 0 if exceeded else self._most - count
         reset = ceil(seconds_left) or 1
-        left = self._most - count
-        state = self._state % (max(0, left), reset)
-        exchange.add(self._rule, [(_STATE, state), self._policy])
-        if left >= 0:
+        exchange.add(self._rule, [(_STATE, self._state % (left, reset)), self._policy])
+        if not exceeded:
             return None
         requests = "request" if self._most == 1 else "requests"
         return Refusal(

@@ -1,20 +1,27 @@
 """Memory storage: counts and responses in this process, within fixed bounds."""
 
 from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
 from time import monotonic
-from typing import Annotated, Any, Final
+from typing import Annotated, Final, TypeVar
 
 from pydantic import AfterValidator
 
 from app.middleware.core.reading import Plain
 
-Counts = OrderedDict[str, tuple[int, float]]
+Entry = TypeVar("Entry")
 Values = OrderedDict[str, tuple[bytes, float]]
 
 _MOST_COUNTS: Final = 100_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
 # Bytes of an entry besides its key and its value, roughly.
 _BYTES_OF_ENTRY: Final = 300
+
+
+@dataclass(slots=True)
+class _Window:
+    count: int
+    ends_at: float
 
 
 class MemoryStorage:
@@ -29,7 +36,7 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         # One dictionary for each length, so that the oldest entry is the first to expire.
-        self.counts: defaultdict[int, Counts] = defaultdict(OrderedDict)
+        self.counts: defaultdict[int, OrderedDict[str, _Window]] = defaultdict(OrderedDict)
         self.claims: Values = OrderedDict()
         self.answers: Values = OrderedDict()
         self._bytes = 0
@@ -47,16 +54,16 @@ class MemoryStorage:
         """Do as `increment`, at once."""
         counts = self.counts[seconds]
         now = monotonic()
-        count, ends_at = counts.get(key, (0, 0.0))
-        if ends_at > now:
-            counts[key] = (count + 1, ends_at)
-            return count + 1, ends_at - now
+        window = counts.get(key)
+        if window is not None and window.ends_at > now:
+            window.count += 1
+            return window.count, window.ends_at - now
         counts.pop(key, None)
         # Two at most are removed for each new one, so no request pays for a long clean-up.
         for _ in range(2):
-            if counts and (len(counts) >= _MOST_COUNTS or _first_end(counts) <= now):
+            if counts and (len(counts) >= _MOST_COUNTS or _first(counts).ends_at <= now):
                 counts.popitem(last=False)
-        counts[key] = (1, now + seconds)
+        counts[key] = _Window(1, now + seconds)
         return 1, float(seconds)
 
     async def claim(self, key: str, value: bytes, seconds: int) -> bytes | None:
@@ -84,7 +91,7 @@ class MemoryStorage:
         now = monotonic()
         self.claims[key] = (claim, now + seconds)
         for _ in range(2):  # as with counts
-            if _first_end(self.claims) <= now:
+            if _first(self.claims)[1] <= now:
                 self.claims.popitem(last=False)
 
     def _keep(self, key: str, answer: bytes, seconds: int) -> None:
@@ -94,7 +101,7 @@ class MemoryStorage:
         while self._bytes > _MOST_BYTES:
             self._drop(next(iter(self.answers)))
         for _ in range(2):
-            if _first_end(self.answers) <= now:
+            if _first(self.answers)[1] <= now:
                 self._drop(next(iter(self.answers)))
 
     def _drop(self, key: str) -> None:
@@ -104,8 +111,8 @@ class MemoryStorage:
             self._bytes -= len(key) + len(value) + _BYTES_OF_ENTRY
 
 
-def _first_end(entries: OrderedDict[str, tuple[Any, float]]) -> float:
-    return next(iter(entries.values()))[1]
+def _first(entries: OrderedDict[str, Entry]) -> Entry:
+    return next(iter(entries.values()))
 
 
 def _memory(value: str) -> str:
