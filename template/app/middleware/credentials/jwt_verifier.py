@@ -87,15 +87,6 @@ class JwtVerifier(Scheme):
 
     def user(self, exchange: Exchange) -> User | Awaitable[User]:
         credential = _credential(exchange)
-        return self._recall(credential) or self._verified_user(credential)
-
-    async def _verified_user(self, credential: bytes) -> User:
-        user = await self._verify(_token(credential))
-        self._remember(credential, user)
-        return user
-
-    def _recall(self, credential: bytes) -> User | None:
-        """Return the user of a credential that was verified before."""
         self.keys.keep_fresh()
         if self._version != self.keys.version:
             self._version = self.keys.version
@@ -103,7 +94,12 @@ class JwtVerifier(Scheme):
         known = self._verified.get(credential)
         if known is not None and known.not_before <= time() < known.expires:
             return known.user
-        return None
+        return self._verified_user(credential)
+
+    async def _verified_user(self, credential: bytes) -> User:
+        user = await self._verify(_token(credential))
+        self._remember(credential, user)
+        return user
 
     async def _verify(self, token: str) -> User:
         # Whatever a token makes the parser raise is the token's fault, never a 500.
@@ -167,7 +163,7 @@ def _is_offered(exchange: Exchange) -> bool:
 def _credential(exchange: Exchange) -> bytes:
     """Return what was sent, as an Authorization header has it."""
     sent = exchange.headers.get(_HEADER)
-    offered = _is_offered(exchange)
+    offered = "subprotocols" in exchange.scope and _is_offered(exchange)
     if offered and _HEADER not in exchange.headers:
         subprotocols: Sequence[str] = exchange.scope["subprotocols"]
         return b"bearer " + subprotocols[subprotocols.index("bearer") + 1].encode()
