@@ -90,9 +90,17 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     logging.getLogger(_RELOADER).setLevel(logging.WARNING)
 
 
+def begin_line(level: str, event: object) -> dict[str, Any]:
+    """Return a line with the fields that all have, and those that are bound."""
+    bound = _fields.get()
+    if _CONTEXT_VARS:  # of which a look at all costs as much as the rest, in vain if none is bound
+        bound = {**_apart(get_contextvars()), **bound}
+    return {"timestamp": _timestamp(), "level": level, "event": event, **bound}
+
+
 def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     """
-    Return a function that writes a line with the given fields, `event` among them.
+    Return a function that writes a line that `begin_line` began.
 
     The line is structlog's, as configured now, without a call of its logger, which would double
     the cost of a line that every request writes.
@@ -101,7 +109,7 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     output = _StandardOutput()
 
     def write(line: dict[str, Any]) -> None:
-        output.msg(render(output, level, _completed(level, line)))
+        output.msg(render(output, level, line))
 
     wanted = structlog.get_logger().is_enabled_for(logging.getLevelNamesMapping()[level.upper()])
     return write if wanted else lambda _: None
@@ -191,23 +199,10 @@ def _apart(fields: Mapping[str, object], taken: frozenset[str] = _RESERVED) -> d
 
 
 def _complete(logger: Any, level: str, event: EventDict) -> EventDict:
-    line = _completed(level, {"event": event.pop("event", None), **_apart(event)})
+    line: EventDict = {**begin_line(level, event.pop("event", None)), **_apart(event)}
     if "stack_info" in line:
         line = _render_stack(logger, level, line)
     return format_exc_info(logger, level, line) if "exc_info" in line else line
-
-
-def _completed(level: str, event: EventDict) -> EventDict:
-    bound = _fields.get()
-    if _CONTEXT_VARS:  # of which a look at all costs as much as the rest, in vain if none is bound
-        bound = {**_apart(get_contextvars()), **bound}
-    return {
-        "timestamp": _timestamp(),
-        "level": level,
-        "event": event["event"],
-        **bound,
-        **event,
-    }
 
 
 def _timestamp() -> str:

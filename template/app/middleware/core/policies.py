@@ -145,7 +145,7 @@ class Policies:
         if "cors" in self._live and (asked := _preflight_method(scope)):
             scope = {**scope, "method": asked}
         context = taken(scope)
-        return None if context is None else self.rule_of(context, scope.get("method", WEBSOCKET))
+        return None if context is None else self.rule_of(context, _method_of(scope))
 
     def rule_of(self, context: RouteContext, method: str) -> Rule | None:
         """Return what holds for requests of `method` that this route takes."""
@@ -432,6 +432,13 @@ def _takes(context: RouteContext, method: str) -> bool:
 def _hint(rule: Rule, contexts: Iterable[RouteContext]) -> str:
     near = get_close_matches(rule.path, {template_of(context) for context in contexts}, 1, 0)
     return f" The nearest is {near[0]}." if near else ""
+
+
+def _method_of(scope: Scope) -> str:
+    """Return the method as entries have it: a client can call one of HTTP like the handshake."""
+    if scope["type"] == "websocket":
+        return WEBSOCKET
+    return "" if scope["method"] == WEBSOCKET else str(scope["method"])
 
 
 def _preflight_method(scope: Scope) -> str | None:

@@ -95,6 +95,14 @@ def test_the_router_decides(request_: str, expected: str | None, app: FastAPI) -
     assert list(table.faults(app.routes)) == []
 
 
+def test_a_method_that_is_called_like_the_handshake_is_none(app: FastAPI) -> None:
+    app.mount("/live", FastAPI())
+    table = policies({"WEBSOCKET /live/{path:path}": {}})
+    scope: dict[str, Any] = {"type": "http", "method": "WEBSOCKET", "path": "/live/x"}
+
+    assert table.rule_for({**scope, "headers": [], "app": app}) is None
+
+
 def test_the_path_is_that_below_the_root(app: FastAPI) -> None:
     table = policies({"GET /plain": {}})
 
