@@ -53,7 +53,7 @@ def _url(value: str) -> str:
     elif "" in host.split("."):
         hint = "its host has two dots in a row"
     elif found := _UNFILLED.search(unquote(value)):
-        hint = f"put its real name in the place of {found[0]}"
+        hint = f"use its real name instead of {found[0]}"
     else:
         return value
     msg = f"must be the https address of a key set, not {_without_password(value)!r}: {hint}"
