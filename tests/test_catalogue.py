@@ -183,8 +183,8 @@ def test_each_file_belongs_to_something() -> None:
     assert {*ENTRIES} - modules == {"core/probes"}
     assert modules - {*ENTRIES} == general | inits
     assert tests - {re.sub(r"([^/]+)$", r"test_\1", name) for name in ENTRIES} == {
-        *("core/test_environment", "core/test_exchange", "core/test_explain"),
-        *("core/test_openapi", "core/test_policies", "core/test_scope"),
+        *("core/test_cancellation", "core/test_environment", "core/test_exchange"),
+        *("core/test_explain", "core/test_openapi", "core/test_policies", "core/test_scope"),
         *("test_public", "test_refusals", "test_stack"),
     }
 
