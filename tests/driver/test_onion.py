@@ -311,16 +311,15 @@ class Plain:
                 if not message.get("more_body"):
                     end(status)
 
-        left = (scope["type"] == "websocket", 499)
         try:
             await self.app(scope, receive, watched)
         except asyncio.CancelledError:
-            end((left[0] and status) or left[1])
+            end((scope["type"] == "websocket" and status) or 499)
             raise
         except BaseException:
             end(status or 500)
             raise
-        end((left[0] and status) or left[1])
+        end(status or 500)
 
 
 def holding(send: Send, kind: Kind) -> Send:
@@ -416,7 +415,9 @@ class Talk:
 def talks(draw: st.DrawFn) -> Talk:
     kind = draw(st.sampled_from(("http", "http", "websocket")))
     messages = draw(st.sampled_from(TALKS[kind]))
-    return Talk(kind, messages, draw(st.sampled_from(ENDS)), draw(st.booleans()))
+    # An app must not respond to a handshake where the server lacks the extension.
+    denial = draw(st.booleans()) or DENIED in messages
+    return Talk(kind, messages, draw(st.sampled_from(ENDS)), denial)
 
 
 Outcome = tuple[list[Message], str, Seen]

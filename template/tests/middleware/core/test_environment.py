@@ -279,6 +279,7 @@ GARLIC: Final = EXTENSIONS.TypedDict(
 )
 KEY: Final = EXTENSIONS.TypeAliasType("KEY", SecretStr)
 Named = NewType("Named", SecretStr)
+PASSWORD: Final = "hunter2"
 NAMES: Final = EXTENSIONS.TypeAliasType("NAMES", list[str])
 NESTED: Final = SettingsConfigDict(env_nested_delimiter="__")
 PREFIXED: Final = SettingsConfigDict(env_prefix="mine_")
@@ -414,22 +415,22 @@ def test_a_sentence_names_the_variable(
 @pytest.mark.parametrize(
     ("settings", "variables", "shown"),
     [
-        (settings_of(PostgresDsn), {"SIZE": "mysql://me:hunter2@db/it"}, "'mysql://***@db/it'"),
+        (settings_of(PostgresDsn), {"SIZE": f"mysql://me:{PASSWORD}@db/it"}, "'mysql://***@db/it'"),
         (settings_of(PostgresDsn), {"SIZE": "mysql://me:hun/t er2@db/it"}, "'mysql://***@db/it'"),
-        (settings_of(PostgresDsn), {"SIZE": "me:hunter2@db/it"}, "'***@db/it'"),
-        (settings_of(list[PostgresDsn]), {"SIZE": "a://me:hunter2@db"}, "'a://***@db'"),
-        (settings_of(PostgresDsn, validation_alias="a"), {"A": "b://me:hunter2@c"}, "'b://***@c'"),
+        (settings_of(PostgresDsn), {"SIZE": f"me:{PASSWORD}@db/it"}, "'***@db/it'"),
+        (settings_of(list[PostgresDsn]), {"SIZE": f"a://me:{PASSWORD}@db"}, "'a://***@db'"),
+        (settings_of(PostgresDsn, validation_alias="a"), {"A": f"b://me:{PASSWORD}@c"}, "'b://***@c'"),
         (
             settings_of(Annotated[str, AfterValidator(_refused)]),
-            {"SIZE": "redis://me:hunter2@db"},
+            {"SIZE": f"redis://me:{PASSWORD}@db"},
             "not redis://***@db",
         ),
         (
             settings_of(Annotated[str, AfterValidator(_refused)]),
-            {"SIZE": "redis://me: hunter2 @db"},
+            {"SIZE": f"redis://me: {PASSWORD} @db"},
             "not redis://***@db",
         ),
-        (settings_of(PostgresDsn), {"SIZE": "b://me:hunter2://@c"}, "'b://***@c'"),
+        (settings_of(PostgresDsn), {"SIZE": f"b://me:{PASSWORD}://@c"}, "'b://***@c'"),
         (settings_of(Annotated[KEY, LONG]), {"SIZE": "hunter2"}, ""),
         (settings_of(Annotated[Named, LONG]), {"SIZE": "hunter2"}, ""),
         (settings_of(Annotated[SecretStr, LONG], validation_alias="a"), {"A": "hunter2"}, ""),
