@@ -419,7 +419,11 @@ def test_a_sentence_names_the_variable(
         (settings_of(PostgresDsn), {"SIZE": "mysql://me:hun/t er2@db/it"}, "'mysql://***@db/it'"),
         (settings_of(PostgresDsn), {"SIZE": f"me:{PASSWORD}@db/it"}, "'***@db/it'"),
         (settings_of(list[PostgresDsn]), {"SIZE": f"a://me:{PASSWORD}@db"}, "'a://***@db'"),
-        (settings_of(PostgresDsn, validation_alias="a"), {"A": f"b://me:{PASSWORD}@c"}, "'b://***@c'"),
+        (
+            settings_of(PostgresDsn, validation_alias="a"),
+            {"A": f"b://me:{PASSWORD}@c"},
+            "'b://***@c'",
+        ),
         (
             settings_of(Annotated[str, AfterValidator(_refused)]),
             {"SIZE": f"redis://me:{PASSWORD}@db"},
