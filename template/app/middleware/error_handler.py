@@ -31,12 +31,12 @@ class ErrorHandlerMiddleware(Layer):
     Respond with 500, in the format of `problem.py`, when a request raises an exception.
 
     Starlette's ServerErrorMiddleware runs outside every layer, so its 500 has none of the headers
-    that layers add. This layer runs inside those that add them. It logs
-    the exception once, with its traceback, and records it on the current span; clients never see
-    its message. It raises the exception again if the response has started, so that the server
-    closes the connection, and in `debug` mode, for Starlette's page with the traceback. It closes
-    a websocket with 1011, and responds to its handshake with 500. A client that disconnected is
-    no error. A request that is cancelled, for example by a stopping server, gets 503.
+    that layers add. This layer runs inside those that add them. It logs the exception once, with
+    its traceback, and records it on the current span; clients never see its message. It raises the
+    exception again if the response has started, so that the server closes the connection, and in
+    `debug` mode, for Starlette's page with the traceback. It closes a websocket with 1011, and
+    responds to its handshake with 500. A client that disconnected is no error. A request that is
+    cancelled, for example by a stopping server, gets 503.
     """
 
     async def around(self, exchange: Exchange, place: Place) -> None:

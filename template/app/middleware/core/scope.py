@@ -68,7 +68,7 @@ def route_template(scope: Scope) -> str | None:
     mount: str = scope["root_path"][len(scope["app_root_path"]) :] if is_mounted else ""
     if path is None or not mount:
         return path
-    return _mount_template(scope["router"].routes, mount) + path
+    return _mount_template(getattr(scope.get("router"), "routes", ()), mount) + path
 
 
 def _mount_template(routes: Sequence[BaseRoute], mount: str) -> str:
