@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import time
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TextIO, get_args
@@ -39,6 +39,7 @@ _RESERVED: Final = frozenset({"event", "level", "timestamp"})
 _TAKEN: Final = _RESERVED | {"logger", "self"}
 _OF_SEVERAL_LINES: Final = ("stack", "exception")
 _render_stack: Final = StackInfoRenderer([__name__])
+_json: Final = partial(to_json, fallback=str, inf_nan_mode="strings")
 _LONGEST_TEXT: Final = 2048
 _LONGEST_TRACEBACK: Final = 65_536
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
@@ -244,7 +245,7 @@ def _text(value: object, of: Callable[[object], str] = repr) -> str:
 def _json_line(_: object, __: str, event: EventDict) -> bytes:
     # JSON escapes line breaks and control characters, so a value can't forge a line.
     try:
-        return to_json(event, fallback=str, inf_nan_mode="strings")
+        return _json(event)
     except Exception:  # noqa: BLE001 - one field is to blame; the others stay what they are
         fields = (json.dumps(key).encode() + b":" + _field(value) for key, value in event.items())
         return b"{" + b",".join(fields) + b"}"
@@ -252,7 +253,7 @@ def _json_line(_: object, __: str, event: EventDict) -> bytes:
 
 def _field(value: object) -> bytes:
     try:
-        return to_json(value, fallback=str, inf_nan_mode="strings")
+        return _json(value)
     except Exception:  # noqa: BLE001 - such as bytes or a lone surrogate, which UTF-8 can't hold
         text = value if isinstance(value, str) else _text(value)
         return json.dumps(text).encode()

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
 from .check import live_stack, policies_of, service_of
+from .effects import WEBSOCKET
 from .openapi import narrow_openapi
 from .policies import Policies, methods_of, taken, template_of
 
 _WRONG_USE: Final = 2
-_WEBSOCKET: Final = "WEBSOCKET"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,12 +43,12 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
         return _WRONG_USE
     name = "".join(method).upper() or "GET"
     scope: Scope = {
-        "type": "websocket" if name == _WEBSOCKET else "http",
+        "type": "websocket" if name == WEBSOCKET else "http",
         "path": path,
         "headers": [],
         "app": service,
     }
-    if name != _WEBSOCKET:
+    if name != WEBSOCKET:
         scope["method"] = name
     context = taken(scope)
     if context is None:
