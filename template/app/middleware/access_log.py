@@ -54,7 +54,7 @@ class AccessLogMiddleware(Layer):
         if not (self.logs or failed):
             return
         state = exchange.state
-        if self.spares(exchange.path, exchange.method):
+        if exchange.path in self.silent_paths and self.spares(exchange.path, exchange.method):
             # A 503 of a layer is what a prober asks for.
             expected = exchange.status == _UNAVAILABLE and "refused_by" in state
             if expected or not failed:

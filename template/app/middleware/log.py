@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from time import time
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TextIO, get_args
 
 import structlog
-from pydantic_core import to_json
+from pydantic_core import CoreConfig, SchemaSerializer
+from pydantic_core.core_schema import any_schema
 from structlog.contextvars import _CONTEXT_VARS, get_contextvars
 from structlog.processors import StackInfoRenderer, format_exc_info
 from structlog.typing import EventDict
@@ -39,7 +40,8 @@ _RESERVED: Final = frozenset({"event", "level", "timestamp"})
 _TAKEN: Final = _RESERVED | {"logger", "self"}
 _OF_SEVERAL_LINES: Final = ("stack", "exception")
 _render_stack: Final = StackInfoRenderer([__name__])
-_json: Final = partial(to_json, fallback=str, inf_nan_mode="strings")
+# Made once: options of pydantic's `to_json` would be read for every line.
+_serializer: Final = SchemaSerializer(any_schema(), CoreConfig(ser_json_inf_nan="strings"))
 _LONGEST_TEXT: Final = 2048
 _LONGEST_TRACEBACK: Final = 65_536
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
@@ -245,7 +247,7 @@ def _text(value: object, of: Callable[[object], str] = repr) -> str:
 def _json_line(_: object, __: str, event: EventDict) -> bytes:
     # JSON escapes line breaks and control characters, so a value can't forge a line.
     try:
-        return _json(event)
+        return _serializer.to_json(event, fallback=str)
     except Exception:  # noqa: BLE001 - one field is to blame; the others stay what they are
         fields = (json.dumps(key).encode() + b":" + _field(value) for key, value in event.items())
         return b"{" + b",".join(fields) + b"}"
@@ -253,7 +255,7 @@ def _json_line(_: object, __: str, event: EventDict) -> bytes:
 
 def _field(value: object) -> bytes:
     try:
-        return _json(value)
+        return _serializer.to_json(value, fallback=str)
     except Exception:  # noqa: BLE001 - such as bytes or a lone surrogate, which UTF-8 can't hold
         text = value if isinstance(value, str) else _text(value)
         return json.dumps(text).encode()

@@ -63,19 +63,21 @@ class MetricsMiddleware(Layer):
 
     def enter(self, exchange: Exchange) -> None:
         exchange.state["metrics_registry"] = self.counters.registry
-        self.counters.begin(_method(exchange))
+        method = exchange.method
+        self.counters.begin(method if method in _METHODS else _other(exchange))
 
     def ended(self, exchange: Exchange) -> None:
-        method = _method(exchange)
+        method = exchange.method
+        if method not in _METHODS:
+            method = _other(exchange)
         seconds = None if method == "WEBSOCKET" else exchange.seconds
         self.counters.end(method, exchange.route or "<unmatched>", exchange.status, seconds)
         if "refused_by" in exchange.state:
             self.counters.refuse(exchange.state["refused_by"], exchange.status)
 
 
-def _method(exchange: Exchange) -> str:
-    known = exchange.method in _METHODS or exchange.scope["type"] == "websocket"
-    return exchange.method if known else "_OTHER"
+def _other(exchange: Exchange) -> str:
+    return exchange.method if exchange.scope["type"] == "websocket" else "_OTHER"
 
 
 class _MetricsPage:

@@ -36,6 +36,7 @@ _RULE: Final = HeaderRule(
         Clash.KEEP,
     )
 )
+_JSON: Final = (b"content-type", b"application/json")
 _HTML: Final = (b"text/html", b"application/xhtml+xml")
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _SPARING: Final = frozenset({b"accept-encoding", b"if-none-match"})
@@ -103,7 +104,8 @@ class SecurityHeadersMiddleware(Layer):
 
 
 def _is_html(headers: Headers) -> bool:
-    return (first(headers, b"content-type") or b"").startswith(_HTML)
+    # JSON, which most responses are, needs no loop.
+    return _JSON not in headers and (first(headers, b"content-type") or b"").startswith(_HTML)
 
 
 class _DocsPage:

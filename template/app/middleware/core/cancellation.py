@@ -3,40 +3,13 @@
 import asyncio
 from collections.abc import Generator, Iterable
 from functools import partial
-from types import coroutine
 from typing import Any, Final
 
 from anyio._backends._asyncio import _task_states
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 _CLEAN_UP_SECONDS: Final = 5.0
-_RETURNED: Final[Any] = object()
 
 Steps = Generator[asyncio.Future[Any] | None, None, None]
-
-
-def keeping_shields(app: ASGIApp) -> ASGIApp:
-    """
-    Return `app`, in which the shields of AnyIO hold when its task is cancelled from outside.
-
-    `Task.cancel`, which ends a late request, or one of a server that stops, breaks the shield with
-    which AnyIO waits for a worker thread: the thread loses its place in the pool, and its
-    dependencies are closed while it uses them. Here the cancellation waits until the shield ends.
-    A cancel scope of AnyIO instead would cancel each `await` of the clean-up too.
-
-    Both give a reason. `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside
-    cancels itself, give none, and are let through at once: they would not wait for it either.
-    """
-
-    @coroutine
-    def call(scope: Scope, receive: Receive, send: Send) -> Steps:
-        steps: Any = app(scope, receive, send).__await__()
-        future = next(steps, _RETURNED)
-        if future is _RETURNED:
-            return  # without having waited, as most do
-        yield from _Shielding(steps).go_on(future)
-
-    return call
 
 
 async def until_cancelled_have_ended() -> None:
@@ -47,17 +20,29 @@ async def until_cancelled_have_ended() -> None:
         await asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS)
 
 
-class _Shielding:
-    """Runs an awaitable step by step, as `await` does."""
+class KeepingShields:
+    """
+    Do the rest of `steps`, in which the shields of AnyIO hold when the task is cancelled.
 
-    __slots__ = ("_held", "_steps")
+    `Task.cancel`, which ends a late request, or one of a server that stops, breaks the shield with
+    which AnyIO waits for a worker thread: the thread loses its place in the pool, and its
+    dependencies are closed while it uses them. Here the cancellation waits until the shield ends.
+    A cancel scope of AnyIO instead would cancel each `await` of the clean-up too.
 
-    def __init__(self, steps: Any) -> None:
+    Both give a reason. `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside
+    cancels itself, give none, and are let through at once: they would not wait for it either.
+    """
+
+    __slots__ = ("_future", "_held", "_steps")
+
+    def __init__(self, steps: Any, future: asyncio.Future[Any] | None) -> None:
         self._steps = steps
+        # What the first step waits for.
+        self._future = future
         self._held: BaseException | None = None
 
-    def go_on(self, future: asyncio.Future[Any] | None) -> Steps:
-        """Wait for `future`, of the first step, and do the others."""
+    def __await__(self) -> Steps:
+        future = self._future
         thrown: BaseException | None = None
         try:
             while True:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
+from operator import add
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -54,8 +55,8 @@ class ProcessCounters:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._in_progress: defaultdict[str, int] = defaultdict(int)
-        self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
-        self._seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(_no_seconds)
+        self._websockets: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self._seconds: defaultdict[tuple[str, str, int], list[float]] = defaultdict(_no_seconds)
         self._refusals: defaultdict[tuple[str, int], int] = defaultdict(int)
         registry.register(self)
 
@@ -64,9 +65,10 @@ class ProcessCounters:
 
     def end(self, method: str, route: str, status: int, seconds: float | None) -> None:
         self._in_progress[method] -= 1
-        self._requests[method, route, status] += 1
-        if seconds is not None:
-            buckets = self._seconds[method, route]
+        if seconds is None:
+            self._websockets[method, route, status] += 1
+        else:
+            buckets = self._seconds[method, route, status]
             buckets[bisect_left(_BOUNDS, seconds)] += 1
             buckets[-1] += seconds
 
@@ -76,13 +78,18 @@ class ProcessCounters:
     def collect(self) -> Iterator[Metric]:
         """Return what was counted so far; another thread may count at the same time."""
         requests = CounterMetricFamily(*_REQUESTS, labels=("method", "route", "status"))
-        for (method, route, status), count in self._requests.copy().items():
-            requests.add_metric((method, route, str(status)), count)
-        yield requests
         durations = HistogramMetricFamily(*_DURATION, labels=("method", "route"))
-        for labels, (*counts, seconds) in self._seconds.copy().items():
+        of_routes: defaultdict[tuple[str, str], list[float]] = defaultdict(_no_seconds)
+        for (method, route, status), (*counts, seconds) in self._seconds.copy().items():
+            requests.add_metric((method, route, str(status)), sum(counts))
+            total = of_routes[method, route]
+            total[:] = map(add, total, (*counts, seconds))
+        for (method, route, status), count in self._websockets.copy().items():
+            requests.add_metric((method, route, str(status)), count)
+        for labels, (*counts, seconds) in of_routes.items():
             buckets = [*zip(_NAMES, accumulate(counts), strict=True)]
             durations.add_metric(labels, buckets, seconds)
+        yield requests
         yield durations
         in_progress = GaugeMetricFamily(*_IN_PROGRESS, labels=("method",))
         for method, count in self._in_progress.copy().items():

@@ -359,7 +359,7 @@ class Exchange:
 
     def finish(self, exc: BaseException | None = None) -> None:
         """Do what is left to do when the stack has returned, or raised."""
-        self.leave(0, exc)
+        self._leave(self.leaving, exc)
         if exc is not None:
             self.cut = _WIRE  # nothing follows that was held back
         # Hold nothing that holds this exchange: it would wait for the garbage collector.
@@ -368,9 +368,12 @@ class Exchange:
 
     def leave(self, depth: int, exc: BaseException | None = None) -> None:
         """Do what is left to do inside of `depth`, from where all returned or `exc` comes."""
-        leaving = self.leaving
-        while len(leaving) > depth:
-            item = leaving.pop()
+        inside = self.leaving[depth:]
+        del self.leaving[depth:]
+        self._leave(inside, exc)
+
+    def _leave(self, inside: list[Leaving], exc: BaseException | None) -> None:
+        for item in reversed(inside):
             if not isinstance(item, tuple):
                 if exc is None:
                     item()

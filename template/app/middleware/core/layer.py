@@ -14,7 +14,7 @@ from fastapi.security.base import SecurityBase
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .cancellation import keeping_shields
+from .cancellation import KeepingShields
 from .exchange import (
     PROBE_METHODS,
     Addition,
@@ -33,6 +33,7 @@ HTTP: Final = frozenset({"http"})
 WEBSOCKET: Final = frozenset({"websocket"})
 # Of a layer that has nothing to do, as it is set.
 NOTHING: Final = frozenset[str]()
+_RETURNED: Final[Any] = object()
 
 
 class Layer:
@@ -119,7 +120,10 @@ class Layer:
                 chain = chain.under(self.policies.rule_for(scope))
             exchange = Exchange(scope, receive, send, chain)
             try:
-                await exchange.run()
+                steps: Any = exchange.run().__await__()
+                future = next(steps, _RETURNED)
+                if future is not _RETURNED:  # most return without having waited
+                    await KeepingShields(steps, future)
             except BaseException as exc:
                 exchange.finish(exc)
                 if exchange.is_outermost and exchange.is_abandoned(exc):
@@ -139,9 +143,7 @@ class Chain:
     """What neighbouring layers do with the requests of one type, found once."""
 
     def __init__(self, app: ASGIApp, layers: list[Layer], kind: str) -> None:
-        # What is inside all layers; these pass the request on.
-        self.app = app if isinstance(app, Layer) else keeping_shields(app)
-        self._inside = app
+        self.app = app
         self._layers = layers
         self._kind = kind
         self._others: dict[Rule, Chain] = {}
@@ -162,7 +164,7 @@ class Chain:
         if rule not in self._others:
             others = (rule.replaced.get(layer, layer) for layer in self._layers)
             present = [layer for layer in others if layer is not None]
-            self._others[rule] = Chain(self._inside, present, self._kind)
+            self._others[rule] = Chain(self.app, present, self._kind)
         return self._others[rule]
 
 

@@ -86,7 +86,9 @@ class JwtVerifier(Scheme):
         return _HEADER in exchange.headers or _is_offered(exchange)
 
     def user(self, exchange: Exchange) -> User | Awaitable[User]:
-        credential = _credential(exchange)
+        credential = exchange.headers.get(_HEADER)
+        if credential is None or "subprotocols" in exchange.scope:
+            credential = _single(exchange)
         self.keys.keep_fresh()
         if self._version != self.keys.version:
             self._version = self.keys.version
@@ -160,10 +162,10 @@ def _is_offered(exchange: Exchange) -> bool:
     return "bearer" in exchange.scope.get("subprotocols", ())[:-1]
 
 
-def _credential(exchange: Exchange) -> bytes:
-    """Return what was sent, as an Authorization header has it."""
+def _single(exchange: Exchange) -> bytes:
+    """Return the only token of a request, as an Authorization header would have it."""
     sent = exchange.headers.get(_HEADER)
-    offered = "subprotocols" in exchange.scope and _is_offered(exchange)
+    offered = _is_offered(exchange)
     if offered and _HEADER not in exchange.headers:
         subprotocols: Sequence[str] = exchange.scope["subprotocols"]
         return b"bearer " + subprotocols[subprotocols.index("bearer") + 1].encode()
