@@ -303,6 +303,13 @@ def test_a_rule_is_stated_once() -> None:
         assert len(outer) == len({*outer}), name
 
 
+def test_a_reason_is_what_goes_wrong_otherwise() -> None:
+    """It is printed after that word, and after "cors must run outside rate_limit:"."""
+    reasons = [rule["because"] for name in LAYERS for rule in _rules(name)]
+
+    assert [text for text in reasons if not re.match(r"[^,:]*\b(?:would|could)", text)] == []
+
+
 def test_no_refusal_is_long() -> None:
     """The sentences of Copier and of the check at start-up are read in a terminal."""
     sentences = [
