@@ -76,8 +76,18 @@ KEYS_OF_AN_ENTRY: Final = {
     *("answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
     *("looks_at", "methods", "modules", "options", "outside_of_refusals", "parameters"),
-    *("per_route", "place", "policies", "probe_paths", "public", "readiness_paths", "reads"),
-    *("refuses", "requires", "schemes", "sets", "settings", "setup", "summary"),
+    *("per_route", "place", "policies", "preflights", "probe_paths", "public"),
+    *(
+        "readiness_paths",
+        "reads",
+        "refuses",
+        "requires",
+        "schemes",
+        "sets",
+        "settings",
+        "setup",
+        "summary",
+    ),
     *("test_dependencies", "variants", "way_in", "websocket"),
 }
 KEYS_OF_A_LAYER: Final = {
