@@ -163,10 +163,13 @@ def test_a_layer_responds_with_what_its_page_says(service: Path) -> None:
         layer = LAYERS[name]
         parts = with_variants(layer)
         known = {
-            *chain.from_iterable((*p.get("refuses", ()), *p.get("answers", ())) for p in parts)
+            *chain.from_iterable(
+                (*p.get("refuses", ()), *p.get("answers", ()), *p.get("preflights", ()))
+                for p in parts
+            )
         }
         text = (service / f"docs/layers/{name}.md").read_text("utf-8")
-        row = re.search(r"^[|] Responds with [|] (.+) [|]$", text, re.MULTILINE)
+        row = re.search(r"^[|] Rejects with [|] (.+) [|]$", text, re.MULTILINE)
         said = {int(status) for status in re.findall(r"\d{3}", row[1])} if row else set()
 
         assert {*layer.get("refuses", ()), *layer.get("answers", ())} <= said <= known

@@ -76,8 +76,18 @@ KEYS_OF_AN_ENTRY: Final = {
     *("answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
     *("looks_at", "methods", "modules", "options", "outside_of_refusals", "parameters"),
-    *("per_route", "place", "policies", "probe_paths", "public", "readiness_paths", "reads"),
-    *("refuses", "requires", "schemes", "sets", "settings", "setup", "summary"),
+    *("per_route", "place", "policies", "preflights", "probe_paths", "public"),
+    *(
+        "readiness_paths",
+        "reads",
+        "refuses",
+        "requires",
+        "schemes",
+        "sets",
+        "settings",
+        "setup",
+        "summary",
+    ),
     *("test_dependencies", "variants", "way_in", "websocket"),
 }
 KEYS_OF_A_LAYER: Final = {
@@ -301,6 +311,13 @@ def test_a_rule_is_stated_once() -> None:
     for name in LAYERS:
         outer = [rule["layer"] for rule in _rules(name)]
         assert len(outer) == len({*outer}), name
+
+
+def test_a_reason_is_what_goes_wrong_otherwise() -> None:
+    """It is printed after that word, and after "cors must run outside rate_limit:"."""
+    reasons = [rule["because"] for name in LAYERS for rule in _rules(name)]
+
+    assert [text for text in reasons if not re.match(r"[^,:]*\b(?:would|could)", text)] == []
 
 
 def test_no_refusal_is_long() -> None:

@@ -192,7 +192,7 @@ def _page(rules: list[Rule]) -> str:
         "A rule binds only where both layers were chosen.",
         "MUST: security, or wrong data for a client or an operator. SHOULD: quality.",
         "",
-        "| Outside | Inside | Strength | Or else | Shown by |",
+        "| Outside | Inside | Strength | Otherwise | Shown by |",
         "| --- | --- | --- | --- | --- |",
     )
     tail = (

@@ -1,5 +1,5 @@
 """
-Settings: each value takes effect, or ends the start with a sentence that says what to write.
+Settings: each value takes effect, or the service doesn't start and prints what to write.
 
 `settings.yml` has rows for each setting of the catalogue: values that look right.
 """

@@ -60,7 +60,7 @@ def test_a_service_is_chosen_key_by_key(template: Path, tmp_path: Path) -> None:
     terminal.answer("What does it do")
     terminal.answer("What kind of service is it?")
     rows = terminal.answer([*LAYERS.values()][-1]["summary"])
-    terminal.answer("Where are rate limits and repeated responses stored?")
+    terminal.answer("Where are request counts and idempotent responses stored?")
 
     assert terminal.end() == 0
     lines = [f"{layer['label']}: {layer['summary']}" for layer in LAYERS.values()]
@@ -101,8 +101,8 @@ def test_a_scheme_that_lacks_its_layer_can_not_be_chosen(template: Path, tmp_pat
     terminal.answer([*LAYERS.values()][-1]["summary"])
     terminal.answer("Must every request have credentials?", "y")
     rows = terminal.answer("API keys: one per calling program", f"{DOWN}{ENTER}")
-    further = terminal.answer("And who else, in another way?", f" {ENTER}")
-    terminal.answer("Where are rate limits and repeated responses stored?")
+    further = terminal.answer("Which other schemes are accepted?", f" {ENTER}")
+    terminal.answer("Where are request counts and idempotent responses stored?")
     terminal.see("Commit it to git before you edit it")
 
     assert terminal.end() == 0

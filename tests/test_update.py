@@ -29,7 +29,7 @@ from .support import (
     with_variants,
 )
 
-# The newest version may be in work: its first revision lacks what it will bring.
+# The newest version may be unfinished: its first revision lacks what it will bring.
 FINISHED: Final = [*releases(ROOT)][:-1]
 MATRIX: Final = pytest.mark.matrix
 
@@ -279,7 +279,7 @@ def test_the_layer_of_the_scheme_can_not_be_dropped_alone(render: Render) -> Non
     done = _update(service, layers=["authentication"])
 
     assert done.returncode == 1
-    assert "authentication_scheme session needs session" in done.stdout
+    assert "authentication_scheme=session needs the layer session" in done.stdout
     assert git("status", "--short", cwd=service) == ""
     done = _update(service, layers=["authentication"], authentication_scheme="api_key")
     assert done.returncode == 0, done.stdout
@@ -306,7 +306,7 @@ def test_a_scheme_is_added_and_another_becomes_the_first(render: Render) -> None
     assert _differences(service, fresh, besides=USERS) == []
     done = _update(service, layers=["authentication"])
     assert done.returncode == 1
-    assert "further_schemes session needs session" in done.stdout
+    assert "further_schemes=session needs the layer session" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["update", "recopy"])

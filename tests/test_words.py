@@ -1,5 +1,6 @@
 """How what is written reads: its length, its words, its sentences."""
 
+import ast
 import re
 import tokenize
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ WORDS_OF_A_SENTENCE: Final = 35
 AVOIDED: Final = re.compile(
     r"\b(?:shall|alike|dear|dearly|costly|knobs?|heeds?|judged?|judges|whoever|whom|tells?|told"
     r"|believed?|believes|admits?|admitted|further (?:in|out)|turn(?:s|ed)? away|as it were"
-    r"|whatever becomes|anyhow|stands?(?! alone)|answered|answers (?:with )?\d{3})\b",
+    r"|whatever becomes|anyhow|stands?(?! alone)|answered|answers (?:with )?\d{3}"
+    r"|in work|(?:ends?|stops?) the start|let be|be had|nearer|say whether)\b",
     re.IGNORECASE,
 )
 SENTENCE: Final = re.compile(r"(?<=[.!?:;])[\"')*]*\s+")
@@ -67,9 +69,18 @@ def comments(path: Path) -> Iterator[str]:
         for token in tokenize.tokenize(source.readline):
             starts = before in {tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT}
             if token.type == tokenize.COMMENT or (starts and token.type == tokenize.STRING):
-                yield re.sub("`[^`]*`", "", token.string)
+                yield " ".join(re.sub("`[^`]*`", "", token.string).split())
             if token.type not in {tokenize.COMMENT, tokenize.NL}:
                 before = token.type
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Yield the strings of several words in a file of Python: messages are among them."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = re.sub("`[^`]*`", "", node.value).split()
+            if len(words) > 1:
+                yield " ".join(words)
 
 
 def length(path: Path) -> int:
@@ -117,11 +128,20 @@ def test_the_words_of_an_entry_are_plain(name: str) -> None:
         words += [part.get("per_route", ""), *(it["help"] for it in part.get("policies", ()))]
         words += [knob[key] for knob in part.get("settings", ()) for key in ("help", "unit")]
         words += [rule["because"] for rule in part.get("inside", ())]
+        words += [gauge["meaning"] for gauge in part.get("gauges", ())]
         words += [item["help"] for item in part.get("public", ())]
         words += [*part.get("requires", {}).values()]
         words += [part.get("outside_of_refusals", {}).get("because", "")]
 
         assert [text for text in words if AVOIDED.search(re.sub("`[^`]*`", "", text))] == []
+
+
+def test_the_words_of_messages_are_plain(service: Path) -> None:
+    files = sorted((service / "app").rglob("*.py"))
+    found = {path: [text for text in strings(path) if AVOIDED.search(text)] for path in files}
+
+    assert len(files) > 10
+    assert {path: texts for path, texts in found.items() if texts} == {}
 
 
 def test_the_words_of_the_code_are_plain(service: Path) -> None:

@@ -24,12 +24,12 @@ SEEDS: Final = range(5)
 
 
 class Limiter(Protocol):
-    """Says how many requests may be in work."""
+    """Says how many requests may run."""
 
     limit: float
 
     def ended(self, seconds: float, in_work: int) -> None:
-        """Learn how long a request was in work, and how many are."""
+        """Learn how long a request ran, and how many run."""
 
 
 class Fixed:
@@ -119,7 +119,7 @@ def limiters(_: Targets) -> None:
             slowest = mean(times[ceil(0.99 * len(times)) - 1] for times in runs)
             cells += [f"{served:.0f}", f"{1000 * slowest:.0f} ms"]
         rows.append([name, *cells])
-    head = ["limit", "steady, served a second", "99 % within", "slow, served", "99 % within"]
+    head = ["limit", "steady, served per second", "99 % within", "slow, served", "99 % within"]
     write("Limits that adapt", f"{_EXPLANATION}\n\n{table(head, rows)}")
 
 

@@ -72,7 +72,7 @@ def overload(targets: Targets) -> None:
         ]
         for variant, outcomes in found.items()
     ]
-    head = ["", "served a second", "99 % within", "served a second, of 20", "99 % within"]
+    head = ["", "served per second", "99 % within", "served per second, of 20", "99 % within"]
     PICTURE.write_text(_picture(found), "utf-8")
     write("Overload", f"{_EXPLANATION}\n\n{table(head, rows)}\n\n![](overload.svg)")
 

@@ -30,11 +30,13 @@ def openapi_python_client(bench: Bench) -> None:
 
 
 @client("openapi-typescript", "fastapi")
-def openapi_typescript(bench: Bench) -> None:
+def openapi_typescript(bench: Bench) -> str:
     if not (npx := shutil.which("npx")):
         pytest.skip("npm is not installed")
     _write_document(bench)
-    command = (npx, "--yes", "openapi-typescript@7", "openapi.json", "-o", "api.d.ts")
-    done = run(*command, cwd=bench.service)
+    command = (npx, "--yes", "openapi-typescript@7")
+    done = run(*command, "openapi.json", "-o", "api.d.ts", cwd=bench.service)
     assert done.returncode == 0, done.stdout
     assert "paths" in (bench.service / "api.d.ts").read_text("utf-8")
+    version = run(*command, "--version", cwd=bench.service).stdout
+    return f"openapi-typescript {version.strip().removeprefix('v')}"

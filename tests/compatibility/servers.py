@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.serving import SECONDS, Server, wait_until
-from tests.support import FAILED_START, free_port
+from tests.support import FAILED_START, free_port, run
 
 from .bench import UVICORN, Bench, assert_layers_work, case
 
@@ -88,7 +88,7 @@ def hypercorn(bench: Bench) -> None:
 @server(
     "hypercorn, `--worker-class trio`",
     "hypercorn[trio]",
-    setup="not possible: the layers need asyncio, and the start ends with that sentence",
+    setup="not possible: the layers need asyncio, and the service doesn't start",
 )
 def hypercorn_trio(bench: Bench) -> None:
     bench.write_main()
@@ -359,7 +359,7 @@ http {{
 """
 
 
-def _assert_nginx(bench: Bench, upstream: str, *command: str, trusted: str) -> None:
+def _assert_nginx(bench: Bench, upstream: str, *command: str, trusted: str) -> str:
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if not nginx:
         pytest.skip("nginx is not installed")
@@ -380,6 +380,8 @@ def _assert_nginx(bench: Bench, upstream: str, *command: str, trusted: str) -> N
                 assert _status(bench, port, "/boom") == 500
             finally:
                 proxy.terminate()
+    version = run(nginx, "-v", cwd=bench.service).stdout
+    return f"nginx {version.strip().rpartition('/')[2]}"
 
 
 def _status(bench: Bench, port: int, path: str) -> int:
@@ -394,11 +396,11 @@ def _status(bench: Bench, port: int, path: str) -> int:
 
 
 @server("nginx with TLS", "uvicorn", setup="`TRUSTED_PROXIES` with the address of nginx")
-def nginx_tls(bench: Bench) -> None:
-    _assert_nginx(bench, "http://127.0.0.1:{port}", *UVICORN, trusted="127.0.0.1")
+def nginx_tls(bench: Bench) -> str:
+    return _assert_nginx(bench, "http://127.0.0.1:{port}", *UVICORN, trusted="127.0.0.1")
 
 
 @server("nginx over a unix socket", "uvicorn", setup="`TRUSTED_PROXIES=unix`")
-def nginx_unix(bench: Bench) -> None:
+def nginx_unix(bench: Bench) -> str:
     command = ("uvicorn", "app.main:app", "--uds", "service.sock", "--no-proxy-headers")
-    _assert_nginx(bench, "http://unix:{folder}/service.sock", *command, trusted="unix")
+    return _assert_nginx(bench, "http://unix:{folder}/service.sock", *command, trusted="unix")

@@ -1,4 +1,4 @@
-"""Access log: one line per request, including rejected and failed ones."""
+"""Access log: logs one line per request, including rejected and failed ones."""
 
 import logging
 from collections.abc import Collection

@@ -11,7 +11,7 @@ from .problem import Refusal
 
 class ClientVersionMiddleware(Layer):
     """
-    Reject clients whose User-Agent starts with one of `blocked_clients`, in any case.
+    Return 410 to clients whose User-Agent starts with one of `blocked_clients`, in any case.
 
     The response contains `detail`, which should explain how to upgrade. Clients without a
     User-Agent and `probe_paths` pass. Websocket handshakes are checked too. This helps users of

@@ -1,4 +1,4 @@
-"""Compression: smaller bodies for clients that accept them, with zstd, br or gzip."""
+"""Compression: compresses responses with zstd, br or gzip."""
 
 import re
 from typing import Final
@@ -22,7 +22,7 @@ _NOT_MODIFIED: Final = 304
 # They need the Vary of the 200 that they replace (RFC 9110, 15.3.7 and 15.4.5).
 _INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
 _ZERO_COPY: Final = "http.response.zerocopysend"
-_TAKEN: Final = "compression.taken"
+_SENDS: Final = "compression.sends"
 _threads: Final = Threads(4)
 
 _DENSE: Final = (b"audio/", b"image/gif", b"image/jpeg", b"image/png", b"image/webp", b"video/")
@@ -114,9 +114,9 @@ class _Encoder:
             await self._send(message)
             return
         if self._encode is None:
-            taken: list[Send] = []
-            await self._library({**self._scope, _TAKEN: taken}, _nothing, self._collect)
-            self._encode = taken.pop()
+            sends: list[Send] = []
+            await self._library({**self._scope, _SENDS: sends}, _nothing, self._collect)
+            self._encode = sends.pop()
         # Copies, because the library changes the messages that it gets.
         encoding = self._encode(_prepared(message))
         if len(message.get("body", b"")) > _LARGE:
@@ -146,7 +146,7 @@ async def _nothing() -> Message:
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
     """Act as the app that the library calls, and keep the `send` that it passes."""
-    scope[_TAKEN].append(send)
+    scope[_SENDS].append(send)
 
 
 def _preferred(accepted: bytes) -> str:

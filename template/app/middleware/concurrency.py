@@ -1,4 +1,4 @@
-"""Concurrency: a bound on the requests that one process works on at the same time."""
+"""Concurrency: limits how many requests one process runs at the same time."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -47,7 +47,7 @@ class Slots:
         self.taken -= 1
 
     async def wait(self, seconds: float, left: Awaitable[None] | None) -> bool:
-        """Wait for a slot; say whether one became free in time, and before the client `left`."""
+        """Wait for a slot; return whether one became free in time, and before the client `left`."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[bool] = loop.create_future()
         timer = loop.call_later(seconds, _settle, turn)

@@ -150,7 +150,7 @@ def check_exposed(*, headers: tuple[str, ...], credentials: bool) -> None:
     Reject the wildcard where browsers read it as the name of a header.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     if credentials and "*" in headers:
@@ -167,7 +167,7 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
     allows `https://evilapp.example`.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     if not credentials:

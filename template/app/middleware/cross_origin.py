@@ -25,7 +25,7 @@ _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 
 class CrossOriginMiddleware(Layer):
     """
-    Reject requests that a page of another origin makes a browser send, unless it is `trusted`.
+    Return 403 to requests that a page of another origin sends, unless the origin is `trusted`.
 
     Checks HTTP requests that can change something (not GET, HEAD or OPTIONS) by Sec-Fetch-Site,
     or by Origin if the browser doesn't send that. Checks websocket handshakes by Origin, because
@@ -64,7 +64,7 @@ class CrossOriginMiddleware(Layer):
         return bool(verdict[_ADMITTED])
 
     def _needs_cors(self, exchange: Exchange) -> bool:
-        """Say whether a page needed a preflight for the credential, and sends no cookie beside."""
+        """Return whether a page needed a preflight for the credential, and sent no cookie."""
         headers = exchange.headers
         if exchange.method == "WEBSOCKET" or b"cookie" in headers:
             return False

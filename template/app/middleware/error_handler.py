@@ -71,7 +71,7 @@ class ErrorHandlerMiddleware(Layer):
 
 
 def _ends_the_request(exc: BaseException) -> bool:
-    """Say whether this request was cancelled, rather than a task that it waited for."""
+    """Return whether this request was cancelled, rather than a task that it waited for."""
     task = current_task()
     return isinstance(exc, CancelledError) and task is not None and task.cancelling() > 0
 

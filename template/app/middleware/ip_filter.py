@@ -51,7 +51,7 @@ def check_lists(*, allow: Collection[str], deny: Collection[str]) -> None:
     Reject lists that together block every client.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     blocked = [parse_network(item) for item in deny]

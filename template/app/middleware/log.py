@@ -37,7 +37,7 @@ _LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, l
 # What each line has, whatever else is in it.
 _RESERVED: Final = frozenset({"event", "level", "timestamp"})
 # structlog has parameters of these names; `extra` can have any.
-_TAKEN: Final = _RESERVED | {"logger", "self"}
+_RESERVED_IN_EXTRA: Final = _RESERVED | {"logger", "self"}
 _OF_SEVERAL_LINES: Final = ("stack", "exception")
 _render_stack: Final = StackInfoRenderer([__name__])
 # Made once: options of pydantic's `to_json` would be read for every line.
@@ -190,15 +190,15 @@ class _ToStructlog(logging.Handler):
                 record.getMessage(),
                 logger=record.name,
                 exc_info=record.exc_info,
-                **_apart(extra, _TAKEN),
+                **_apart(extra, _RESERVED_IN_EXTRA),
             )
         except Exception:  # noqa: BLE001 - a line that can't be written must not end a request
             self.handleError(record)
 
 
-def _apart(fields: Mapping[str, object], taken: frozenset[str] = _RESERVED) -> dict[str, Any]:
-    """Return `fields` with an underscore after each name that is taken."""
-    return {f"{key}_" if key in taken else key: value for key, value in fields.items()}
+def _apart(fields: Mapping[str, object], reserved: frozenset[str] = _RESERVED) -> dict[str, Any]:
+    """Return `fields` with an underscore after each name that is reserved."""
+    return {f"{key}_" if key in reserved else key: value for key, value in fields.items()}
 
 
 def _complete(logger: Any, level: str, event: EventDict) -> EventDict:

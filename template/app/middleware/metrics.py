@@ -30,9 +30,9 @@ _METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
 _FORBIDDEN: Final = 403
-_TAKEN: Final = (
-    "METRICS_PATH must not be the path of another route, which {} is, since the metrics would"
-    " respond instead. Set another path."
+_IN_USE: Final = (
+    "METRICS_PATH is also the path of another route ({}), which the metrics page would hide. Set"
+    " another path."
 )
 _ROOM: Final = 16 * 1024 * 1024
 _threads: Final = Threads(1)
@@ -57,7 +57,7 @@ class MetricsMiddleware(Layer):
         service = scope["app"]
         for page in [route for route in service.routes if isinstance(route, _ExactRoute)]:
             if readers_of(service, page.path) != [page]:
-                await fail_start(_TAKEN.format(page.path), receive, send)
+                await fail_start(_IN_USE.format(page.path), receive, send)
         self.gauges.start()
         await super().lifespan(scope, receive, send)
 
@@ -129,7 +129,13 @@ def metrics_route(path: str, *, allow: Collection[str]) -> Route:
 
 
 def check_directory_of_workers() -> None:
-    """Reject a directory that isn't writable, or every request would fail."""
+    """
+    Reject a directory that isn't writable or has less than 16 MiB of free space.
+
+    Raises:
+        ValueError: with a message that says what to set.
+
+    """
     directory = os.environ.get(DIRECTORY)
     if directory is None:
         return

@@ -59,7 +59,8 @@ def problem_response(
     """
     Return an error response with the phrase of `status` as its title.
 
-    An ID of the request, which a layer has stored, goes into the body.
+    An ID of the request, which a layer has stored, goes into the body. 401, 403, 429 and 5xx get
+    `Cache-Control: no-store`, unless `headers` has one.
 
     `members` are added to the body (RFC 9457, 3.2). Of the standard ones, they can replace `type`
     and `title`, with a text.
@@ -164,7 +165,11 @@ async def refuse(
     headers: Mapping[str, str] | None = None,
     close_code: int = 1008,
 ) -> None:
-    """Reject a request from a plain ASGI layer, in the name of `layer`."""
+    """
+    Send an error response from a plain ASGI layer.
+
+    `layer` names it in the log, the metrics and the body.
+    """
     refusal = Refusal(status=status, detail=detail, headers=headers, close_code=close_code)
     response = refusal_response(scope, layer, refusal)
     await respond(response, scope, receive, send, close_code=close_code)

@@ -22,7 +22,7 @@ _UNIX: Final = "unix"
 # What uvicorn and gunicorn trust by default.
 _DEFAULTS: Final = frozenset({"127.0.0.1", "::1"})
 _DISAGREES: Final = (
-    "The server was told to trust X-Forwarded-For from {}, which is not what TRUSTED_PROXIES says."
+    "The server trusts X-Forwarded-For from {}, which differs from TRUSTED_PROXIES."
     " Start it with --no-proxy-headers and without --forwarded-allow-ips: TRUSTED_PROXIES decides."
 )
 _SCHEMES: Final = {
@@ -118,7 +118,7 @@ def check_server_agrees(trusted_proxies: Collection[str]) -> None:
     both lists would be trusted. An empty value is fine: it switches uvicorn's part off.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     stated = os.environ.get("FORWARDED_ALLOW_IPS", "").strip()

@@ -19,9 +19,9 @@ TimeLimit = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Delay = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 _NOT_STORED: Final = {"Cache-Control": "no-store"}
-_TAKEN: Final = (
-    "A route has the path of READINESS_PATH, {}, where the layer readiness responds before it."
-    " Make the route a check, stack_options(settings, checks=[...]), or set another path."
+_IN_USE: Final = (
+    "READINESS_PATH is also the path of a route ({}), which the layer readiness would hide. Make"
+    " the route a check, stack_options(settings, checks=[...]), or set another path."
 )
 _SAME: Final = "{} must not be the path of READINESS_PATH, {}. Set another path."
 _CLOSES: Final = HeaderRule({b"connection": Clash.REPLACE})
@@ -84,7 +84,7 @@ class ReadinessMiddleware(Layer):
         shutdown = self.readiness.shutdown
         for route in readers_of(scope["app"], self.path):
             setting = getattr(route, "setting", None)
-            sentence = _SAME.format(setting, self.path) if setting else _TAKEN.format(self.path)
+            sentence = _SAME.format(setting, self.path) if setting else _IN_USE.format(self.path)
             await fail_start(sentence, receive, send)
 
         async def received() -> Message:
@@ -103,7 +103,7 @@ def check_paths(*, path: str, probe_paths: Collection[str]) -> None:
     Reject a path that is for liveness already.
 
     Raises:
-        ValueError: a message that says what to do.
+        ValueError: with a message that says what to set.
 
     """
     if path in probe_paths:

@@ -47,7 +47,7 @@ def check_id_header(settings: Any) -> None:
     Reject the header of a secret, since an ID is logged and sent back.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     if settings.request_id_header.lower() == getattr(settings, "api_key_header", "").lower():

@@ -16,7 +16,7 @@ from .problem import Refusal
 
 class RequiredHeadersMiddleware(Layer):
     """
-    Reject a request that lacks one of `required`, each a `Name: value`.
+    Return 400 to a request that lacks one of `required`, each a `Name: value`.
 
     The header must be sent once, with exactly that value. The response names the header, but not
     the value. `probe_paths` and websockets pass, because browsers can't set headers there. It

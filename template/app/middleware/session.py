@@ -16,7 +16,7 @@ from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
 from .core.threads import run_at_once
 
-_TAKEN: Final = "session.taken"
+_SENDS: Final = "session.sends"
 
 
 class SessionMiddleware(Layer):
@@ -61,17 +61,17 @@ class SessionMiddleware(Layer):
     def _set_cookie(self, session: Session, exchange: Exchange, message: Message) -> None:
         if session.accessed and message["type"] == "http.response.start":
             # In a copy of the scope, since Starlette reads the session from the cookie again.
-            taken: list[Send] = []
-            scope = {**exchange.scope, _TAKEN: taken}
+            sends: list[Send] = []
+            scope = {**exchange.scope, _SENDS: sends}
             run_at_once(self.starlette(scope, exchange.receive, _nowhere))
             scope["session"] = session
-            run_at_once(taken.pop()(message))
+            run_at_once(sends.pop()(message))
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
     """Act as the app that Starlette's class calls, and keep the `send` that it passes."""
-    if _TAKEN in scope:
-        scope[_TAKEN].append(send)
+    if _SENDS in scope:
+        scope[_SENDS].append(send)
 
 
 async def _nowhere(_: Message) -> None:
@@ -89,7 +89,7 @@ def check_cookie(*, name: str, same_site: str, https_only: bool) -> None:
     Reject a cookie that browsers drop: SameSite=None and some names require Secure.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     if https_only:

@@ -355,7 +355,7 @@ def test_nonsense_is_refused_at_start(settings: dict[str, object], sentence: str
 @pytest.mark.parametrize("path", ["/probe/ok", "/docs", "/openapi.json"])
 def test_the_path_of_another_route_ends_the_start(path: str, probe_app: ProbeApp) -> None:
     """The metrics would respond instead, since their route is the first."""
-    fault = f"METRICS_PATH must not be the path of another route, which {path} is"
+    fault = rf"METRICS_PATH is also the path of another route \({path}\), which"
     with pytest.raises(RuntimeError, match=fault), TestClient(probe_app(metrics_path=path)):
         pass
 

@@ -316,7 +316,7 @@ def test_a_server_that_was_told_to_trust_others_does_not_start(
 ) -> None:
     app = in_uvicorn(probe_app(**TRUSTED), stated)
 
-    with pytest.raises(BaseException, match=f"from {re.escape(stated)}, which is not what"):
+    with pytest.raises(BaseException, match=f"from {re.escape(stated)}, which differs"):
         probe_client(app=app)
 
 

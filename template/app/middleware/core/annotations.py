@@ -42,7 +42,7 @@ def kinds(annotation: object) -> set[type]:
 
 
 def is_object(annotation: object) -> bool:
-    """Say whether it can be a mapping, a model or a data class."""
+    """Return whether it can be a mapping, a model or a data class."""
     return any(
         is_dataclass(kind) or issubclass(kind, (Mapping, BaseModel)) for kind in kinds(annotation)
     )
@@ -71,7 +71,7 @@ def length(annotation: object) -> int:
 
 
 def holds_secret(annotation: object) -> bool:
-    """Say whether it is a secret, or has one in it as `SecretStr | None` and a model can."""
+    """Return whether it is a secret, or has one in it as `SecretStr | None` and a model can."""
     seen: list[object] = []
     waiting = [annotation]
     while waiting:

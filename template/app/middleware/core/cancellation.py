@@ -101,7 +101,7 @@ def _wake(waiter: asyncio.Future[None], _: object) -> None:
 
 
 def _is_shielded() -> bool:
-    """Say whether AnyIO keeps cancellations from outside away from the current task."""
+    """Return whether AnyIO keeps cancellations from outside away from the current task."""
     # AnyIO doesn't expose this, and a scope of our own would slow down every request.
     task = asyncio.current_task()
     state = None if task is None else _task_states.get(task)

@@ -30,16 +30,16 @@ from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
 from .exchange import PROBE_METHODS
 from .layer import Layer, layers_from
-from .policies import Policies, methods_of, taken, template_of
+from .policies import Policies, methods_of, route_of, template_of
 from .setting_types import Paths
 
 LOST: Final = (
-    "The app that is served has no checked layers. Something builds an app around yours or anew,"
+    "The app that is served has no checked layers. Something wraps or replaces your app,"
     " such as VersionedFastAPI(app). Pass **stack_options(settings) to the FastAPI that is served."
 )
 _NO_ASYNCIO: Final = (
-    "The layers need asyncio, and the server runs the app without it. Start the server with its"
-    " worker of asyncio: hypercorn, for instance, without --worker-class trio."
+    "The layers need asyncio, and the server runs the app without it. Start the server"
+    " with an asyncio worker: hypercorn, for instance, without --worker-class trio."
 )
 
 _BODY_SIZE: Final = (
@@ -50,11 +50,11 @@ _BODY_SIZE: Final = (
 
 class OrderCheck(Layer):
     """
-    Stop the start of a service whose layers have a wrong order.
+    Keep a service whose layers have a wrong order from starting.
 
     It is the first of the list: what is outside of it was added by `add_middleware`, a decorator
     or an instrumentor. At start-up (the lifespan protocol of ASGI) it reads the stack as built,
-    and a fault ends the server with a sentence that names the way out. An agent that only
+    and a fault ends the server with a sentence that says what to do. An agent that only
     observes is no fault. Under `--lifespan off` there is no start-up, and nothing is checked.
 
     Since all layers are inside of it, it also hands them the `policies` of single routes.
@@ -90,7 +90,7 @@ def _runs_asyncio() -> bool:
 
 
 async def fail_start(message: str, receive: Receive, send: Send) -> NoReturn:
-    """End the start of the service with a sentence (the lifespan protocol of ASGI)."""
+    """Report with a sentence that the service doesn't start (the lifespan protocol of ASGI)."""
     await receive()
     await send({"type": "lifespan.startup.failed", "message": message})
     raise RuntimeError(message)
@@ -172,7 +172,7 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
             other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
             scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": []}
             scope["app"] = service
-            if other in templates and path not in templates and taken(scope) is None:
+            if other in templates and path not in templates and route_of(scope) is None:
                 yield (
                     f"{name.upper()} must hold paths as the routes have them, not {path!r};"
                     f" write {other}."

@@ -38,7 +38,7 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
         prog="python -m app.middleware",
         description="Print the stack of this service as it runs, outermost first.",
     )
-    parser.add_argument("--json", action="store_true", help="print it for tools")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=None)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     help_text = "Show what each layer does with a request."

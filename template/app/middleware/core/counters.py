@@ -134,5 +134,5 @@ class SharedCounters:
 
 
 def workers_share() -> bool:
-    """Say whether several processes add up their counts in a directory."""
+    """Return whether several processes add up their counts in a directory."""
     return DIRECTORY in os.environ

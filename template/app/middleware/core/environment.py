@@ -1,4 +1,4 @@
-"""Settings that are read from the environment; a wrong one ends the start with a sentence."""
+"""Environment: reads settings, and prints a sentence for each wrong one."""
 
 import re
 import sys
@@ -279,7 +279,7 @@ def _read_member(annotation: Any, key: Any, value: object, *, shown: bool) -> ob
 
 
 def _is_secret(field: FieldInfo, annotation: object) -> bool:
-    """Say whether no message may show it: it holds a secret, or its own `repr` leaves it out."""
+    """Return whether no message may show it: it holds a secret, or its own `repr` leaves it out."""
     return not field.repr or annotations.holds_secret(annotation)
 
 

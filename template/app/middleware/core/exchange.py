@@ -250,11 +250,11 @@ class Exchange:
         return message
 
     async def skip(self) -> None:
-        """Receive what nobody inside reads: a client that left got its response before that."""
+        """Receive and discard; a disconnect now isn't a 499, since the response is out."""
         self._arriving = (await self._receive()).get("more_body", False)
 
     def is_arriving(self) -> bool:
-        """Say whether more of the body is to come."""
+        """Return whether more of the body is to come."""
         if self._arriving is None:
             # With Expect a client sends nothing until it is asked to, which reading does.
             return b"expect" not in self.headers
@@ -392,7 +392,7 @@ class Exchange:
         return self._sent or _SERVER_ERROR
 
     def is_abandoned(self, exc: BaseException) -> bool:
-        """Say whether `exc` is what the client of this request causes when it disconnects."""
+        """Return whether `exc` is what the client of this request causes when it disconnects."""
         if isinstance(exc, BaseExceptionGroup):
             return all(map(self.is_abandoned, exc.exceptions))
         # The endpoint may be a client itself, and lose a connection of its own.

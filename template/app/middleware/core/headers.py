@@ -57,14 +57,14 @@ class HeaderRule:
             if clash is Clash.BOTH:
                 theirs.append((name, value))
             elif clash is not Clash.KEEP:
-                present = _taken(theirs, name)
+                present = _take_out(theirs, name)
                 items = [value, *present] if clash is Clash.PREPEND else [*present, value]
                 theirs.append((name, value if clash is Clash.REPLACE else b", ".join(items)))
             elif name not in map(NAME, theirs):
                 theirs.append((name, value))
 
 
-def _taken(headers: Headers, name: bytes) -> list[bytes]:
+def _take_out(headers: Headers, name: bytes) -> list[bytes]:
     """Take all headers of this name out, and return their values."""
     names = [*map(NAME, headers)]
     values = []

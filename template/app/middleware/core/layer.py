@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HTTP: Final = frozenset({"http"})
 WEBSOCKET: Final = frozenset({"websocket"})
-# Of a layer that has nothing to do, as it is set.
+# The scopes of a layer whose settings leave it nothing to do.
 NOTHING: Final = frozenset[str]()
 _RETURNED: Final[Any] = object()
 

@@ -37,7 +37,7 @@ def parse_network(value: str) -> Network:
 
 
 def covers(networks: Iterable[Network], inner: Network) -> bool:
-    """Say whether one of `networks` holds all of `inner`."""
+    """Return whether one of `networks` holds all of `inner`."""
     return any(inner[0] in outer and inner[-1] in outer for outer in networks)
 
 
@@ -45,8 +45,10 @@ def network(value: str) -> str:
     """Refuse what is neither an address nor a network, and the address that nobody has."""
     meant = meant_network(value)
     if meant is not None and _is_unspecified(meant):
-        all_of_them = f"{meant.network_address}/0"
-        msg = f"must not hold {value!r}, no client has it; for every client, write {all_of_them}"
+        msg = (
+            f"must not hold {value!r}: no client has that address;"
+            f" for every client, write {meant.network_address}/0"
+        )
         raise ValueError(msg)
     try:
         ip_network(value)
@@ -65,7 +67,7 @@ def meant_network(value: str) -> Network | None:
 
 
 def holds_everybody(value: str) -> bool:
-    """Say whether every client was meant, however it is spelled."""
+    """Return whether every client was meant, however it is spelled."""
     meant = meant_network(value)
     return value == "*" or (meant is not None and (meant.prefixlen == 0 or _is_unspecified(meant)))
 

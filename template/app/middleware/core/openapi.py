@@ -1,4 +1,4 @@
-"""OpenAPI: each operation declares what layers can respond with there, and ask for, no more."""
+"""OpenAPI: each operation lists only the statuses and credentials of its own layers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final

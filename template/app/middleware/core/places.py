@@ -47,8 +47,8 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     """
     Return `stack` with each layer of `own` in its place.
 
-    Layers for one place keep their order, the first outermost. A layer without a place ends the
-    start, and so does a neighbour that this stack lacks, for example since an update.
+    Layers for one place keep their order, the first outermost. The service doesn't start with a
+    layer without a place, or with a neighbour that this stack lacks, for example since an update.
 
     Raises:
         SystemExit: after one sentence.

@@ -1,13 +1,9 @@
 """
 Policies: other settings for single routes, from one table.
 
-A table and not an argument of each route: all that differs is seen in one place, it reaches
-routes of other packages, and no route has to be walked for it. That a renamed route leaves no
-stale entry behind is what the check at start is for.
-
-The router says which route a request is for. Its own matchers are asked, in its own order, so no
-spelling of a path reaches a route under the policy of another one. A request that no route takes
-has the settings of the service.
+The router's own matchers decide, in its own order, which route a request is for, so no spelling of
+a path reaches a route under the policy of another one. A request that no route takes has the
+settings of the service.
 """
 
 import re
@@ -80,7 +76,7 @@ class Rule:
         return 2 if self.method is None else int(self.method == "GET")
 
     def concerns(self, template: str) -> bool:
-        """Say whether it is for the path of this route."""
+        """Return whether it is for the path of this route."""
         return template == self.path or bool(self.below and template.startswith(self.below))
 
 
@@ -115,7 +111,7 @@ class Policies:
             _read(name, policy, fields, settings) for name, policy in (table or {}).items()
         ]
         self._refuse_doubles()
-        # The nearest first: a route before those below a path, then the narrower method.
+        # The most specific first: a route before those below a path, then the narrower method.
         self.rules.sort(key=lambda rule: (bool(rule.below), -len(rule.path), rule.breadth))
 
     def install(self, app: ASGIApp) -> None:
@@ -144,7 +140,7 @@ class Policies:
             return None
         if "cors" in self._live and (asked := _preflight_method(scope)):
             scope = {**scope, "method": asked}
-        context = taken(scope)
+        context = route_of(scope)
         return None if context is None else self.rule_of(context, _method_of(scope))
 
     def rule_of(self, context: RouteContext, method: str) -> Rule | None:
@@ -156,7 +152,7 @@ class Policies:
         return self._with_size(rule, size)
 
     def _fitting(self, context: RouteContext, method: str) -> Iterator[Rule]:
-        """Yield the rules for these requests, the nearest first."""
+        """Yield the rules for these requests, the most specific first."""
         template, methods = template_of(context), methods_of(context)
         names = {None, method}
         if method == "HEAD" and (methods is None or "GET" in methods):
@@ -221,12 +217,12 @@ class Policies:
                 )
             found = [c for c in contexts if rule.concerns(template_of(c))]
             if not found:
-                yield f"ROUTES[{rule.name!r}] is for no route.{_hint(rule, contexts)}"
+                yield f"ROUTES[{rule.name!r}] matches no route.{_hint(rule, contexts)}"
             elif rule.method and not any(_takes(c, rule.method) for c in found):
-                taken_here = sorted(set().union(*(methods_of(c) or () for c in found)))
+                allowed = sorted(set().union(*(methods_of(c) or () for c in found)))
                 yield (
-                    f"ROUTES[{rule.name!r}] is for no route: {rule.path} has"
-                    f" {', '.join(taken_here)} only."
+                    f"ROUTES[{rule.name!r}] matches no route: {rule.path} has"
+                    f" {', '.join(allowed)} only."
                 )
             else:
                 yield from self._vain(rule, found)
@@ -236,15 +232,15 @@ class Policies:
                     yield from self._ties(context, method)
 
     def _ties(self, context: RouteContext, method: str) -> Iterator[str]:
-        """Yield a sentence where one of two rules has the nearer path, the other the method."""
+        """Yield a sentence where one rule has the more specific path, another one the method."""
         fitting = [*self._fitting(context, method)]
         for other in fitting[1:]:
-            nearest = fitting[0]
-            if other.breadth < nearest.breadth:
+            first = fitting[0]
+            if other.breadth < first.breadth:
                 yield (
-                    f"ROUTES[{nearest.name!r}] and ROUTES[{other.name!r}] are both for {method}"
-                    f" {template_of(context)}: one has the nearer path, the other the method. Add"
-                    f" '{method} {nearest.path}' with what holds there."
+                    f"ROUTES[{first.name!r}] has the more specific path for {method}"
+                    f" {template_of(context)}, ROUTES[{other.name!r}] the more specific method."
+                    f" Add '{method} {first.path}'."
                 )
 
     def _vain(self, rule: Rule, contexts: Iterable[RouteContext]) -> Iterator[str]:
@@ -314,7 +310,7 @@ class Policies:
         return re.compile("|".join(patterns)) if patterns else _NEVER
 
 
-def taken(scope: Scope) -> RouteContext | None:
+def route_of(scope: Scope) -> RouteContext | None:
     """Return the route that the router takes for a request, None where none takes it whole."""
     # A copy: some matchers leave notes in the scope.
     asked = {**scope, "fastapi": {**scope.get("fastapi", {})}}
@@ -377,7 +373,7 @@ def _about(key: str, fields: Mapping[str, Field]) -> str:
         own = ", ".join(name for name in fields if fields[name].layer == layer)
         return f"which is no field: the layer {layer} has {own or 'none, so leave it out'}."
     near = get_close_matches(key, fields, 1)
-    return "which no layer here knows." + (f" Did you mean {near[0]}?" if near else "")
+    return "which is no field of Policy." + (f" Did you mean {near[0]}?" if near else "")
 
 
 def _values(
@@ -431,7 +427,7 @@ def _takes(context: RouteContext, method: str) -> bool:
 
 def _hint(rule: Rule, contexts: Iterable[RouteContext]) -> str:
     near = get_close_matches(rule.path, {template_of(context) for context in contexts}, 1, 0)
-    return f" The nearest is {near[0]}." if near else ""
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _method_of(scope: Scope) -> str:

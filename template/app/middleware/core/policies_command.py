@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Scope
 from .check import live_stack, policies_of, service_of
 from .effects import WEBSOCKET
 from .openapi import narrow_openapi
-from .policies import Policies, methods_of, taken, template_of
+from .policies import Policies, methods_of, route_of, template_of
 
 _WRONG_USE: Final = 2
 
@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [--json] [METHOD] PATH"
     parser.add_argument("target", nargs="+", metavar="[METHOD] PATH", help="such as POST /uploads")
     # Left out, it is as it was given before the name of the sub-command.
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print it for tools"
-    )
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
 def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
@@ -50,7 +48,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     }
     if name != WEBSOCKET:
         scope["method"] = name
-    context = taken(scope)
+    context = route_of(scope)
     if context is None:
         print(f"No route takes {name} {path}: the settings of the service hold.", file=sys.stderr)
         return 1

@@ -26,7 +26,7 @@ def plain(value: object, *, shown: bool = True) -> object:
 
 
 def is_quoted(text: str) -> bool:
-    """Say whether there are quotes around it."""
+    """Return whether there are quotes around it."""
     return len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES
 
 

@@ -38,7 +38,7 @@ def headers_by_name(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes | N
 
 
 def can_respond(scope: Scope) -> bool:
-    """Say whether a response can be sent: to a handshake, only with an extension of ASGI."""
+    """Return whether a response can be sent: to a handshake, only with an extension of ASGI."""
     extensions = scope.get("extensions") or ()
     return scope["type"] != "websocket" or "websocket.http.response" in extensions
 

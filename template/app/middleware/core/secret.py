@@ -1,4 +1,4 @@
-"""Secrets: a value that can be guessed, or that others may know, ends the start."""
+"""Secrets: rejects a value that can be guessed, or that others may know."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def check_secret(value: str) -> None:
     Reject a secret that is short, repetitive, known from an example, or none at all.
 
     Raises:
-        ValueError: a sentence that says how to make one, and never shows the value.
+        ValueError: with a message that says how to make one, and never shows the value.
 
     """
     plain(value, shown=False)

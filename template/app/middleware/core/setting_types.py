@@ -40,7 +40,7 @@ def header_name_or_all(value: str) -> str:
 
 
 # They frame a message, or have another meaning in a request or a response.
-_TAKEN: Final = re.compile(
+_RESERVED: Final = re.compile(
     r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
     r"|baggage|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date"
     r"|etag|expect|expires|forwarded|from|host|idempotency-(key|replayed)|if-.*|keep-alive"
@@ -59,7 +59,7 @@ def own_header(example: str) -> Callable[[str], str]:
     """Reject the name of a header that has another meaning."""
 
     def checked(value: str) -> str:
-        if _TAKEN.fullmatch(value):
+        if _RESERVED.fullmatch(value):
             msg = f"must be a header that has no other meaning, such as {example}, not {value!r}"
             raise ValueError(msg)
         return value
@@ -162,7 +162,7 @@ def check_origin(value: str, *, instead: str) -> str:
     Return an origin as browsers send it; reject what they never send, and so never matches.
 
     Raises:
-        ValueError: a sentence that says what to write; `instead` is the way out for a pattern.
+        ValueError: with a message that says what to set; `instead` is its advice for a pattern.
 
     """
     if origin := browser_origin(value):

@@ -1,4 +1,4 @@
-"""Threads for work that must not wait for the threads of endpoints, nor for one another."""
+"""Threads: small pools for work that must not wait for the threads of endpoints."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """At most so many threads, which nothing else can use."""
+    """A pool of at most `most` threads, apart from AnyIO's."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -27,6 +27,6 @@ class Threads:
 
 
 def run_at_once(work: Awaitable[None]) -> None:
-    """Run a coroutine of a library that never has to wait to its end."""
+    """Run to its end a coroutine that never suspends."""
     for _ in work.__await__():
         pass

@@ -12,7 +12,7 @@ _IDLE_SECONDS: Final = 0.5
 
 
 def announces_body(scope: Scope, headers: Mapping[bytes, object]) -> bool:
-    """Say whether a request may have a body."""
+    """Return whether a request may have a body."""
     # HTTP/1 announces it by one of these (RFC 9112, 6.3); later versions need none.
     announced = b"content-length" in headers or b"transfer-encoding" in headers
     return scope["type"] == "http" and (announced or scope["http_version"][0] != "1")

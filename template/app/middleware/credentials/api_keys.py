@@ -87,7 +87,7 @@ def check_key_header(settings: Any) -> None:
     Reject the header of another credential.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     bearer = hasattr(settings, "jwt_algorithms")

@@ -66,7 +66,7 @@ class PublishedKeys:
 
     def check_known(self) -> None:
         if self._down:
-            msg = "The keys of the identity provider can't be had at the moment."
+            msg = "The keys of the identity provider can't be fetched at the moment."
             raise CannotCheckError(msg, retry_after=_SECONDS_BETWEEN_FETCHES)
 
     def keep_fresh(self) -> None:
@@ -92,7 +92,7 @@ class PublishedKeys:
                 raise LookupError(msg)  # noqa: TRY301 - whatever is wrong, the old keys stay
         except Exception as error:  # noqa: BLE001
             self._down = True
-            _logger.warning("the keys at %s can't be had: %r", self._url, error)
+            _logger.warning("the keys at %s can't be fetched: %r", self._url, error)
             return
         self._down = False
         self._stale_at = monotonic() + _FRESH_SECONDS

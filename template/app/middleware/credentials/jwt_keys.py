@@ -33,7 +33,7 @@ class Keys(Protocol):
         ...
 
     async def renew(self) -> bool:
-        """Look the keys up anew; say whether they are others now."""
+        """Look the keys up again; return whether they have changed."""
         ...
 
     def check_known(self) -> None:
@@ -65,7 +65,7 @@ class FixedKey:
 
 
 def is_pem(key: str) -> bool:
-    """Say whether `key` is one in PEM, rather than a shared secret."""
+    """Return whether `key` is one in PEM, rather than a shared secret."""
     return key.lstrip().startswith("-----BEGIN")
 
 

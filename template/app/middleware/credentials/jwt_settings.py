@@ -65,7 +65,7 @@ def _without_password(url: str) -> str:
 
 
 def _is_inside(host: str) -> bool:
-    """Say whether `host` can't be public: nobody out there could answer in its place."""
+    """Return whether `host` can't be public, so that no stranger can respond in its place."""
     try:
         address = parse_network(host)
     except ValueError:
@@ -122,7 +122,7 @@ def check_jwt_key(
     Refuse keys that others could exchange on their way, and algorithms that no key is made for.
 
     Raises:
-        ValueError: a sentence with the way out.
+        ValueError: with a message that says what to set.
 
     """
     if key is None:

@@ -158,7 +158,7 @@ class JwtVerifier(Scheme):
 
 
 def _is_offered(exchange: Exchange) -> bool:
-    """Say whether the subprotocols of a handshake carry a token."""
+    """Return whether the subprotocols of a handshake carry a token."""
     return "bearer" in exchange.scope.get("subprotocols", ())[:-1]
 
 

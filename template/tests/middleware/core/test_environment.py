@@ -1,4 +1,4 @@
-"""Environment: a wrong setting ends the start with a sentence, and none shows a secret."""
+"""Environment: a wrong setting prevents the start with a sentence, and none shows a secret."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -138,11 +138,11 @@ def test_the_nearest_entry_holds(app: FastAPI) -> None:
 def test_two_entries_without_an_order_end_the_start(
     entries: list[str], added: str, app: FastAPI
 ) -> None:
-    """One has the nearer path, the other the method: nobody knows which was meant."""
+    """One has the more specific path, the other the method: nobody knows which was meant."""
     (sentence, *_) = policies({name: {} for name in entries}).faults(app.routes)
 
     assert all(f"ROUTES[{name!r}]" in sentence for name in entries)
-    assert f"Add '{added}' with what holds there." in sentence
+    assert f" Add '{added}'." in sentence
     assert list(policies({name: {} for name in [*entries, added]}).faults(app.routes)) == []
 
 
@@ -162,10 +162,10 @@ def test_a_count_is_named_by_its_entry() -> None:
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        ("GET /probe/okk", r"\['GET /probe/okk'\] is for no route\. The nearest is /probe/ok"),
-        ("PUT /probe/ok", r"ROUTES\['PUT /probe/ok'\] is for no route: /probe/ok has GET only"),
-        ("/nowhere/*", "is for no route"),
-        ("GET /probe/items/{id}", "The nearest is /probe/items/{item_id}"),
+        ("GET /probe/okk", r"\['GET /probe/okk'\] matches no route\. Did you mean /probe/ok[?]"),
+        ("PUT /probe/ok", r"ROUTES\['PUT /probe/ok'\] matches no route: /probe/ok has GET only"),
+        ("/nowhere/*", "matches no route"),
+        ("GET /probe/items/{id}", "Did you mean /probe/items/{item_id}"),
     ],
 )
 def test_an_entry_without_a_route_ends_the_start(
@@ -181,7 +181,7 @@ def test_an_entry_without_a_route_ends_the_start(
         ({"probe": {}}, "ROUTES names a route as FastAPI has it"),
         ({"POST /a": 7}, "ROUTES names a route as FastAPI has it"),
         ({"post /a": {}, "POST /a": {}}, "ROUTES has 'post /a' and 'POST /a', which are one."),
-        ({"/a": {"on": True}}, "ROUTES['/a'] has on, which no layer here knows. Did you mean one?"),
+        ({"/a": {"on": True}}, "has on, which is no field of Policy. Did you mean one?"),
         (["POST /a"], "stack_options(routes=...) takes a table of routes, such as"),
         ({"/a": {"one": "no"}}, "ROUTES['/a']: one must be True or False, not 'no'."),
         ({"/a": {"gate": False, "way": True}}, "way must not be with gate=False"),

@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.types import Scope
 
 from app.middleware.core.check import broken_rules
-from app.middleware.core.policies import Policies, taken, template_of
+from app.middleware.core.policies import Policies, route_of, template_of
 from app.middleware.order import LAYERS, Rule
 from app.middleware.problem import phrase
 
@@ -68,7 +68,7 @@ class _Analysis:
         self._scope = innermost.scope
         # What the layers recorded, rejections too, is in the state that they share.
         self._state: dict[str, Any] = innermost.scope.get("state") or {}
-        self._context = taken({**innermost.request, "app": innermost.scope["app"]})
+        self._context = route_of({**innermost.request, "app": innermost.scope["app"]})
         method = innermost.request.get("method", "WEBSOCKET")
         self._holds = policies.explain(self._context, method) if self._context else []
         self._place = self._find_responder()

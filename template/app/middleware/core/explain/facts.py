@@ -22,7 +22,7 @@ class Setting(BaseModel):
 
     @property
     def own(self) -> bool:
-        """Say whether the route has it, and not the service."""
+        """Whether the route has it, and not the service."""
         return self.source.startswith("ROUTES[") or self.source == "max_body_size"
 
 
@@ -53,7 +53,7 @@ class Step(BaseModel):
 
     @property
     def quiet(self) -> bool:
-        """Say whether it passed everything on as it came."""
+        """Whether it passed everything on as it came."""
         changed = self.responded or self.from_inside != self.to_outside
         return not (changed or self.request or self.headers or self.resized)
 

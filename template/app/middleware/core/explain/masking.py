@@ -41,7 +41,7 @@ class Masker:
         self._values = {secret for secret in secrets if len(secret) >= _MINIMUM_LENGTH}
 
     def hides(self, name: str) -> bool:
-        """Say whether what goes by this name is secret."""
+        """Return whether the value of this name is secret."""
         return not self._show and (name.lower() in self._names or bool(_NAME.match(name)))
 
     def header(self, name: str, value: str) -> str:

@@ -100,11 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=60,
         metavar="SECONDS",
-        help="when the client goes away",
+        help="let the client disconnect after SECONDS",
     )
     add("--websocket", action="store_true", help="open a websocket instead")
     add("--client", default="127.0.0.1", metavar="IP", help="the address of the peer")
-    add("--scheme", choices=("http", "https"), help="how it came to the server")
+    add("--scheme", choices=("http", "https"), help="scheme of the request")
     add("--repeat", type=int, default=1, metavar="N", help="send it N times, explain the last")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--swap", nargs=2, metavar="LAYER", help="compare with these two swapped")
@@ -112,8 +112,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--logs", action="store_true", help="print what the service logs, on stderr")
     add("--show-secrets", action="store_true", help="don't mask credentials and cookies")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print it for tools")
-    form.add_argument("--mermaid", action="store_true", help="print it as a sequence diagram")
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--mermaid", action="store_true", help="print a sequence diagram (Mermaid)")
     # The process that runs the other order; one process would share the counts of limits.
     add("--changed-only", action="store_true", help=argparse.SUPPRESS)
 
