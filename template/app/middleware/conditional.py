@@ -63,15 +63,15 @@ class _Held:
         self._exchange = exchange
         self._send = send
         self._start: Message | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._late: asyncio.Task[None] | None = None
         exchange.at_exit(self.forget)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
-            # A body in one piece follows at once; anything later is a stream.
-            self._timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, self._expire)
+            # A body in one piece follows at once, nearly always before the loop turns.
+            self._timer = asyncio.get_running_loop().call_soon(self._wait)
             return
         start = self.forget()
         if start is not None:
@@ -88,6 +88,9 @@ class _Held:
             self._timer.cancel()
         start, self._start = self._start, None
         return start
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, self._expire)
 
     def _expire(self) -> None:
         start = self.forget()

@@ -56,7 +56,9 @@ class _Expiry:
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
         self._cancelling = self._task.cancelling() if self._task is not None else 0
-        self._timer = asyncio.get_running_loop().call_later(self._layer.seconds, self._begin)
+        self._deadline = asyncio.get_running_loop().time() + self._layer.seconds
+        # A request that ends before the loop turns, as many do, needs no timer.
+        self._timer: asyncio.Handle = asyncio.get_running_loop().call_soon(self._wait)
 
     def __exit__(self, cls: type[BaseException] | None, *_: object) -> bool:
         """Stop the cancellation here if this expiry caused it."""
@@ -64,6 +66,9 @@ class _Expiry:
         if self._task is None or self.response is None:
             return False
         return self._task.uncancel() <= self._cancelling and cls is asyncio.CancelledError
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_at(self._deadline, self._begin)
 
     def _begin(self) -> None:
         if self._task is None or self._place.started:

@@ -26,6 +26,10 @@ class Clash(Enum):
     BOTH = "send both, each on a line of its own"
 
 
+# Python looks a member up in its class as slowly as it merges a header.
+_KEEP, _REPLACE, _PREPEND, _, _BOTH = Clash
+
+
 class HeaderRule:
     """
     The names of the headers that a layer may add, each with its `Clash`.
@@ -54,25 +58,20 @@ class HeaderRule:
             return
         for name, value in ours:
             clash = self._clashes[name]
-            if clash is Clash.BOTH:
+            if clash is _BOTH or name not in map(NAME, theirs):
                 theirs.append((name, value))
-            elif clash is not Clash.KEEP:
+            elif clash is not _KEEP:
                 present = _take_out(theirs, name)
-                items = [value, *present] if clash is Clash.PREPEND else [*present, value]
-                theirs.append((name, value if clash is Clash.REPLACE else b", ".join(items)))
-            elif name not in map(NAME, theirs):
-                theirs.append((name, value))
+                items = [value, *present] if clash is _PREPEND else [*present, value]
+                theirs.append((name, value if clash is _REPLACE else b", ".join(items)))
 
 
 def _take_out(headers: Headers, name: bytes) -> list[bytes]:
     """Take all headers of this name out, and return their values."""
-    names = [*map(NAME, headers)]
-    values = []
-    while name in names:
-        place = names.index(name)
-        del names[place]
-        values.append(headers.pop(place)[1])
-    return values
+    taken = [item for item in headers if item[0] == name]
+    for item in taken:
+        headers.remove(item)
+    return [value for _, value in taken]
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
