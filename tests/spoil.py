@@ -8,16 +8,20 @@ no rules meanwhile, so that only a test of behaviour can notice. Each job runs i
 process that has imported the service already, which saves most of the time.
 """
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-OPTIONS = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+# The plugins are those of this environment, and the slowest to import.
+WITHOUT = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"]
+OPTIONS = ["-q", "-x", *WITHOUT, "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 CRASHED = 70  # none of pytest's own exit statuses
 
 
@@ -65,7 +69,6 @@ def run(job: dict[str, Any]) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path.cwd()))
-    import app.middleware  # noqa: F401 - imported once, for all forks, as is the next
-    import fastapi.testclient  # noqa: F401
-
+    import_module("tests.middleware.conftest")  # with the service, once for all forks
+    gc.freeze()  # pytest collects at the end of each job
     json.dump([run(job) for job in json.load(sys.stdin)], sys.stdout)

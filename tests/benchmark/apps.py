@@ -23,6 +23,7 @@ _SETTINGS: Final = {
     "jwt_issuer": ISSUER,
     "jwt_key": KEY,
     "max_body_bytes": 100_000_000,
+    "max_concurrency": 10_000,
     "session_secret": "another secret of more than 32 characters",
 }
 

@@ -158,7 +158,7 @@ class Worker:
         shutil.rmtree(self._out)
 
     def measure(self, what: str, name: str, count: int, **options: Any) -> float:
-        """Return what one of `count` requests took; the last must get the expected response."""
+        """Return what one of `count` requests took; all must get the expected status."""
         told = {"what": what, "name": name, "count": count, **options}
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -168,9 +168,10 @@ class Worker:
         if not line:
             self._errors.seek(0)
             raise RuntimeError(self._errors.read()[-2000:])
-        status, taken = json.loads(line)
-        expected = WORKLOADS[name].status if self._has_layers else status
-        if status != expected:
-            msg = f"{name} was answered {status}"
+        statuses, taken = json.loads(line)
+        # The first one can spend the limit that the others meet.
+        others = max(1, count - 1)
+        if self._has_layers and statuses.get(str(WORKLOADS[name].status), 0) < others:
+            msg = f"{name} was answered {statuses}"
             raise RuntimeError(msg)
         return float(taken)

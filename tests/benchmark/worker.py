@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Client:
     """Sends one request after the other, and waits for each response."""
 
     def __init__(self, app: FastAPI, body: bytes, size: int = 0) -> None:
-        self.status = 0
+        self.statuses = Counter[int]()
         self._app = app
         self._body = body
         self._size = size
@@ -62,7 +63,7 @@ class Client:
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.statuses[message["status"]] += 1
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Worker:
         self._routes = routes
         self._apps: dict[tuple[str, str], FastAPI] = {}
 
-    async def measure(self, job: Job) -> tuple[int, float]:
-        """Return the last status, and what one of the requests took."""
+    async def measure(self, job: Job) -> tuple[Counter[int], float]:
+        """Return how often each status came, and what one of the requests took."""
         workload = WORKLOADS[job.name]
         wanted = (job.target or self._target, workload.limit)
         if wanted not in self._apps:
@@ -105,10 +106,10 @@ class Worker:
         )
         if job.what == "memory":
             await client.send_all(scopes)
-            return client.status, _memory()
+            return client.statuses, _memory()
         if job.what == "garbage":
             left = await _garbage(lambda: client.send_all(scopes))
-            return client.status, left
+            return client.statuses, left
         scopes = [*scopes]
         # What was made at start-up is not to be collected on the bill of a few requests.
         gc.collect()
@@ -116,9 +117,10 @@ class Worker:
         if job.what == "together":
             crowd = [Client(app, workload.body) for _ in scopes]
             each = [client.send_all([scope]) for client, scope in zip(crowd, scopes, strict=True)]
-            return workload.status, await _cpu(lambda: _gather(each)) / job.count
+            taken = await _cpu(lambda: _gather(each))
+            return sum((client.statuses for client in crowd), Counter()), taken / job.count
         taken = await _MEASURES[job.what](lambda: client.send_all(scopes))
-        return client.status, taken / job.count
+        return client.statuses, taken / job.count
 
 
 async def _gather(each: Iterable[Awaitable[None]]) -> None:

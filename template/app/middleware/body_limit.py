@@ -1,7 +1,5 @@
 """Body limit: returns 413 when a request body is too large."""
 
-from typing import Final
-
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
@@ -9,8 +7,6 @@ from .core.exchange import Decision, Exchange, Place
 from .core.layer import HTTP, Layer
 from .core.upload import announces_body
 from .problem import Refusal
-
-_TOO_LARGE: Final = 413
 
 
 class BodyLimitMiddleware(Layer):
@@ -28,7 +24,7 @@ class BodyLimitMiddleware(Layer):
         super().__init__(app)
         self.max_bytes = max_bytes
         self.refusal = Refusal(
-            status=_TOO_LARGE,
+            status=413,
             detail=f"The body can have at most {max_bytes} bytes.",
             closes=True,
         )
@@ -56,7 +52,7 @@ class BodyLimitMiddleware(Layer):
                     refused = True
                     await place.refuse(self.name, self.refusal)
                 # An HTTPException, because FastAPI takes any other for a broken body: 400.
-                raise HTTPException(_TOO_LARGE)
+                raise HTTPException(413)
             return message
 
         exchange.receive = receive_counted

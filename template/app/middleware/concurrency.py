@@ -4,18 +4,15 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Collection
 from math import ceil
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import Field
+from starlette.status import WS_1013_TRY_AGAIN_LATER
 from starlette.types import ASGIApp, Message
 
 from .core.exchange import PROBE_METHODS, Decision, Exchange, Place
 from .core.layer import Layer
 from .problem import Refusal
-
-QueueTimeout = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-
-_TRY_AGAIN_LATER: Final = 1013
 
 
 class Slots:
@@ -120,7 +117,7 @@ class ConcurrencyMiddleware(Layer):
             status=503,
             detail="The service is busy. Please try again later.",
             headers={"Retry-After": str(max(1, ceil(queue_timeout)))},
-            close_code=_TRY_AGAIN_LATER,
+            close_code=WS_1013_TRY_AGAIN_LATER,
         )
 
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
@@ -154,3 +151,6 @@ class ConcurrencyMiddleware(Layer):
         finally:
             if not freed:
                 self.slots.free()
+
+
+QueueTimeout = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]

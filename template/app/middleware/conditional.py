@@ -5,13 +5,13 @@ import re
 from hashlib import blake2b
 from typing import Final
 
+from starlette.status import HTTP_200_OK
 from starlette.types import Message, Send
 
 from .core.exchange import Exchange, Filter
 from .core.headers import Headers
 from .core.layer import HTTP, Layer
 
-_OK: Final = 200
 _MOMENT_SECONDS: Final = 0.05
 _TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
 _KEPT: Final = frozenset(
@@ -37,7 +37,7 @@ class ConditionalMiddleware(Layer):
     scopes = HTTP
 
     def head(self, exchange: Exchange, message: Message) -> Filter | None:
-        if exchange.method not in {"GET", "HEAD"} or message["status"] != _OK:
+        if exchange.method not in {"GET", "HEAD"} or message["status"] != HTTP_200_OK:
             return None
         named = dict(message["headers"])
         if (tag := named.get(b"etag")) is not None:

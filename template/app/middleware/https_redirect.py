@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Collection
-from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
+from starlette.status import HTTP_307_TEMPORARY_REDIRECT
 from starlette.types import ASGIApp, Scope
 
 from .core.exchange import Exchange
@@ -41,7 +41,7 @@ class HttpsRedirectMiddleware(Layer):
         if _is_local(_PORT.sub("", host)):
             return None
         return Refusal(
-            status=HTTPStatus.TEMPORARY_REDIRECT,
+            status=HTTP_307_TEMPORARY_REDIRECT,
             detail="This service requires https.",
             headers={"Location": _location(exchange.scope, host)},
         )

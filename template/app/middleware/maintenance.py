@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
+from starlette.status import WS_1013_TRY_AGAIN_LATER
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
@@ -13,7 +14,7 @@ from .core.layer import Layer
 from .core.reading import Text
 from .problem import Refusal
 
-_TRY_AGAIN_LATER: Final = 1013
+_SWITCHES: Final = frozenset({"0", "1", "false", "no", "off", "on", "true", "yes"})
 
 
 class MaintenanceMiddleware(Layer):
@@ -36,7 +37,7 @@ class MaintenanceMiddleware(Layer):
             status=503,
             detail="The service is down for maintenance. Please try again later.",
             headers={"Retry-After": str(retry_after)},
-            close_code=_TRY_AGAIN_LATER,
+            close_code=WS_1013_TRY_AGAIN_LATER,
         )
 
     def enter(self, exchange: Exchange) -> Refusal | None:  # noqa: ARG002
@@ -70,5 +71,4 @@ def _why_never(value: str) -> str | None:
     return None
 
 
-_SWITCHES: Final = frozenset({"0", "1", "false", "no", "off", "on", "true", "yes"})
 FilePath = Annotated[Text, AfterValidator(_file)]

@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel
 from starlette.responses import Response
+from starlette.status import HTTP_500_INTERNAL_SERVER_ERROR
 from starlette.types import Receive, Scope, Send
 
 from .core.scope import can_respond
@@ -79,7 +80,7 @@ def problem_response(
         headers=headers,
         media_type=MEDIA_TYPE,
     )
-    if status in _NEVER_STORED or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status in _NEVER_STORED or status >= HTTP_500_INTERNAL_SERVER_ERROR:
         response.headers.setdefault("Cache-Control", "no-store")
     return response
 

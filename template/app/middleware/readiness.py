@@ -15,9 +15,6 @@ from .core.layer import HTTP, Layer
 from .core.shutdown import Shutdown
 from .problem import Refusal
 
-TimeLimit = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Delay = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-
 _NOT_STORED: Final = {"Cache-Control": "no-store"}
 _IN_USE: Final = (
     "READINESS_PATH is also the path of a route ({}), which the layer readiness would hide. Make"
@@ -109,3 +106,7 @@ def check_paths(*, path: str, probe_paths: Collection[str]) -> None:
     if path in probe_paths:
         msg = f"READINESS_PATH must not be in PROBE_PATHS, which {path!r} is; remove it from there"
         raise ValueError(msg)
+
+
+TimeLimit = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Delay = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]

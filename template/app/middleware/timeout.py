@@ -10,8 +10,6 @@ from .core.exchange import Exchange, Place
 from .core.layer import HTTP, Layer
 from .problem import Refusal
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
 
 class TimeoutMiddleware(Layer):
     """
@@ -77,3 +75,6 @@ class _Expiry:
         refusing = self._place.refuse(self._layer.name, self._layer.refusal)
         self.response = asyncio.create_task(refusing)
         self._task.cancel("no response started in time")
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -1,6 +1,5 @@
 """Access log: one line per request, including rejected and failed ones."""
 
-import asyncio
 import logging
 import re
 from typing import Any
@@ -8,12 +7,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.types import Message, Scope
 
 from app.middleware import Policy, innermost
 from app.middleware.order import LAYERS
 
-from .asgi import Unavailable
+from .asgi import CutOff, Unavailable
 from .conftest import WS, LogLines, ProbeApp, ProbeClient
 from .refusals import Answer
 
@@ -137,37 +135,11 @@ def test_a_stream_that_breaks_has_one_line(probe_client: ProbeClient, log_lines:
 
 
 def test_a_client_that_goes_away_is_logged_499(probe_app: ProbeApp, log_lines: LogLines) -> None:
-    app = probe_app()
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        await asyncio.sleep(0.01)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    asyncio.run(app(_stream_scope(), receive, send))
+    client = CutOff("GET", "/probe/stream?chunks=1000&seconds=0.005", pause=0.01).run(probe_app())
 
     (line,) = requests(log_lines())
     assert line["status"] == 499
-    assert len(sent) < 100
-
-
-def _stream_scope() -> Scope:
-    return {
-        "type": "http",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/probe/stream",
-        "raw_path": b"/probe/stream",
-        "query_string": b"chunks=1000&seconds=0.005",
-        "headers": [(b"host", b"localhost")],
-        "client": ("127.0.0.1", 50000),
-        "server": ("localhost", 80),
-        "http_version": "1.1",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }
+    assert len(client.sent) < 100
 
 
 def test_the_line_has_the_status_on_the_wire(

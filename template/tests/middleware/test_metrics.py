@@ -1,6 +1,5 @@
 """Metrics: every request is counted and timed, with few labels, on a page for Prometheus."""
 
-import asyncio
 import subprocess
 import sys
 from importlib import import_module
@@ -16,14 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.middleware import innermost
 from app.middleware.core.counters import SharedCounters
 from app.middleware.order import LAYERS, layer_of
 from app.middleware.stack import build_stack
 
-from .asgi import Dialogue, Unavailable
+from .asgi import CutOff, Dialogue, Unavailable
 from .conftest import WS, LogLines, ProbeApp, ProbeClient, stack_settings
 from .refusals import Answer, Refusal
 
@@ -145,33 +144,10 @@ def test_a_stream_is_counted_once(probe_client: ProbeClient) -> None:
 def test_a_client_that_goes_away_is_counted_499(probe_app: ProbeApp) -> None:
     app = probe_app()
 
-    async def receive() -> Message:
-        await asyncio.sleep(0.01)
-        return {"type": "http.disconnect"}
-
-    async def send(_: Message) -> None:
-        pass
-
-    asyncio.run(app(_stream_scope(), receive, send))
+    CutOff("GET", "/probe/stream?chunks=1000&seconds=0.005", pause=0.01).run(app)
 
     assert counted(app, route="/probe/stream", status="499") == 1
     assert in_progress(app) == 0
-
-
-def _stream_scope() -> Scope:
-    return {
-        "type": "http",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/probe/stream",
-        "raw_path": b"/probe/stream",
-        "query_string": b"chunks=1000&seconds=0.005",
-        "headers": [(b"host", b"localhost")],
-        "client": ("127.0.0.1", 50000),
-        "server": ("localhost", 80),
-        "http_version": "1.1",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }
 
 
 def in_progress(app: ASGIApp, method: str = "GET") -> float:

@@ -150,9 +150,10 @@ def readers_of(service: Starlette, path: str) -> list[BaseRoute]:
     ]
 
 
-def policies_of(service: Starlette) -> Policies | None:
+def policies_of(app: Any) -> Policies | None:
     """Return the table of the routes that have other settings."""
-    declared: list[Any] = service.user_middleware
+    service = service_of(app)
+    declared: list[Any] = service.user_middleware if service else []
     return next((item.kwargs.get("policies") for item in declared if item.cls is OrderCheck), None)
 
 

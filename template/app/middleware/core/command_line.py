@@ -11,11 +11,10 @@ from starlette.types import ASGIApp
 
 from app.middleware.order import LAYERS, dotted_name, layer_of, observer_of
 
-from .check import faults, live_stack, policies_of, service_of
+from .check import faults, live_stack, policies_of
 from .explain.command import explain_request
 from .explain.request import add_arguments
-from .policies_command import add_arguments as add_arguments_of_route
-from .policies_command import show_openapi, show_route, summary
+from .policies_command import add_route_arguments, show_openapi, show_route, summary
 
 
 def run(commands: Mapping[str, Callable[[str], str]]) -> NoReturn:
@@ -44,7 +43,7 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     help_text = "Show what each layer does with a request."
     add_arguments(subparsers.add_parser("explain", help=help_text))
     help_text = "Show what holds for a route, and where each value comes from."
-    add_arguments_of_route(subparsers.add_parser("route", help=help_text))
+    add_route_arguments(subparsers.add_parser("route", help=help_text))
     subparsers.add_parser("openapi", help="Print the OpenAPI document, as the service sends it.")
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.__doc__)
@@ -72,10 +71,9 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
 
 def _as_json(app: ASGIApp) -> str:
     rows: list[dict[str, Any]] = [{**_row(cls)} for cls in live_stack(app)]
-    service = service_of(app)
-    policies = policies_of(service) if service else None
+    policies = policies_of(app)
+    rules = policies.rules if policies else []
     for row in rows:
-        rules = policies.rules if policies else []
         row["routes"] = [rule.name for rule in rules if row["layer"] in rule.changes]
     return json.dumps(rows, indent=2)
 
@@ -84,8 +82,7 @@ def _as_text(app: ASGIApp) -> str:
     rows = [_row(cls) for cls in live_stack(app)]
     width = max(len(row["layer"] or "") for row in rows)
     lines = [f"{row['layer'] or '-':{width}}  {row['reason'] or row['class']}" for row in rows]
-    service = service_of(app)
-    return "\n".join(lines + summary(policies_of(service) if service else None))
+    return "\n".join(lines + summary(policies_of(app)))
 
 
 def _row(cls: type) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from . import annotations
-from .reading import read_json, split_commas
+from .reading import read_json, split_commas, without_user
 
 _STARTUP_FAILURE: Final = 3
 _USER_IN_URL: Final = re.compile(r"://\S*@")
@@ -170,7 +170,7 @@ class EnvironmentSettings(BaseSettings):
         # An item that a tuple lacks has a place, too.
         lacks_item = error["type"] == "missing" and isinstance(loc[-1], int)
         name, annotation = cls._place(loc[:-1] if lacks_item else loc)
-        plain = _without_user(error["input"])
+        plain = without_user(error["input"])
         if error["type"] == "value_error":
             rule = cls._renamed(str(context["error"])).replace(str(error["input"]), str(plain))
             return f"{name} {rule}."
@@ -281,13 +281,6 @@ def _read_member(annotation: Any, key: Any, value: object, *, shown: bool) -> ob
 def _is_secret(field: FieldInfo, annotation: object) -> bool:
     """Return whether no message may show it: it holds a secret, or its own `repr` leaves it out."""
     return not field.repr or annotations.holds_secret(annotation)
-
-
-def _without_user(value: object) -> object:
-    """Hide user and password of a URL, whatever is wrong with it."""
-    user, at, host = value.rpartition("@") if isinstance(value, str) else ("", "", "")
-    scheme = user[: user.find("://") + len("://")] if "://" in user else ""
-    return f"{scheme}***@{host}" if at and ":" in user else value
 
 
 def _is_encodable(value: str) -> bool:

@@ -21,7 +21,7 @@ from .policies import Policies, methods_of, route_of, template_of
 _WRONG_USE: Final = 2
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_route_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
     parser.usage = "%(prog)s [--json] [METHOD] PATH"
     parser.add_argument("target", nargs="+", metavar="[METHOD] PATH", help="such as POST /uploads")
@@ -34,7 +34,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     # Built, since the layers say what they do nothing for.
     live_stack(app)
     service = service_of(app)
-    policies = policies_of(service) if service else None
+    policies = policies_of(app)
     *method, path = " ".join(arguments.target).split(" ", 1)
     if service is None or policies is None or not path.startswith("/"):
         print("Give a method and a path, such as POST /uploads.", file=sys.stderr)
@@ -66,7 +66,7 @@ def show_openapi(app: ASGIApp) -> int:
     """Print the document as it is served: `app.openapi()` knows of no layers."""
     live_stack(app)
     service = service_of(app)
-    policies = policies_of(service) if service else None
+    policies = policies_of(app)
     if not isinstance(service, FastAPI) or policies is None:
         print("The app that is served has no checked layers.", file=sys.stderr)
         return 1

@@ -67,6 +67,13 @@ def in_any_case(*choices: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def without_user(value: object) -> object:
+    """Hide user and password of a URL, whatever is wrong with it."""
+    user, at, host = value.rpartition("@") if isinstance(value, str) else ("", "", "")
+    scheme = user[: user.find("://") + len("://")] if "://" in user else ""
+    return f"{scheme}***@{host}" if at and ":" in user else value
+
+
 def _some(value: str) -> str:
     if not value:
         msg = "must not be empty"

@@ -24,21 +24,6 @@ _ABOUT_HOST: Final = re.compile(
 _WILD: Final = re.compile(r"[*()\\]|://\.")
 # A host that browsers read as an IPv4 address, or refuse (URL, 3.5, "ends in a number").
 _NUMBER_AT_END: Final = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
-
-
-def header_name(value: str) -> str:
-    """Reject an invalid header name (RFC 9110, 5.1), and a pattern."""
-    if not _TOKEN.fullmatch(value) or set("*'") & set(value):
-        msg = f"must be a header name: letters, digits and hyphens, not {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-def header_name_or_all(value: str) -> str:
-    """Accept the wildcard of CORS too."""
-    return value if value == "*" else header_name(value)
-
-
 # They frame a message, or have another meaning in a request or a response.
 _RESERVED: Final = re.compile(
     r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
@@ -53,6 +38,26 @@ _RESERVED: Final = re.compile(
     r"|x-forwarded-(for|host|port|prefix|proto)|x-process-time",
     re.IGNORECASE,
 )
+# What requests send otherwise, and what patterns have; `$` also is in paths such as /$metadata.
+_NO_PATH: Final = re.compile(r"[][|^?#{}<>*%,; \\]|//|/:|\$$|\.\+|/\.\.?(/|$)")
+# Signs of a pattern, of which none is in `Mozilla/5.0 (X11; U) [en]`.
+_PATTERN: Final = re.compile(
+    r"^\^|[*\\]|\$$|^/.*/\w*$|\.[+?]|\(\?|\([\w.]*\|[\w.|]*\)|\S\[[\w-]+\]"
+)
+_WITH_NAME: Final = re.compile(r"user-agent\s*:\s*(?P<value>.*)", re.IGNORECASE)
+
+
+def header_name(value: str) -> str:
+    """Reject an invalid header name (RFC 9110, 5.1), and a pattern."""
+    if not _TOKEN.fullmatch(value) or set("*'") & set(value):
+        msg = f"must be a header name: letters, digits and hyphens, not {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def header_name_or_all(value: str) -> str:
+    """Accept the wildcard of CORS too."""
+    return value if value == "*" else header_name(value)
 
 
 def own_header(example: str) -> Callable[[str], str]:
@@ -73,10 +78,6 @@ def header_value(value: str) -> str:
         msg = f"must be printable ASCII on one line, not {value!r}"
         raise ValueError(msg)
     return value
-
-
-# What requests send otherwise, and what patterns have; `$` also is in paths such as /$metadata.
-_NO_PATH: Final = re.compile(r"[][|^?#{}<>*%,; \\]|//|/:|\$$|\.\+|/\.\.?(/|$)")
 
 
 def exact_path(value: str, wanted: str = "an exact path such as /status", hint: str = "") -> str:
@@ -185,13 +186,6 @@ def check_origin(value: str, *, instead: str) -> str:
     raise ValueError(msg)
 
 
-# Signs of a pattern, of which none is in `Mozilla/5.0 (X11; U) [en]`.
-_PATTERN: Final = re.compile(
-    r"^\^|[*\\]|\$$|^/.*/\w*$|\.[+?]|\(\?|\([\w.]*\|[\w.|]*\)|\S\[[\w-]+\]"
-)
-_WITH_NAME: Final = re.compile(r"user-agent\s*:\s*(?P<value>.*)", re.IGNORECASE)
-
-
 def _item(value: str) -> str:
     """Reject an empty item, which is a prefix of every value, and a pattern."""
     if not value.strip():
@@ -219,7 +213,6 @@ CommaList = tuple[T, ...]
 # No storage counts more milliseconds.
 Duration = Annotated[PositiveInt, Field(le=10**15)]
 HeaderName = Annotated[str, AfterValidator(header_name), Plain]
-HeaderNames = tuple[HeaderName, ...]
 HeaderValue = Annotated[str, AfterValidator(header_value), Plain]
 Prefixes = tuple[Annotated[str, AfterValidator(_item)], ...]
 ExactPath = Annotated[str, AfterValidator(exact_path), Plain]

@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import AfterValidator, SecretStr, ValidationInfo
 
 from app.middleware.core.networks import covers, parse_network
-from app.middleware.core.reading import PLACEHOLDER, Plain, in_any_case, plain
+from app.middleware.core.reading import PLACEHOLDER, Plain, in_any_case, plain, without_user
 from app.middleware.core.secret import check_secret, kind_of_key
 
 from .jwt_keys import algorithms_for, is_pem, load_public_key
@@ -30,6 +30,14 @@ _PUBLIC_KEY: Final = {
     " \\n-----END PUBLIC KEY-----, with nothing before",
     "SSH": "not in the format of SSH; `ssh-keygen -e -m PKCS8` prints the key in PEM",
 }
+_UNFILLED: Final = re.compile(rf"\*|{PLACEHOLDER.pattern}")
+_INSIDE: Final = (".svc", ".svc.cluster.local", ".internal", ".localhost")
+_PRIVATE: Final = tuple(
+    map(
+        ip_network,
+        ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7"),
+    )
+)
 
 
 def _url(value: str) -> str:
@@ -56,12 +64,8 @@ def _url(value: str) -> str:
         hint = f"use its real name instead of {found[0]}"
     else:
         return value
-    msg = f"must be the https address of a key set, not {_without_password(value)!r}: {hint}"
+    msg = f"must be the https address of a key set, not {without_user(value)!r}: {hint}"
     raise ValueError(msg)
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^/]*@", "//***@", url)
 
 
 def _is_inside(host: str) -> bool:
@@ -154,14 +158,6 @@ def _check_way(url: str, *, insecure_http: bool) -> None:
     raise ValueError(msg)
 
 
-_UNFILLED: Final = re.compile(rf"\*|{PLACEHOLDER.pattern}")
-_INSIDE: Final = (".svc", ".svc.cluster.local", ".internal", ".localhost")
-_PRIVATE: Final = tuple(
-    map(
-        ip_network,
-        ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7"),
-    )
-)
 _Algorithm = Literal[
     "RS256",
     "RS384",

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator
+from starlette.status import WS_1013_TRY_AGAIN_LATER
 
 from app.middleware.core.exchange import Decision, Exchange
 from app.middleware.core.headers import Clash, HeaderRule
@@ -23,12 +24,11 @@ _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _LONGEST_NAME: Final = 255
 _STATE: Final = b"ratelimit"
 _POLICY: Final = b"ratelimit-policy"
-_TRY_AGAIN_LATER: Final = 1013
 _UNCOUNTED: Final = Refusal(
     status=503,
     detail="Requests can't be counted at the moment. Retry in a second.",
     headers={"Retry-After": "1"},
-    close_code=_TRY_AGAIN_LATER,
+    close_code=WS_1013_TRY_AGAIN_LATER,
 )
 
 
@@ -86,7 +86,7 @@ class Limit:
             status=429,
             detail=f"The limit is {self._most} {requests} per {self._period}. Retry in {reset} s.",
             headers={"Retry-After": str(reset)},
-            close_code=_TRY_AGAIN_LATER,
+            close_code=WS_1013_TRY_AGAIN_LATER,
         )
 
 

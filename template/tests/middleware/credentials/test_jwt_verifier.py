@@ -711,3 +711,11 @@ def test_the_key_is_never_shown() -> None:
     settings = stack_settings(**SETTINGS)
 
     assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize("password", ["of-no-use", "of/no/use"])
+def test_a_password_in_the_address_is_never_shown(password: str) -> None:
+    url = f"https://me:{password}@id.example/keys"
+
+    with pytest.raises(ValidationError, match=r"not 'https://\*{3}@id[.]example/keys'"):
+        stack_settings(jwt_key="", jwt_jwks_url=url, jwt_algorithms=["RS256"])

@@ -9,9 +9,12 @@ from app.middleware.storage import redis_clients
 from tests.middleware.conftest import stack_settings
 
 GOOD: Final = (
+    "redis://localhost",
     "redis://user:p%40ss@redis.test:6379/3",
     "rediss://redis.test?ssl_ca_certs=/dev/null",
+    "rediss://user:pw@redis.example:6380/1",
     "unix:///run/redis.sock",
+    "unix:///run/redis.sock?db=2",
     "redis+sentinel://a:26379,b:26379,c:26379/mymaster",
     "redis+sentinel://user:password@a,b/mymaster/2?sentinel_password=other",
     "rediss+sentinel://[2001:db8::1]:26379,b/mymaster?ssl_ca_certs=/dev/null",

@@ -256,14 +256,6 @@ def test_its_end_leaves_nothing_open(server: RedisServer) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://localhost", "rediss://user:pw@redis.example:6380/1", "unix:///run/redis.sock?db=2"],
-)
-def test_an_address_of_a_redis_is_taken(url: str) -> None:
-    assert stack_settings(storage_url=url).storage_url.get_secret_value() == url
-
-
-@pytest.mark.parametrize(
-    "url",
     [
         "",
         "memory://",

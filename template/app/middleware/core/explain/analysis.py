@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from starlette.status import HTTP_101_SWITCHING_PROTOCOLS, HTTP_403_FORBIDDEN
 from starlette.types import Scope
 
 from app.middleware.core.check import broken_rules
@@ -35,8 +36,6 @@ OUTER: Final = "outer"
 EXCEPTIONS: Final = "exceptions"
 ROUTES: Final = "routes"
 
-_SWITCHING_PROTOCOLS: Final = 101
-_FORBIDDEN: Final = 403
 _ERROR: Final = 400
 _PARTS: Final = ("client", "scheme", "method", "path", "root_path", "query_string", "http_version")
 _ELSEWHERE: Final = frozenset({*_PARTS, "app", "headers", "state", "type"})
@@ -300,10 +299,10 @@ def _outcome(passage: Passage | None) -> Outcome:
     head = passage.head or {"type": ""}
     status, close_code = head.get("status"), None
     if head["type"] == "websocket.accept":
-        status = _SWITCHING_PROTOCOLS
+        status = HTTP_101_SWITCHING_PROTOCOLS
     elif head["type"] == "websocket.close":
         # A server denies such a handshake so.
-        status, close_code = _FORBIDDEN, head.get("code", 1000)
+        status, close_code = HTTP_403_FORBIDDEN, head.get("code", 1000)
     if passage.closed is not None:
         close_code = passage.closed.get("code")
     error = None if passage.error is None else type(passage.error).__name__

@@ -43,7 +43,7 @@ def explain_request(app: ASGIApp, arguments: argparse.Namespace) -> int:
     swaps = arguments.swap is not None
     moved = arguments.swap or [name for name in [arguments.without] if name is not None]
     service = service_of(app)
-    policies = policies_of(service) if service else None
+    policies = policies_of(app)
     if service is None or policies is None:
         print(LOST, file=sys.stderr)
         return 1

@@ -17,7 +17,6 @@ from .facts import Change, Explanation, Fault, Outcome, Received, Refusal, Step
 _FIRST_LINES: Final = 10
 _FIRST_CHARACTERS: Final = 800
 _MOST_RULES: Final = 3
-_SWITCHING_PROTOCOLS: Final = 101
 _HANGING: Final = 6
 _FEW: Final = 3
 _QUIET: Final = "dim"
