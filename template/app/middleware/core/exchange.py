@@ -359,7 +359,8 @@ class Exchange:
 
     def finish(self, exc: BaseException | None = None) -> None:
         """Do what is left to do when the stack has returned, or raised."""
-        self._leave(self.leaving, exc)
+        leaving, self.leaving = self.leaving, []
+        self._leave(leaving, exc)
         if exc is not None:
             self.cut = _WIRE  # nothing follows that was held back
         # Hold nothing that holds this exchange: it would wait for the garbage collector.

@@ -53,25 +53,23 @@ class HeaderRule:
 
     def merge(self, theirs: Headers, ours: Headers) -> None:
         """Put `ours` into `theirs`."""
-        if self._names.isdisjoint(map(NAME, theirs)):
+        names = [*map(NAME, theirs)]
+        if self._names.isdisjoint(names):
             theirs += ours
             return
         for name, value in ours:
             clash = self._clashes[name]
-            if clash is _BOTH or name not in map(NAME, theirs):
+            if clash is _BOTH or name not in names:
                 theirs.append((name, value))
             elif clash is not _KEEP:
-                present = _take_out(theirs, name)
+                place = names.index(name)
+                present = [theirs[place][1]]
+                while names.count(name) > 1:  # it was sent on several lines
+                    other = names.index(name, place + 1)
+                    del names[other]
+                    present.append(theirs.pop(other)[1])
                 items = [value, *present] if clash is _PREPEND else [*present, value]
-                theirs.append((name, value if clash is _REPLACE else b", ".join(items)))
-
-
-def _take_out(headers: Headers, name: bytes) -> list[bytes]:
-    """Take all headers of this name out, and return their values."""
-    taken = [item for item in headers if item[0] == name]
-    for item in taken:
-        headers.remove(item)
-    return [value for _, value in taken]
+                theirs[place] = (name, value if clash is _REPLACE else b", ".join(items))
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
