@@ -21,7 +21,6 @@ _WEIGHT: Final = re.compile(r"q\s*=\s*([01](\.\d*)?)")
 _NOT_MODIFIED: Final = 304
 # They need the Vary of the 200 that they replace (RFC 9110, 15.3.7 and 15.4.5).
 _INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
-_ZERO_COPY: Final = "http.response.zerocopysend"
 _TAKEN: Final = "compression.taken"
 _threads: Final = Threads(4)
 
@@ -53,6 +52,7 @@ class CompressionMiddleware(Layer):
     """
 
     scopes = HTTP
+    reads_bodies = True
 
     def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
         super().__init__(app)
@@ -66,13 +66,6 @@ class CompressionMiddleware(Layer):
             for coding in _CODINGS
         }
         self.preferred = Memo(_preferred, most=_REMEMBERED)
-
-    def enter(self, exchange: Exchange) -> None:
-        extensions = exchange.scope.get("extensions")
-        if extensions and _ZERO_COPY in extensions:
-            # A file that the server sends itself can't be compressed.
-            others = {key: value for key, value in extensions.items() if key != _ZERO_COPY}
-            exchange.scope["extensions"] = others
 
     def head(self, exchange: Exchange, message: Message) -> Filter | None:
         headers: Headers = message["headers"]

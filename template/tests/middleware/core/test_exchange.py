@@ -3,12 +3,13 @@
 import asyncio
 from asyncio import CancelledError
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import FileResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -387,6 +388,17 @@ def test_an_answer_to_head_has_no_bytes() -> None:
     ask(Middleware(Witness, told=told), method="HEAD")
 
     assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(200, 0)]
+
+
+def test_the_bytes_of_a_file_count_that_the_server_sends_itself() -> None:
+    told: list[Exchange] = []
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["extensions"] = {"http.response.pathsend": dict[str, object]()}
+
+    dialogue.run(Witness(FileResponse(__file__), told=told))
+
+    assert dialogue.sent[-1]["type"] == "http.response.pathsend"
+    assert [exchange.body_bytes for exchange in told] == [Path(__file__).stat().st_size]
 
 
 @pytest.mark.parametrize(
