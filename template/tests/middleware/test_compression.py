@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import Response as Received
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware import Policy
@@ -215,6 +216,31 @@ def test_head_tells_what_get_would(probe_app: ProbeApp, probe_client: ProbeClien
 
     for name in ("content-encoding", "content-length", "vary"):
         assert head.headers[name] == get.headers[name]
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "br", "zstd", "identity"])
+@pytest.mark.parametrize("size", [10, 3_000, 300_000])
+def test_head_of_a_file_tells_what_get_would(
+    accepted: str, size: int, probe_app: ProbeApp, probe_client: ProbeClient, tmp_path: Path
+) -> None:
+    """It comes without the body that would be compressed."""
+    file = tmp_path / "onion.txt"
+    file.write_bytes(b"x" * size)
+    app = probe_app()
+    app.mount("/files", StaticFiles(directory=tmp_path))
+    client = probe_client(app=app)
+
+    head, get = (
+        client.request(method, "/files/onion.txt", headers={"Accept-Encoding": accepted})
+        for method in ("HEAD", "GET")
+    )
+
+    assert head.content == b""
+    for name in ("accept-ranges", "content-encoding", "content-type", "etag", "vary"):
+        assert head.headers.get(name) == get.headers.get(name)
+    encoded = "content-encoding" in get.headers
+    length = None if encoded else get.headers["content-length"]
+    assert head.headers.get("content-length") == length
 
 
 def test_a_shared_answer_is_not_edited(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
