@@ -322,7 +322,9 @@ def granian(bench: Bench) -> None:
 def _accepted(serving: Server) -> http.client.HTTPMessage:
     """Return the headers with which a websocket handshake is accepted."""
     handshake = {
-        **{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
     connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=SECONDS)

@@ -376,6 +376,7 @@ class Exchange:
             self.cut = _WIRE  # nothing follows that was held back
         # Hold nothing that holds this exchange: it would wait for the garbage collector.
         self.filters = []
+        self.leaving = []
         del self.receive
 
     def leave(self, depth: int, exc: BaseException | None = None) -> None:
