@@ -248,15 +248,16 @@ def test_a_tag_comes_before_a_range(
     file.write_bytes(b"onion " * 10)
     app = with_answer(probe_app(), FileResponse(file))
     tag = Dialogue("HEAD", "/it").run(app).headers["etag"]
+    conditions: list[dict[str, str]] = [
+        {},
+        {"If-None-Match": tag},
+        {"If-None-Match": tag, "If-Range": '"another"'},
+        {"If-None-Match": '"another"'},
+    ]
 
     statuses = [
         Dialogue(method, "/it", headers={"Range": wanted, **condition}).run(app).status
-        for condition in (
-            {},
-            {"If-None-Match": tag},
-            {"If-None-Match": tag, "If-Range": '"another"'},
-            {"If-None-Match": '"another"'},
-        )
+        for condition in conditions
     ]
 
     assert statuses == [alone, 304, 304, 200]
