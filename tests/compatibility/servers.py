@@ -103,7 +103,7 @@ _ROUTES = """
 
 from pathlib import Path
 
-from fastapi import Request
+from fastapi import Request, WebSocket
 
 
 @app.get("/slow")
@@ -126,6 +126,12 @@ async def unread() -> None:
 @app.get("/seen")
 async def seen(request: Request) -> dict[str, str]:
     return {"client": request.client.host, "scheme": request.scope["scheme"]}
+
+
+@app.websocket("/ws")
+async def ws(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.close()
 
 
 @app.get("/close")
@@ -299,11 +305,34 @@ def granian_h2(bench: Bench) -> None:
     _assert_protocol(bench, "HTTP/2", *_GRANIAN, *tls)
 
 
-@server("granian, HTTP/1.1", "granian", "httpx")
+@server(
+    "granian, HTTP/1.1",
+    "granian",
+    "httpx",
+    setup="nothing; granian itself drops the headers of an accepted websocket handshake",
+)
 def granian(bench: Bench) -> None:
     bench.write_main(after=_ROUTES)
     _assert_one_place_decides(bench, *_GRANIAN)
     _assert_protocol(bench, "HTTP/1.1", *_GRANIAN)
+    with bench.serving(*_GRANIAN) as serving:
+        assert "x-request-id" not in _accepted(serving)
+
+
+def _accepted(serving: Server) -> http.client.HTTPMessage:
+    """Return the headers with which a websocket handshake is accepted."""
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=SECONDS)
+    with closing(connection):
+        connection.request("GET", "/ws", headers=handshake)
+        response = connection.getresponse()
+        assert response.status == http.HTTPStatus.SWITCHING_PROTOCOLS
+        return response.headers
 
 
 _LAMBDA = """

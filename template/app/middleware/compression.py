@@ -21,7 +21,6 @@ _WEIGHT: Final = re.compile(r"q\s*=\s*([01](\.\d*)?)")
 _NOT_MODIFIED: Final = 304
 # They need the Vary of the 200 that they replace (RFC 9110, 15.3.7 and 15.4.5).
 _INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
-_ZERO_COPY: Final = "http.response.zerocopysend"
 _SENDS: Final = "compression.sends"
 _threads: Final = Threads(4)
 
@@ -49,10 +48,12 @@ class CompressionMiddleware(Layer):
     without Content-Length, isn't delayed: its head is sent at once, then each chunk. Partial
     responses (206) and encoded bodies aren't changed. A compressed response loses Accept-Ranges
     (14.3) and digests, which describe the uncompressed body. A strong ETag becomes weak, on a 304
-    to such a client too (8.8.3.3). Large bodies are compressed in a thread.
+    to such a client too (8.8.3.3). HEAD has the headers of GET, without Content-Length where its
+    response comes without a body (9.3.2). Large bodies are compressed in a thread.
     """
 
     scopes = HTTP
+    reads_bodies = True
 
     def __init__(self, app: ASGIApp, *, minimum_size: int) -> None:
         super().__init__(app)
@@ -66,13 +67,6 @@ class CompressionMiddleware(Layer):
             for coding in _CODINGS
         }
         self.preferred = Memo(_preferred, most=_REMEMBERED)
-
-    def enter(self, exchange: Exchange) -> None:
-        extensions = exchange.scope.get("extensions")
-        if extensions and _ZERO_COPY in extensions:
-            # A file that the server sends itself can't be compressed.
-            others = {key: value for key, value in extensions.items() if key != _ZERO_COPY}
-            exchange.scope["extensions"] = others
 
     def head(self, exchange: Exchange, message: Message) -> Filter | None:
         headers: Headers = message["headers"]
@@ -117,8 +111,12 @@ class _Encoder:
             sends: list[Send] = []
             await self._library({**self._scope, _SENDS: sends}, _nothing, self._collect)
             self._encode = sends.pop()
-        # Copies, because the library changes the messages that it gets.
-        encoding = self._encode(_prepared(message))
+        ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+        bodiless = ends and self._scope["method"] == "HEAD" and not message.get("body", b"")
+        prepared = _prepared(message)
+        if bodiless:
+            prepared["more_body"] = True  # so the library treats the head like that of GET
+        encoding = self._encode(prepared)
         if len(message.get("body", b"")) > _LARGE:
             await _threads.run(run_at_once, encoding)
         else:
@@ -127,7 +125,9 @@ class _Encoder:
         self._encoded.clear()
         for item in encoded:
             await self._send(item)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
+        if bodiless:
+            await self._send(message)
+        if ends:
             self._left_alone = True  # trailers may follow
         if self._left_alone:
             self._encode = None  # else this response would hold itself
@@ -163,7 +163,11 @@ def _preferred(accepted: bytes) -> str:
 
 
 def _prepared(message: Message) -> Message:
-    """Return a copy for the library, which names a stream by a type that it treats as one."""
+    """
+    Return a copy for the library, since it changes the messages that it gets.
+
+    The copy names a stream by a type that the library treats as one.
+    """
     if message["type"] != "http.response.start":
         return {**message}
     headers: Headers = list(message.get("headers", ()))

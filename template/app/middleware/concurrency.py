@@ -26,7 +26,7 @@ class Slots:
         self.most = most
         self.policy = policy
         self.taken = 0
-        self.waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        self.waiting: OrderedDict[asyncio.Future[Decision], None] = OrderedDict()
         self.apart: list[Slots] = []
 
     @property
@@ -39,23 +39,25 @@ class Slots:
         while self.waiting:
             turn, _ = self.waiting.popitem(last=False)
             if not turn.done():
-                turn.set_result(True)
+                turn.set_result(None)
                 return
         self.taken -= 1
 
-    async def wait(self, seconds: float, left: Awaitable[None] | None) -> bool:
-        """Wait for a slot; return whether one became free in time, and before the client `left`."""
+    async def wait(self, seconds: float, late: Refusal, left: Awaitable[None] | None) -> Decision:
+        """Wait for a slot; return `late` after so many seconds, or end where the client `left`."""
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(seconds, _settle, turn)
+        turn: asyncio.Future[Decision] = loop.create_future()
+        timer = loop.call_later(seconds, _settle, turn, late)
         watch = None if left is None else asyncio.ensure_future(left)
         if watch is not None:
-            watch.add_done_callback(lambda task: _settle(turn) if not task.cancelled() else None)
+            watch.add_done_callback(
+                lambda task: None if task.cancelled() else _settle(turn, _nothing)
+            )
         self.waiting[turn] = None
         try:
             return await turn
         except asyncio.CancelledError:
-            if not turn.cancelled() and turn.result():
+            if not turn.cancelled() and turn.result() is None:
                 self.free()  # it was handed over just before
             raise
         finally:
@@ -65,9 +67,13 @@ class Slots:
             self.waiting.pop(turn, None)
 
 
-def _settle(turn: asyncio.Future[bool]) -> None:
+def _settle(turn: asyncio.Future[Decision], decision: Decision) -> None:
     if not turn.done():
-        turn.set_result(False)
+        turn.set_result(decision)
+
+
+async def _nothing(_: Exchange, __: Place) -> None:
+    """Send nothing, since nobody is there to get it."""
 
 
 async def _left(exchange: Exchange) -> None:
@@ -81,6 +87,9 @@ async def _left(exchange: Exchange) -> None:
     exchange.receive = receive_again
     while not arrived or arrived[-1]["type"] != "http.disconnect":
         arrived.append(await receive())
+        if arrived[-1].get("more_body", False):
+            # To see its client leave, all the rest would have to be kept.
+            await asyncio.Event().wait()
 
 
 class ConcurrencyMiddleware(Layer):
@@ -130,9 +139,9 @@ class ConcurrencyMiddleware(Layer):
         return self.refusal
 
     async def _queue(self, exchange: Exchange) -> Decision:
-        # A body of others would have to be kept while they wait.
+        # Others have a body, which would have to be kept while they wait.
         left = _left(exchange) if exchange.method in PROBE_METHODS else None
-        return None if await self.slots.wait(self.queue_timeout, left) else self.refusal
+        return await self.slots.wait(self.queue_timeout, self.refusal, left)
 
     async def around(self, exchange: Exchange, place: Place) -> None:
         """Free the slot that `enter` took."""

@@ -14,6 +14,7 @@ from .core.layer import HTTP, Layer
 
 _MOMENT_SECONDS: Final = 0.05
 _TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
+_RANGE: Final = frozenset({b"range"})
 _KEPT: Final = frozenset(
     {
         b"content-location",
@@ -29,12 +30,18 @@ class ConditionalMiddleware(Layer):
 
     A response is complete if it is a 200 to GET or HEAD whose body comes in one piece with the
     declared length. An endpoint's own ETag is used for any body. Other streams pass unchanged.
-    Tags are compared weakly (RFC 9110, 13.1.2), so the tag of a compressed response matches too.
-    The 304 has the headers of the 200, except those that describe the body (15.4.5). The endpoint
-    still runs; only the transfer is saved.
+    Tags are compared weakly (RFC 9110, 13.1.2), so the tag of a compressed response matches too. A
+    request for a range that has If-None-Match gets 304 or the whole body, since If-None-Match comes
+    first (13.2.2), and a 416 has no tag to compare. The 304 has the headers of the 200, except
+    those that describe the body (15.4.5). The endpoint still runs; only the transfer is saved.
     """
 
     scopes = HTTP
+
+    def enter(self, exchange: Exchange) -> None:
+        headers = exchange.headers
+        if b"range" in headers and b"if-none-match" in headers:
+            exchange.drop_headers(_RANGE)
 
     def head(self, exchange: Exchange, message: Message) -> Filter | None:
         if exchange.method not in {"GET", "HEAD"} or message["status"] != HTTP_200_OK:

@@ -91,6 +91,7 @@ def _own_origins(exchange: Exchange) -> tuple[str, ...]:
     if not host:
         return ()
     scheme = "https" if exchange.scope["scheme"] in _SECURE else "http"
+    host = host.removesuffix(":")  # with an empty port (RFC 3986, 3.2.3)
     # Browsers leave out the default port; some proxies add it.
     return (f"{scheme}://{host}", f"{scheme}://{host.removesuffix(_DEFAULT_PORT[scheme])}")
 

@@ -15,8 +15,8 @@ from .core.scope import route_path
 from .problem import Refusal
 
 _SECURE: Final = {"http": "https", "ws": "wss"}
-_PORT: Final = re.compile(r":\d+$")
-_DEFAULT_PORT: Final = re.compile(r":(80|443)$")
+_PORT: Final = re.compile(r":\d*$")
+_DEFAULT_PORT: Final = re.compile(r":(80|443)?$")
 _SAFE: Final = "/%:=@!$&'()*+,;~[]"
 
 

@@ -104,6 +104,7 @@ class IdempotencyMiddleware(Layer):
         if found is not None:
             await self._again(found, fingerprint, place)
             return
+        exchange.read_files()
         keeper = Keeper(claim, seconds=self.ttl)
         exchange.receive = _repeated(body, exchange.receive)
         exchange.at_head(lambda _, __: keeper.taking_over)

@@ -90,6 +90,7 @@ class SecurityHeadersMiddleware(Layer):
         if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.router.routes)):
             # The script is read from the page, so the page must be complete and unencoded.
             exchange.drop_headers(_SPARING)
+            exchange.read_files()
             exchange.at_head(self._hold_page)
 
     def head(self, exchange: Exchange, message: Message) -> Addition:

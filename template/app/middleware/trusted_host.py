@@ -19,7 +19,7 @@ _REFUSAL: Final = Refusal(
     status=400, detail="Send exactly one Host header, with a host name of this service."
 )
 _HOST: Final = re.compile(
-    r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)(:(?P<port>[1-9]\d{0,4}))?",
+    r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)(:(?P<port>[1-9]\d{0,4})?)?",
     re.IGNORECASE,
 )
 _WILD: Final = re.compile(r"^([a-z]+://)?\*\.", re.IGNORECASE)

@@ -63,6 +63,9 @@ class Scheme(ABC):
     the `name` of the scheme, what its credential is `called`, the `challenge` of a 401 (RFC 9110,
     11.6.1) and the declaration for OpenAPI, `security`. A websocket client can offer the
     `subprotocol`, and gets it confirmed.
+
+    `varies_on` is the header with the credential, for Vary; None for Authorization, which caches
+    know (RFC 9111, 3.5), and for the cookie of a session, which has its own Vary.
     """
 
     name: ClassVar[str]
@@ -70,6 +73,7 @@ class Scheme(ABC):
     challenge: ClassVar[str]
     security: ClassVar[Any]
     subprotocol: ClassVar[str | None] = None
+    varies_on: str | None = None
 
     @abstractmethod
     def is_used(self, exchange: Exchange) -> bool:

@@ -3,11 +3,14 @@
 import gzip
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 from fastapi import FastAPI
 from httpx2 import Response as Received
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware import Policy
@@ -215,6 +218,31 @@ def test_head_tells_what_get_would(probe_app: ProbeApp, probe_client: ProbeClien
         assert head.headers[name] == get.headers[name]
 
 
+@pytest.mark.parametrize("accepted", ["gzip", "br", "zstd", "identity"])
+@pytest.mark.parametrize("size", [10, 3_000, 300_000])
+def test_head_of_a_file_tells_what_get_would(
+    accepted: str, size: int, probe_app: ProbeApp, probe_client: ProbeClient, tmp_path: Path
+) -> None:
+    """It comes without the body that would be compressed."""
+    file = tmp_path / "onion.txt"
+    file.write_bytes(b"x" * size)
+    app = probe_app()
+    app.mount("/files", StaticFiles(directory=tmp_path))
+    client = probe_client(app=app)
+
+    head, get = (
+        client.request(method, "/files/onion.txt", headers={"Accept-Encoding": accepted})
+        for method in ("HEAD", "GET")
+    )
+
+    assert head.content == b""
+    for name in ("accept-ranges", "content-encoding", "content-type", "etag", "vary"):
+        assert head.headers.get(name) == get.headers.get(name)
+    encoded = "content-encoding" in get.headers
+    length = None if encoded else get.headers["content-length"]
+    assert head.headers.get("content-length") == length
+
+
 def test_a_shared_answer_is_not_edited(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
     """A list that is edited in place would give the next client a wrong encoding."""
     shared = PlainTextResponse(TEXT, headers={"Vary": "X-Tenant"})
@@ -276,14 +304,59 @@ def test_a_304_has_the_tag_of_its_200(
     assert "accept-encoding" in varies(response)
 
 
-def test_the_route_is_noted_where_the_server_could_send_files_itself(probe_app: ProbeApp) -> None:
+FILE_EXTENSIONS: Final = ["http.response.pathsend", "http.response.zerocopysend"]
+
+
+@pytest.mark.parametrize("extension", FILE_EXTENSIONS)
+def test_the_route_is_noted_where_the_server_could_send_files_itself(
+    extension: str, probe_app: ProbeApp
+) -> None:
     """Outer layers read it from the scope that they passed in."""
     dialogue = Dialogue("GET", "/probe/items/7")
-    dialogue.scope["extensions"] = {"http.response.zerocopysend": dict[str, object]()}
+    dialogue.scope["extensions"] = {extension: dict[str, object]()}
 
     dialogue.run(probe_app())
 
     assert "route" in dialogue.scope
+
+
+@pytest.mark.parametrize("extension", FILE_EXTENSIONS)
+def test_a_file_is_compressed_where_the_server_could_send_it_itself(
+    extension: str, probe_app: ProbeApp, tmp_path: Path
+) -> None:
+    file = tmp_path / "onion.txt"
+    file.write_text(TEXT)
+    dialogue = Dialogue("GET", "/it", headers=GZIP)
+    dialogue.scope["extensions"] = {extension: dict[str, object]()}
+
+    dialogue.run(with_answer(probe_app(), FileResponse(file)))
+
+    assert dialogue.headers["content-encoding"] == "gzip"
+    assert "Accept-Encoding" in dialogue.headers["vary"]
+    assert gzip.decompress(dialogue.body).decode() == TEXT
+
+
+@pytest.mark.parametrize("extension", FILE_EXTENSIONS)
+def test_an_event_stream_starts_at_once_where_the_server_could_send_files_itself(
+    extension: str, probe_app: ProbeApp
+) -> None:
+    steps: list[str] = []
+    app = probe_app()
+
+    @app.get("/late")
+    async def late() -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            steps.append("made")
+            yield "data: 1\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    dialogue = Dialogue("GET", "/late", headers=GZIP, watch=lambda _: steps.append("sent"))
+    dialogue.scope["extensions"] = {extension: dict[str, object]()}
+
+    dialogue.run(app)
+
+    assert steps[:2] == ["sent", "made"]
 
 
 @pytest.mark.skipif("access_log" not in LAYERS, reason="needs a line")

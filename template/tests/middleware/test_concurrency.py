@@ -20,8 +20,8 @@ from app.middleware.concurrency import ConcurrencyMiddleware, Slots
 from app.middleware.core.layer import layers_from
 from app.middleware.order import LAYERS
 
-from .asgi import Dialogue, WithoutDenial, ask_at_once
-from .conftest import WS, ProbeApp, ProbeClient, stack_settings
+from .asgi import CutOff, Dialogue, WithoutDenial, ask_at_once
+from .conftest import WS, LogLines, ProbeApp, ProbeClient, stack_settings
 from .refusals import Refusal
 
 # Gates whose refusal depends on nothing but the request and the settings.
@@ -225,6 +225,62 @@ def test_what_arrived_in_the_queue_is_received(probe_app: ProbeApp) -> None:
         )
 
     assert received == [b"kept"]
+
+
+def test_a_large_body_is_not_kept_in_the_queue(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """A GET may have one too, and a client that sends without end would fill the memory."""
+    app = probe_app(max_concurrency=1, queue_timeout=5)
+    client = probe_client(app=app)
+    second = Dialogue("GET", "/probe/ok", b"x" * 65_536, endless=True)
+
+    async def wait() -> int:
+        first = Dialogue("GET", "/probe/slow?seconds=0.1")
+        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
+        await let_others_run()
+        waiting = asyncio.ensure_future(app(second.scope, second.receive, second.send))
+        await let_others_run()
+        received = second.received
+        await asyncio.wait([working, waiting])
+        return received
+
+    assert client.portal is not None
+    assert client.portal.call(wait) == 1
+    assert second.status == 200
+    assert is_idle(client)
+
+
+@pytest.mark.parametrize("observer", [name for name in ("access_log", "metrics") if name in LAYERS])
+def test_who_leaves_the_queue_was_not_rejected(
+    observer: str, probe_app: ProbeApp, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    """Rejections alarm the operator of a service that is too busy."""
+    app = probe_app(max_concurrency=1, queue_timeout=5)
+    client = probe_client(app=app)
+    left = CutOff("GET", "/probe/ok")
+    left.chunks = []
+
+    async def leave() -> None:
+        first = Dialogue("GET", "/probe/slow?seconds=0.05")
+        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
+        await let_others_run()
+        await app(left.scope, left.receive, left.send)
+        await working
+
+    assert client.portal is not None
+    client.portal.call(leave)
+
+    assert left.sent == []
+    if observer == "access_log":
+        lines = [line for line in log_lines() if line["event"] == "request"]
+        (line,) = [line for line in lines if line["path"] == "/probe/ok"]
+        assert line["status"] == 499
+        assert "refused_by" not in line
+    else:
+        page = client.get("/metrics").text
+        assert 'status="499"' in page
+        assert 'layer="concurrency"' not in page
 
 
 @pytest.mark.parametrize("turn", [0, 1])

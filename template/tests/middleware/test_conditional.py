@@ -236,6 +236,33 @@ def test_a_file_is_judged_by_its_own_tag(
     assert another.sent[-1]["type"] != "http.response.start"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("wanted", "alone"), [("bytes=0-9", 206), ("bytes=900000-", 416), ("bytes=x", 400)]
+)
+def test_a_tag_comes_before_a_range(
+    method: str, wanted: str, alone: int, probe_app: ProbeApp, tmp_path: Path
+) -> None:
+    """A client that has all of a file asks so whether more of it is there."""
+    file = tmp_path / "onion.png"
+    file.write_bytes(b"onion " * 10)
+    app = with_answer(probe_app(), FileResponse(file))
+    tag = Dialogue("HEAD", "/it").run(app).headers["etag"]
+    conditions: list[dict[str, str]] = [
+        {},
+        {"If-None-Match": tag},
+        {"If-None-Match": tag, "If-Range": '"another"'},
+        {"If-None-Match": '"another"'},
+    ]
+
+    statuses = [
+        Dialogue(method, "/it", headers={"Range": wanted, **condition}).run(app).status
+        for condition in conditions
+    ]
+
+    assert statuses == [alone, 304, 304, 200]
+
+
 class HeadOnly(Response):
     """Breaks when its body should come."""
 

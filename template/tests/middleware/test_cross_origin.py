@@ -87,9 +87,10 @@ def test_who_only_reads_is_not_judged(
     assert response.status_code == status
 
 
-def test_the_default_port_may_be_written(probe_client: ProbeClient) -> None:
+@pytest.mark.parametrize("host", ["localhost:80", "localhost:"])
+def test_the_default_port_may_be_written(host: str, probe_client: ProbeClient) -> None:
     response = probe_client().post(
-        "/probe/items", json=ITEM, headers={"Host": "localhost:80", "Origin": "http://localhost"}
+        "/probe/items", json=ITEM, headers={"Host": host, "Origin": "http://localhost"}
     )
 
     assert response.status_code == 200

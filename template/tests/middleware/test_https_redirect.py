@@ -34,11 +34,13 @@ def location(probe_client: ProbeClient, url: str, **options: Any) -> str:
     [
         ("api.example", "api.example"),
         ("api.example:80", "api.example"),
+        ("api.example:", "api.example"),
         ("api.example:443", "api.example"),
         ("api.example:8080", "api.example:8080"),
         ("192.0.2.1", "192.0.2.1"),
         ("[2001:db8::1]", "[2001:db8::1]"),
         ("[2001:db8::1]:80", "[2001:db8::1]"),
+        ("[2001:db8::1]:", "[2001:db8::1]"),
     ],
 )
 def test_it_leads_to_the_same_host(host: str, secure: str, probe_client: ProbeClient) -> None:
@@ -152,7 +154,11 @@ def test_no_header_of_the_client_moves_it(probe_client: ProbeClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:8000", "app.localhost", "127.0.0.1:8000", "127.9.9.9", "[::1]"]
+    "host",
+    [
+        *("localhost", "LOCALHOST:8000", "localhost:", "app.localhost"),
+        *("127.0.0.1:8000", "127.9.9.9", "[::1]", "[::1]:"),
+    ],
 )
 def test_it_leaves_this_machine_alone(host: str, probe_client: ProbeClient) -> None:
     client = probe_client(

@@ -10,7 +10,11 @@ REFUSAL = Refusal(status=400, headers={"Host": "evil.example"})
 
 
 @pytest.mark.parametrize(
-    "host", ["api.example", "API.example:8443", "a.b.example.org", "[::1]", "[::1]:80"]
+    "host",
+    [
+        *("api.example", "API.example:8443", "api.example:", "a.b.example.org"),
+        *("[::1]", "[::1]:80", "[::1]:"),
+    ],
 )
 def test_its_own_names_pass(host: str, probe_client: ProbeClient) -> None:
     client = probe_client(
@@ -32,6 +36,8 @@ def test_its_own_names_pass(host: str, probe_client: ProbeClient) -> None:
         ".example.org",
         "a..example.org",
         "api.example:port",
+        "api.example::",
+        ":",
         "api.example:00080",
         "api.example:0",
         "api.example:65536",

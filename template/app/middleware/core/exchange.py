@@ -3,6 +3,7 @@
 import sys
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -56,6 +57,8 @@ _ENDS: Final = frozenset(
         "websocket.http.response.body",
     }
 )
+# With these a server sends a file itself, by its path or descriptor.
+_FILE_EXTENSIONS: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 _DISCONNECTS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _ABNORMAL_CLOSURE: Final = 1006
 _INNERMOST: Final = sys.maxsize
@@ -139,6 +142,8 @@ class Exchange:
         # What took over the response, with the places from the inside out.
         self.filters: list[tuple[Place, Send]] = []
         self._receive = receive
+        if chain.reads_bodies and "extensions" in scope:
+            self.read_files()
         # Where an app has several exchanges, all but the outermost raise what ended the request.
         app = scope.get("app")
         self.is_outermost = scope.get(_OUTER, scope) is not app
@@ -193,6 +198,13 @@ class Exchange:
         """Hide headers of the request from what is inside."""
         self.scope["headers"] = [item for item in self.scope["headers"] if item[0] not in names]
         self.headers = headers_by_name(self.scope["headers"])
+
+    def read_files(self) -> None:
+        """Have the bytes of a file pass the layers, whatever the server could send itself."""
+        extensions = self.scope.get("extensions") or {}
+        if not _FILE_EXTENSIONS.isdisjoint(extensions):
+            others = {name: extensions[name] for name in extensions if name not in _FILE_EXTENSIONS}
+            self.scope["extensions"] = others
 
     # What the driver calls. The way in.
 
@@ -350,7 +362,7 @@ class Exchange:
             self._gone = True
             raise
         if message["type"] in _ENDS:
-            self.body_bytes += len(message.get("body", b""))
+            self.body_bytes += len(message["body"]) if "body" in message else _file_size(message)
             self._end(gone=gone)
         elif message["type"] == "websocket.close":
             self._sent = self._sent or _FORBIDDEN
@@ -359,12 +371,12 @@ class Exchange:
 
     def finish(self, exc: BaseException | None = None) -> None:
         """Do what is left to do when the stack has returned, or raised."""
-        leaving, self.leaving = self.leaving, []
-        self._leave(leaving, exc)
+        self._leave(self.leaving, exc)
         if exc is not None:
             self.cut = _WIRE  # nothing follows that was held back
         # Hold nothing that holds this exchange: it would wait for the garbage collector.
         self.filters = []
+        self.leaving = []
         del self.receive
 
     def leave(self, depth: int, exc: BaseException | None = None) -> None:
@@ -503,6 +515,14 @@ class Place:
         """Send `refusal` in the name of `layer`."""
         response = refusal_response(self._exchange.scope, layer, refusal)
         await self.respond(response, close_code=refusal.close_code, closes=refusal.closes)
+
+
+def _file_size(message: Message) -> int:
+    """Return the size of a file that the server sends by its path."""
+    try:
+        return Path(message["path"]).stat().st_size
+    except (KeyError, OSError):  # no file, or it is gone
+        return 0
 
 
 async def _drop() -> None:

@@ -43,6 +43,8 @@ class Layer:
     A subclass overrides what concerns it:
 
     - `scopes`: the types of scopes that it handles; others pass.
+    - `reads_bodies`: whether it needs the bytes of every response, those of files too, which some
+      servers can send themselves.
     - `exempt_paths`: exact paths, without `root_path`, whose GET and HEAD requests pass too.
     - `enter`: a request arrives. Let it pass, or respond to it.
     - `around`: it passed. Do something around all that is inside.
@@ -55,6 +57,7 @@ class Layer:
     """
 
     scopes: Collection[str] = HTTP | WEBSOCKET
+    reads_bodies = False
     # Other settings for single routes; None where no route has any.
     policies: "Policies | None" = None
     # The schemes of OpenAPI of which a request needs one.
@@ -149,6 +152,7 @@ class Chain:
         self._others: dict[Rule, Chain] = {}
         concerned = [layer for layer in layers if kind in layer.scopes]
         self.steps = _steps(concerned)
+        self.reads_bodies = any(layer.reads_bodies for layer in concerned)
         self.is_watched = any(_overrides(layer, "ended") for layer in concerned)
         exempt = {path for layer in concerned for path in layer.exempt_paths if kind in HTTP}
         # What is done instead with probes of these paths.

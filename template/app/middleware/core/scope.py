@@ -60,15 +60,18 @@ def route_template(scope: Scope) -> str | None:
 
     FastAPI keeps the template of an included router's route, with its prefix, in
     `scope["fastapi"]`; the path of `scope["route"]` may lack the prefix. The scope has the
-    prefix of a mount only as it was requested, so its template is looked up in the routes.
+    prefix of a mount only as it was requested, so its template is looked up in the routes. Of a
+    mount inside which no route was taken, such as one of static files, it is that of all its paths,
+    as FastAPI's spans have it.
     """
     context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
     path = getattr(context, "path", "") or getattr(_route(scope), "path", None)
-    is_mounted = "app_root_path" in scope
-    mount: str = scope["root_path"][len(scope["app_root_path"]) :] if is_mounted else ""
-    if path is None or not mount:
+    if "app_root_path" not in scope:
         return path
-    return _mount_template(getattr(scope.get("router"), "routes", ()), mount) + path
+    mount: str = scope["root_path"][len(scope["app_root_path"]) :]
+    routes = getattr(scope.get("router"), "routes", ())
+    template = _mount_template(routes, mount) if mount else ""
+    return template + ("/{path}" if path is None else path)
 
 
 def _mount_template(routes: Sequence[BaseRoute], mount: str) -> str:
@@ -94,8 +97,11 @@ def _below(path: str) -> tuple[re.Pattern[str], str]:
 
 def _route(scope: Scope) -> Any:
     """Return the route that was taken: Starlette's own, such as `/docs`, leave their endpoint."""
-    if "route" in scope or "endpoint" not in scope:
-        return scope.get("route")
+    route = scope.get("route")
+    if isinstance(route, Mount):
+        route = None  # it leads to the one that was taken
+    if route is not None or "endpoint" not in scope:
+        return route
     endpoint = scope["endpoint"]
     routes = scope["app"].routes
     return next((route for route in routes if getattr(route, "endpoint", None) is endpoint), None)

@@ -49,6 +49,7 @@ class ApiKeyVerifier(Scheme):
 
     def __init__(self, *, header: str, api_keys: Iterable[ApiKey]) -> None:
         self.header = header.lower().encode("ascii")
+        self.varies_on = header
         self.callers = [
             (key.digest.encode("ascii"), User(key.name, key.scopes)) for key in api_keys
         ]

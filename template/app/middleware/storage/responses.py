@@ -86,7 +86,6 @@ class Keeper:
         if self._answer is None:
             return
         self._answer.extend(message.get("body", b""))
-        # The server may send the body of a file itself (`http.response.pathsend`).
         if message["type"] != "http.response.body" or len(self._answer) > LARGEST:
             self._answer = None
 

@@ -3,13 +3,16 @@
 import asyncio
 from asyncio import CancelledError
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import FileResponse, PlainTextResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -120,6 +123,9 @@ def ask(*middleware: Middleware, method: str = "GET", path: str = "/") -> None:
         Mount("/of/{tenant:int}", routes=[Route("/{name}", answer)]),
         Mount("/twice/{name}", routes=[Route("/{name}", answer)]),
         Mount("/in/{outer}", routes=[Mount("/of/{tenant}", routes=[Route("/{name}", answer)])]),
+        Mount("/raw/{name}", PlainTextResponse("ok")),
+        Mount("/files", StaticFiles(directory=Path(__file__).parent)),
+        Mount("/app", FastAPI()),
         Mount("/", PlainTextResponse("ok")),
     ]
     TestClient(Starlette(routes=routes, middleware=middleware)).request(method, path)
@@ -389,6 +395,17 @@ def test_an_answer_to_head_has_no_bytes() -> None:
     assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(200, 0)]
 
 
+def test_the_bytes_of_a_file_count_that_the_server_sends_itself() -> None:
+    told: list[Exchange] = []
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["extensions"] = {"http.response.pathsend": dict[str, object]()}
+
+    dialogue.run(Witness(FileResponse(__file__), told=told))
+
+    assert dialogue.sent[-1]["type"] == "http.response.pathsend"
+    assert [exchange.body_bytes for exchange in told] == [Path(__file__).stat().st_size]
+
+
 @pytest.mark.parametrize(
     ("path", "route"),
     [
@@ -398,6 +415,15 @@ def test_an_answer_to_head_has_no_bytes() -> None:
         ("/of/007/x", "/of/{tenant}/{name}"),
         ("/twice/7/x", "/twice/{name}/{name}"),
         ("/in/a/of/7/x", "/in/{outer}/of/{tenant}/{name}"),
+        # Where no route inside is taken, those below a mount share one.
+        ("/in/a/of/7/8/x", "/in/{outer}/of/{tenant}/{path}"),
+        ("/in/a/x", "/in/{outer}/{path}"),
+        ("/raw/7/x", "/raw/{name}/{path}"),
+        (f"/files/{Path(__file__).name}", "/files/{path}"),
+        ("/files/x", "/files/{path}"),
+        ("/app/x", "/app/{path}"),
+        ("/app/docs", "/app/docs"),
+        ("/x/y", "/{path}"),
     ],
 )
 def test_the_routes_of_a_mount_are_few_whatever_is_asked(path: str, route: str) -> None:

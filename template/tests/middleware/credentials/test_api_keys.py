@@ -48,6 +48,40 @@ def test_any_other_key_is_refused(sent: Any, probe_client: ProbeClient) -> None:
     assert response.headers["www-authenticate"].startswith('ApiKey error="invalid_token"')
 
 
+@pytest.mark.parametrize("name", ["X-API-Key", "Partner-Key"])
+@pytest.mark.parametrize(
+    ("path", "key", "status"),
+    [
+        ("/probe/ok", None, 200),
+        ("/probe/ok", "key of alice", 200),
+        ("/probe/ok", "wrong", 401),
+        ("/probe/raise/404", "key of alice", 404),
+        ("/probe/headers?name=Cache-Control&value=max-age=60", None, 200),
+        ("/probe/headers?name=Cache-Control&value=max-age=60", "key of alice", 200),
+        ("/probe/headers?name=Vary&value=X-Tenant", "key of alice", 200),
+    ],
+)
+def test_a_cache_keeps_callers_apart(
+    name: str, path: str, key: str | None, status: int, probe_client: ProbeClient
+) -> None:
+    """Where an endpoint lets a cache store, one caller must not get what another one got."""
+    client = probe_client(api_key_header=name, **SETTINGS)
+
+    response = client.get(path, headers={} if key is None else {name: key})
+
+    assert response.status_code == status
+    (vary,) = response.headers.get_list("vary")
+    assert name in vary.split(", ")
+
+
+def test_a_response_that_depends_on_no_key_does_not_vary(probe_client: ProbeClient) -> None:
+    client = probe_client(probe_paths=["/probe/ok"], **SETTINGS)
+
+    response = client.get("/probe/ok", headers=headers("alice"))
+
+    assert "X-API-Key" not in response.headers.get("vary", "")
+
+
 @pytest.mark.parametrize("second", ["key of alice", "wrong"])
 def test_two_keys_are_refused(second: str, probe_client: ProbeClient) -> None:
     """One reader takes the first, another the last."""
