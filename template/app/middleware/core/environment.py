@@ -5,16 +5,24 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from os import PathLike
+from pathlib import Path
 from string import Template
 from types import SimpleNamespace
 from typing import Any, Final, Never, Self
 
 from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from . import annotations
-from .reading import read_json, split_commas
+from .reading import broken_lines, read_json, split_commas
 
 _STARTUP_FAILURE: Final = 3
 _USER_IN_URL: Final = re.compile(r"://\S*@")
@@ -63,6 +71,10 @@ def refuse_to_start(*sentences: str) -> Never:
     raise SystemExit(_STARTUP_FAILURE)
 
 
+class EnvFileError(SettingsError):
+    """A file of variables has lines that would be left out."""
+
+
 class EnvironmentSettings(BaseSettings):
     """
     Fields that are read from variables of the upper-case name, and from `.env`.
@@ -80,6 +92,28 @@ class EnvironmentSettings(BaseSettings):
         hide_input_in_errors=True,
         validate_default=True,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """
+        Return the usual sources.
+
+        Raises:
+            EnvFileError: a line of an env file can't be read, and its default would hold.
+
+        """
+        if isinstance(dotenv_settings, DotEnvSettingsSource):
+            _check_env_files(dotenv_settings)
+        return super().settings_customise_sources(
+            settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
+        )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -118,6 +152,8 @@ class EnvironmentSettings(BaseSettings):
             for details in wrong:
                 right.pop(cls._field(details["loc"]), None)
             sentences = [*map(cls._sentence, wrong), *cls._misfits(right)]
+        except EnvFileError as error:
+            sentences = [f"{error}."]
         except SettingsError as error:
             sentences = [f"{error}: {error.__cause__}."]
         except UnicodeDecodeError:
@@ -250,6 +286,20 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
             changed = True
     if changed:
         settings.model_rebuild(force=True)
+
+
+def _check_env_files(source: DotEnvSettingsSource) -> None:
+    files = source.env_file or ()
+    for file in [files] if isinstance(files, (str, PathLike)) else files:
+        path = Path(file).expanduser()
+        # A pipe can be read once only.
+        lines = [*broken_lines(path, source.env_file_encoding)] if path.is_file() else []
+        if lines:
+            msg = (
+                f"{file} must have NAME=value or a comment on each line, with quotes around all of"
+                f" a value or none of it; see line {', '.join(map(str, lines))}"
+            )
+            raise EnvFileError(msg)
 
 
 def _read_as(annotation: Any, value: object, *, shown: bool) -> object:
