@@ -167,7 +167,7 @@ def _refuse_option(name: str, value: str) -> None:
     usable = kind not in {None, list} or _TEXT.fullmatch(name) or value.lower() == "utf-8"
     if not usable or (name == "protocol" and value not in _PROTOCOLS):
         msg = (
-            f"must not have the option {name} with that value, which the storage can't work with, but be an"
+            f"must not have the option {name} with that value, which breaks the storage, but be an"
             " address such as redis://user:password@host:6379/0,"
             " redis+sentinel://host:26379,host:26379/mymaster or redis+cluster://host:6379"
         )

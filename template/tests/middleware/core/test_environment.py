@@ -215,6 +215,22 @@ def test_every_usual_line_is_read() -> None:
     assert Settings().onion_colour == "white"
 
 
+def test_a_keyword_without_a_field_is_refused() -> None:
+    """It would be left out, and the default would hold."""
+    keywords: Any = {"onion_color": "white"}
+
+    with pytest.raises(TypeError, match="no field onion_color; did you mean onion_colour"):
+        Settings(**keywords)
+
+
+def test_a_keyword_of_any_field_is_taken() -> None:
+    aliased = settings_of(int, default=1, validation_alias=AliasChoices("weight", "grams"))
+    allowing = settings_of(int, {"extra": "allow"}, default=1)
+
+    assert aliased(grams=3, onion_layers=2).model_dump()["size"] == 3
+    assert allowing(other=1).model_dump()["other"] == 1
+
+
 def test_other_programs_may_use_the_same_file() -> None:
     Path(".env").write_text("SOMETHING_ELSE=1\nONION_COLOUR=white\n", "utf-8")
 
@@ -522,6 +538,14 @@ def test_no_sentence_shows_a_password(
     [
         (settings_of(Onion, NESTED), {"SIZE__TAGS": "a, b"}, Onion(tags=["a", "b"])),
         (settings_of(Onion, NESTED), {"SIZE__TAGS": '["a", "b"]'}, Onion(tags=["a", "b"])),
+        (settings_of(Onion), {"SIZE": '{"tags": "a, b"}'}, Onion(tags=["a", "b"])),
+        (settings_of(list[Onion]), {"SIZE": '[{"tags": "a"}]'}, [Onion(tags=["a"])]),
+        (settings_of(dict[str, Onion]), {"SIZE": '{"x": {"tags": "a"}}'}, {"x": Onion(tags=["a"])}),
+        (settings_of(Literal[1, 2], default=1), {"SIZE": "2"}, 2),
+        (settings_of(Literal[1, "2"] | None), {"SIZE": "2"}, "2"),
+        (settings_of(Literal[True, 7]), {"SIZE": "true"}, True),
+        (settings_of(tuple[Literal[1, 2], ...]), {"SIZE": "1, 2"}, (1, 2)),
+        (settings_of(list[list[int]]), {"SIZE": "[[1], [2]]"}, [[1], [2]]),
         (settings_of(Leek, NESTED), {"SIZE__TAGS": "a,b"}, Leek(tags=("a", "b"))),
         (settings_of(GARLIC, NESTED), {"SIZE__TAGS": "a"}, {"tags": frozenset("a")}),
         (
