@@ -138,6 +138,8 @@ def faults(app: ASGIApp) -> list[str]:
     if policies:
         found += _lost_paths(service, policies.settings)
         found += policies.faults(service.routes)
+    for layer in layers_from(_stack(service)):
+        found += layer.faults(service) if isinstance(layer, Layer) else ()
     return [sentence for sentence in dict.fromkeys(found) if sentence]
 
 
