@@ -224,8 +224,8 @@ def test_a_keyword_without_a_field_is_refused() -> None:
 
 
 def test_a_keyword_of_any_field_is_taken() -> None:
-    aliased = settings_of(int, default=1, validation_alias=AliasChoices("weight", "grams"))
-    allowing = settings_of(int, {"extra": "allow"}, default=1)
+    aliased: Any = settings_of(int, default=1, validation_alias=AliasChoices("weight", "grams"))
+    allowing: Any = settings_of(int, {"extra": "allow"}, default=1)
 
     assert aliased(grams=3, onion_layers=2).model_dump()["size"] == 3
     assert allowing(other=1).model_dump()["other"] == 1
