@@ -41,6 +41,16 @@ WRONG: Final = {
         "further_schemes",
         "'basic' is not in ['jwt', ",
     ),
+    "a name that no question has": (
+        "layer=[cors]",
+        "project_name",
+        "layer is no question of this template. Its questions are project_name, description, ",
+    ),
+    "no boolean": (
+        "authentication_required=maybe",
+        "authentication_required",
+        'must be true or false; it is "maybe"',
+    ),
     "no name": ("project_name=", "project_name", 'it is ""'),
     "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),
     "a name with an escape": ("project_name=a\x1bb", "project_name", r'it is "a\u001bb"'),

@@ -204,6 +204,13 @@ def test_nothing_needs_trust(questions: dict[str, Any]) -> None:
     assert {key for key in questions if key.startswith("_")} <= SETTINGS_OF_COPIER
 
 
+def test_the_refusal_of_an_unknown_answer_lists_the_questions(questions: dict[str, Any]) -> None:
+    asked = [name for name, question in questions.items() if name[0] != "_"]
+    asked = [name for name in asked if questions[name].get("when", True)]
+
+    assert f"questions = {asked}" in (ROOT / "hooks/validate/project_name.jinja").read_text("utf-8")
+
+
 def test_questions_have_known_keys(questions: dict[str, Any]) -> None:
     """Copier ignores a key that it doesn't know."""
     asked = {key: value for key, value in questions.items() if not key.startswith("_")}

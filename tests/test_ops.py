@@ -177,6 +177,15 @@ def test_redis_asks_for_the_password_refuses_what_is_too_much_and_keeps_the_rest
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
+def test_compose_overrides_no_setting_of_the_file(name: str, render: Render) -> None:
+    """`environment` wins over `env_file`; the addresses there are those of the other containers."""
+    environment = containers(render(**SELECTIONS[name]))["service"].get("environment", {})
+
+    fixed = {key for key, value in environment.items() if value and f"${{{key}:-" not in value}
+    assert fixed <= {"STORAGE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
 def test_the_settings_of_compose_start_the_service(name: str, render: Render) -> None:
     service = render(**SELECTIONS[name])
     environment = containers(service)["service"].get("environment", {})
@@ -190,6 +199,7 @@ def test_the_settings_of_compose_start_the_service(name: str, render: Render) ->
         for key, value in environment.items()
     }
 
+    given = {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in given.items()}
     done = run(sys.executable, "-c", "import app.main", cwd=service, **given)
 
     assert done.returncode == 0, done.stdout

@@ -1,5 +1,7 @@
 """Body limit: returns 413 when a request body is too large."""
 
+from typing import Final
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
@@ -7,6 +9,9 @@ from .core.exchange import Decision, Exchange, Place
 from .core.layer import HTTP, Layer
 from .core.upload import announces_body
 from .problem import Refusal
+
+# Where Starlette keeps the limit that is in force: any further one changes it, and sends nothing.
+_IN_FORCE: Final = "starlette._body_limit_responder"
 
 
 class BodyLimitMiddleware(Layer):
@@ -16,41 +21,41 @@ class BodyLimitMiddleware(Layer):
     A body with a `Content-Length` is rejected before it is read, and before `100 Continue`. Any
     other is counted as it arrives, so inner layers never read more than the limit (RFC 9110,
     15.5.14). Websockets pass through: the server limits their messages (`--ws-max-size`).
+
+    The `max_body_size` of a route or a mount lowers the limit, except that of a `policy`.
     """
 
     scopes = HTTP
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, policy: str = "") -> None:
         super().__init__(app)
         self.max_bytes = max_bytes
-        self.refusal = Refusal(
-            status=413,
-            detail=f"The body can have at most {max_bytes} bytes.",
-            closes=True,
-        )
+        self.is_final = bool(policy)
 
     def enter(self, exchange: Exchange) -> Decision:
         if not announces_body(exchange.scope, exchange.headers):
             return None
-        # A float, since `int` refuses numbers of thousands of digits.
-        length = exchange.header(b"content-length") or ""
-        if length.isdecimal() and float(length) > self.max_bytes:
-            return self.refusal
+        if _declared(exchange) > self.max_bytes:
+            return _refusal(self.max_bytes)
         return self._count
 
     async def _count(self, exchange: Exchange, place: Place) -> None:
         receive = exchange.receive
-        size = 0
+        declared = _declared(exchange)
+        count = _Count(self.max_bytes, is_final=self.is_final)
+        exchange.scope[_IN_FORCE] = count
         refused = False
 
         async def receive_counted() -> Message:
-            nonlocal size, refused
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_bytes:
+            nonlocal refused
+            message: Message = {}
+            if declared <= count.max_body_size:
+                message = await receive()
+                count.total_size += len(message.get("body", b""))
+            if max(declared, count.total_size) > count.max_body_size:
                 if not (place.started or refused):
                     refused = True
-                    await place.refuse(self.name, self.refusal)
+                    await place.refuse(self.name, _refusal(count.max_body_size))
                 # An HTTPException, because FastAPI takes any other for a broken body: 400.
                 raise HTTPException(413)
             return message
@@ -62,3 +67,32 @@ class BodyLimitMiddleware(Layer):
             # The endpoint failed because the rest of the body is missing; the 413 is already sent.
             if not refused:
                 raise
+
+
+class _Count:
+    """The bytes of a body so far, and how many it can have, as Starlette's own limit has them."""
+
+    def __init__(self, most: int, *, is_final: bool) -> None:
+        self.total_size = 0
+        self._most = most
+        self._is_final = is_final
+
+    @property
+    def max_body_size(self) -> int:
+        return self._most
+
+    @max_body_size.setter
+    def max_body_size(self, most: int) -> None:
+        if not self._is_final:
+            self._most = min(self._most, most)
+
+
+def _declared(exchange: Exchange) -> float:
+    # A float, since `int` refuses numbers of thousands of digits.
+    length = exchange.header(b"content-length") or ""
+    return float(length) if length.isdecimal() else 0
+
+
+def _refusal(most: int) -> Refusal:
+    detail = f"The body can have at most {most} bytes."
+    return Refusal(status=413, detail=detail, closes=True)

@@ -135,7 +135,19 @@ def _method(value: str) -> str:
         hint = f"; write {listed}" if "," in listed else ""
         msg = f"must hold methods such as GET, or * for all, not {value!r}{hint}"
         raise ValueError(msg)
+    if method in _FORBIDDEN_METHODS:
+        msg = f"must not hold {value!r}, which browsers never send; leave it out"
+        raise ValueError(msg)
     return method
+
+
+def _allowed(value: str) -> str:
+    if _FORBIDDEN_HEADERS.fullmatch(value):
+        cookies = "for cookies, set CORS_ALLOW_CREDENTIALS=true instead"
+        way_out = cookies if value.lower() == "cookie" else "leave it out"
+        msg = f"must not hold {value!r}, which no page can set, only the browser; {way_out}"
+        raise ValueError(msg)
+    return value
 
 
 def _exposed(value: str) -> str:
@@ -189,6 +201,14 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
         raise ValueError(msg)
 
 
+# Of pages (Fetch, 2.2.1 and 2.2.2).
+_FORBIDDEN_METHODS: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
+_FORBIDDEN_HEADERS: Final = re.compile(
+    r"accept-charset|accept-encoding|access-control-request-(headers|method)|connection"
+    r"|content-length|cookie2?|date|dnt|expect|host|keep-alive|origin|proxy-.*|referer|sec-.*"
+    r"|set-cookie|te|trailer|transfer-encoding|upgrade|via",
+    re.IGNORECASE,
+)
 _STRANGERS: Final = ("https://any.invalid", "http://any.invalid")
 # What is in a class such as [^/] decides nothing.
 _CLASS: Final = re.compile(r"(?<!\\)\[(\^?)\]?(?:\\.|[^]\\])*\]")
@@ -213,5 +233,5 @@ _Name = Annotated[str, AfterValidator(header_name_or_all), Plain]
 Origins = tuple[Annotated[str, AfterValidator(_origin)], ...]
 OriginRegex = Annotated[str, AfterValidator(_regex), Plain]
 Methods = tuple[Annotated[str, AfterValidator(_method)], ...]
-AllowedHeaders = tuple[_Name, ...]
+AllowedHeaders = tuple[Annotated[_Name, AfterValidator(_allowed)], ...]
 ExposedHeaders = tuple[Annotated[_Name, AfterValidator(_exposed)], ...]

@@ -1,13 +1,13 @@
 """Metrics: counts and times requests and rejections, for Prometheus."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from shutil import disk_usage
 from tempfile import TemporaryFile
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -53,11 +53,14 @@ class MetricsMiddleware(Layer):
         self.counters = _of_this_app() if one_worker else _of_this_worker()
         self.gauges = Gauges(readings, self.counters.registry, one_worker=one_worker)
 
-    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service = scope["app"]
+    def faults(self, service: Any) -> Iterator[str]:
         for page in [route for route in service.routes if isinstance(route, _ExactRoute)]:
             if readers_of(service, page.path) != [page]:
-                await fail_start(_IN_USE.format(page.path), receive, send)
+                yield _IN_USE.format(page.path)
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for fault in self.faults(scope["app"]):
+            await fail_start(fault, receive, send)
         self.gauges.start()
         await super().lifespan(scope, receive, send)
 

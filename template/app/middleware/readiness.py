@@ -1,7 +1,7 @@
 """Readiness: reports to load balancers whether this process takes requests."""
 
-from collections.abc import Awaitable, Collection
-from typing import Annotated, Final
+from collections.abc import Awaitable, Collection, Iterator
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 from starlette.responses import JSONResponse
@@ -77,12 +77,15 @@ class ReadinessMiddleware(Layer):
         ready = JSONResponse({"status": "ready"}, headers=_NOT_STORED)
         return await self.readiness.refusal() or ready
 
+    def faults(self, service: Any) -> Iterator[str]:
+        for route in readers_of(service, self.path):
+            setting = getattr(route, "setting", None)
+            yield _SAME.format(setting, self.path) if setting else _IN_USE.format(self.path)
+
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown = self.readiness.shutdown
-        for route in readers_of(scope["app"], self.path):
-            setting = getattr(route, "setting", None)
-            sentence = _SAME.format(setting, self.path) if setting else _IN_USE.format(self.path)
-            await fail_start(sentence, receive, send)
+        for fault in self.faults(scope["app"]):
+            await fail_start(fault, receive, send)
 
         async def received() -> Message:
             message = await receive()

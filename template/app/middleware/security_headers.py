@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Send
 from .core.exchange import Addition, Exchange, Filter
 from .core.headers import Clash, HeaderRule, Headers, first
 from .core.layer import HTTP, Layer
-from .core.reading import in_any_case
+from .core.reading import PLACEHOLDER, in_any_case
 from .core.setting_types import HeaderValue
 
 _Resource = Literal["same-origin", "same-site", "cross-origin"]
@@ -155,6 +155,12 @@ def _pages(app: FastAPI, prefix: str) -> Iterator[str]:
 
 def _content_security(value: str) -> str:
     """Reject what browsers ignore silently; after a comma begins another policy (CSP3, 3.1)."""
+    if found := PLACEHOLDER.search(value):
+        msg = (
+            f"must not hold the placeholder {found[0]}, which nothing fills in; a page with a nonce"
+            " sends the header itself, which is kept"
+        )
+        raise ValueError(msg)
     for policy in value.split(","):
         names = []
         for directive in filter(None, map(str.strip, policy.split(";"))):
@@ -225,6 +231,10 @@ def _permissions(value: str) -> str:
             "must be features and who can use them, such as camera=(), fullscreen=(self),"
             f" with commas between them, not {wrong!r}"
         )
+        raise ValueError(msg)
+    names = [item.partition("=")[0] for item in items]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"must have each feature once, or only the last counts, not {twice[0]} twice"
         raise ValueError(msg)
     return ", ".join(items)
 

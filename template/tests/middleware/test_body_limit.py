@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from pydantic import ValidationError
+from starlette.applications import Starlette
 from starlette.responses import Response
+from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from app.middleware import Policy
@@ -212,3 +214,57 @@ def test_the_limit_that_fastapi_was_given_counts(
         assert upload.status == 413
         assert upload.headers["content-type"] == "application/problem+json"
         assert f"at most {size} bytes".encode() in upload.body
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("entry", ["POST /up/load", "/up/*"])
+def test_a_policy_replaces_the_limit_that_fastapi_was_given(
+    entry: str,
+    declared: bool,  # noqa: FBT001
+    probe_app: ProbeApp,
+) -> None:
+    app = probe_app(max_body_bytes=10, routes={entry: Policy(max_body_bytes=20)})
+
+    @app.post("/up/load", max_body_size=5)
+    async def read(request: Request) -> int:
+        return len(await request.body())
+
+    for size, status in ((20, 200), (21, 413)):
+        headers = {"Content-Length": str(size)} if declared else {}
+        upload = Dialogue("POST", "/up/load", b"x" * size, headers=headers).run(app)
+
+        assert upload.status == status
+    assert upload.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("path", ["/fastapi/", "/starlette/", "/mount/", "/route", "/included"])
+def test_a_limit_out_of_sight_counts_and_has_the_form_of_the_service(
+    path: str,
+    declared: bool,  # noqa: FBT001
+    probe_app: ProbeApp,
+) -> None:
+    """FastAPI and Starlette respond in plain text, and no log line names a layer."""
+
+    async def read(request: Request) -> Response:
+        return Response(str(len(await request.body())))
+
+    app, mounted = probe_app(max_body_bytes=10), FastAPI(max_body_size=5)
+    mounted.add_api_route("/", read, methods=["POST"], response_model=None)
+    route = Route("/", read, methods=["POST"])
+    app.mount("/fastapi", mounted)
+    app.mount("/starlette", Starlette(routes=[route], max_body_size=5))
+    app.router.routes += [
+        Mount("/mount", routes=[route], max_body_size=5),
+        Route("/route", read, methods=["POST"], max_body_size=5),
+    ]
+    router = APIRouter(routes=[Route("/included", read, methods=["POST"])])
+    app.include_router(router, max_body_size=5)
+
+    for size, status in ((5, 200), (6, 413)):
+        headers = {"Content-Length": str(size)} if declared else {}
+        upload = Dialogue("POST", path, b"x" * size, headers=headers).run(app)
+
+        assert upload.status == status
+    assert upload.headers["content-type"] == "application/problem+json"
+    assert b"at most 5 bytes" in upload.body

@@ -1,5 +1,6 @@
 """Metrics: every request is counted and timed, with few labels, on a page for Prometheus."""
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -18,6 +19,7 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.middleware import innermost
+from app.middleware.core.check import faults
 from app.middleware.core.counters import SharedCounters
 from app.middleware.order import LAYERS, layer_of
 from app.middleware.stack import build_stack
@@ -332,8 +334,10 @@ def test_nonsense_is_refused_at_start(settings: dict[str, object], sentence: str
 def test_the_path_of_another_route_ends_the_start(path: str, probe_app: ProbeApp) -> None:
     """The metrics would respond instead, since their route is the first."""
     fault = rf"METRICS_PATH is also the path of another route \({path}\), which"
-    with pytest.raises(RuntimeError, match=fault), TestClient(probe_app(metrics_path=path)):
+    app = probe_app(metrics_path=path)
+    with pytest.raises(RuntimeError, match=fault), TestClient(app):
         pass
+    assert [bool(re.match(fault, sentence)) for sentence in faults(app)] == [True]
 
 
 def test_a_route_may_take_other_methods_there(probe_app: ProbeApp) -> None:

@@ -1,6 +1,7 @@
 """Readiness: a probe of its own says whether load balancers are to send requests here."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
+from app.middleware.core.check import faults
 from app.middleware.core.health import Check
 from app.middleware.core.layer import layers_from
 from app.middleware.order import LAYERS
@@ -130,7 +132,6 @@ def test_a_check_has_its_own_time_limit(probe_client: ProbeClient) -> None:
 def test_no_gate_stands_in_the_way(probe_client: ProbeClient) -> None:
     """A prober comes by address, over http, without credentials, and often."""
     settings: dict[str, Any] = {
-        "https_redirect": {"https_redirect": True},
         "required_headers": {"required_headers": ["X-Tenant: 1"]},
         "rate_limit": {"rate_limit": "1/minute"},
         "concurrency": {"max_concurrency": 1, "queue_timeout": 0},
@@ -235,6 +236,7 @@ def test_a_route_of_that_path_ends_the_start(probe_app: ProbeApp) -> None:
     fault = r"READINESS_PATH is also the path of a route \(/readyz\)"
     with pytest.raises(RuntimeError, match=fault), TestClient(app):
         pass
+    assert [bool(re.match(fault, sentence)) for sentence in faults(app)] == [True]
 
 
 @pytest.mark.skipif("metrics" not in LAYERS, reason="no metrics")

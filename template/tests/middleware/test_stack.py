@@ -40,6 +40,15 @@ class Mine:
         await self.app(scope, receive, send)
 
 
+def making(app: ASGIApp) -> ASGIApp:
+    """Return a layer that is a function."""
+
+    async def layer(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    return layer
+
+
 def named(name: str, module: str = __name__) -> Any:
     """Make another class of layer."""
     return type(name, (Mine,), {"__module__": module})
@@ -224,6 +233,42 @@ def test_a_path_that_a_route_has_but_for_the_last_slash_is_refused(
         assert fault.startswith(f"{name.upper()} must hold paths as the routes have them, not ")
         assert fault.endswith(f"'{path}'; write {other}.")
         assert faults(app) == []
+
+
+@pytest.mark.skipif(not EXACT, reason="no setting holds paths")
+def test_a_path_with_the_root_path_of_the_app_is_refused(probe_app: ProbeApp) -> None:
+    """Requests reach the routes without it."""
+    for name in EXACT:
+        app = probe_app(**{name: ["/api/probe/ok", "/api/nowhere"]})
+        app.root_path = "/api"
+
+        (fault,) = faults(app)
+        app.add_api_route("/api/probe/ok", lambda: None)
+
+        assert fault.startswith(f"{name.upper()} must hold paths as the routes have them below ")
+        assert fault.endswith("'/api/probe/ok'; write /probe/ok.")
+        assert faults(app) == []
+
+
+def test_a_path_of_a_layer_has_no_root_path(probe_app: ProbeApp) -> None:
+    fields = StackSettings.model_fields
+    names = [name for name in ("metrics_path", "readiness_path") if name in fields]
+    app = probe_app(**{name: f"/api/{name}" for name in names})
+    app.root_path = "/api/"
+
+    assert [fault.rpartition("; ")[2] for fault in faults(app)] == [
+        f"write /{name}." for name in names
+    ]
+
+
+def test_a_function_that_makes_a_layer_is_named(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.add_middleware(making)
+
+    (fault,) = faults(app)
+
+    assert f"{making.__module__}.making was added outside" in fault
+    assert "own=[outermost(Middleware(making))]" in fault
 
 
 def test_the_server_is_told_why_it_may_not_start(probe_app: ProbeApp) -> None:

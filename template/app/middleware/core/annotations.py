@@ -41,6 +41,11 @@ def kinds(annotation: object) -> set[type]:
     return found
 
 
+def choices(annotation: object) -> list[Any]:
+    """Return the values that a `Literal` lists."""
+    return [part for part in _parts(annotation) if not isinstance(part, type)]
+
+
 def is_object(annotation: object) -> bool:
     """Return whether it can be a mapping, a model or a data class."""
     return any(

@@ -26,12 +26,13 @@ from app.middleware.order import (
     observer_of,
 )
 
+from .annotations import of_field
 from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
 from .exchange import PROBE_METHODS
 from .layer import Layer, layers_from
 from .policies import Policies, methods_of, route_of, template_of
-from .setting_types import Paths
+from .setting_types import ExactPath, Paths
 
 LOST: Final = (
     "The app that is served has no checked layers. Something wraps or replaces your app,"
@@ -120,7 +121,10 @@ def faults(app: ASGIApp) -> list[str]:
     found: list[str] = []
     if "body_limit" in LAYERS and _limits_bodies(service):
         found.append(_BODY_SIZE.format(*LAYERS["body_limit"].settings))
-    found += [_sentence(outsider, traces=traces) for outsider in _outsiders(service)]
+    found += [
+        _sentence(outsider, _maker_of(outsider, listed), traces=traces)
+        for outsider in _outsiders(service)
+    ]
     found += [
         f"{rule.outside} must run outside {rule.inside}: {rule.because}"
         for rule in broken_rules(layers)
@@ -138,6 +142,8 @@ def faults(app: ASGIApp) -> list[str]:
     if policies:
         found += _lost_paths(service, policies.settings)
         found += policies.faults(service.routes)
+    for layer in layers_from(_stack(service)):
+        found += layer.faults(service) if isinstance(layer, Layer) else ()
     return [sentence for sentence in dict.fromkeys(found) if sentence]
 
 
@@ -166,17 +172,27 @@ def service_of(app: Any) -> Starlette | None:
 
 
 def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
-    """Yield a sentence for each path of a setting that a route has but for the last slash."""
+    """Yield a sentence for each path of a setting that only another spelling of it matches."""
     templates = {*map(template_of, iter_route_contexts(service.routes))}
+    scope: Scope = {"type": "http", "method": "GET", "headers": [], "app": service}
+    root = str(getattr(service, "root_path", "")).rstrip("/")
+
+    def is_taken(path: str) -> bool:
+        return path in templates or route_of({**scope, "path": path}) is not None
+
     for name, field in type(settings).model_fields.items():
-        for path in getattr(settings, name) if field.annotation == Paths else ():
+        kind, value = of_field(field), getattr(settings, name)
+        for path in value if kind == Paths else [value] if kind == ExactPath else ():
+            inner = path.removeprefix(root) if root and path.startswith(f"{root}/") else path
             other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-            scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": []}
-            scope["app"] = service
-            if other in templates and path not in templates and route_of(scope) is None:
+            if kind == ExactPath or (is_taken(inner) and not is_taken(path)):
+                meant, where = inner, f" below the root_path {root}"
+            else:
+                meant, where = path if is_taken(path) or other not in templates else other, ""
+            if meant != path:
                 yield (
-                    f"{name.upper()} must hold paths as the routes have them, not {path!r};"
-                    f" write {other}."
+                    f"{name.upper()} must hold paths as the routes have them{where}, not {path!r};"
+                    f" write {meant}."
                 )
 
 
@@ -192,9 +208,15 @@ def live_stack(app: ASGIApp) -> list[Any]:
     return [*outer, *declared, *reversed(inner if len(outer) < len(built) else [])]
 
 
-def _sentence(layer: Any, *, traces: bool) -> str:
+def _maker_of(layer: Any, listed: Sequence[Any]) -> Any:
+    """Return the function of the list that made a layer, else its class."""
+    name = dotted_name(layer)
+    makers = (it for it in listed if name.startswith(f"{dotted_name(it)}.<locals>."))
+    return next(makers, type(layer))
+
+
+def _sentence(layer: Any, cls: Any, *, traces: bool) -> str:
     """Return what to do about a layer outside of the check; nothing if it only observes."""
-    cls = type(layer)
     if isinstance(layer, BaseHTTPMiddleware) and cls is BaseHTTPMiddleware:
         function = layer.dispatch_func
         return (

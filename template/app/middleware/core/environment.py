@@ -5,16 +5,27 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from difflib import get_close_matches
+from itertools import chain
+from os import PathLike
+from pathlib import Path
 from string import Template
 from types import SimpleNamespace
 from typing import Any, Final, Never, Self
 
 from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from . import annotations
-from .reading import read_json, split_commas, without_user
+from .reading import broken_lines, read_json, split_commas, without_user
 
 _STARTUP_FAILURE: Final = 3
 _USER_IN_URL: Final = re.compile(r"://\S*@")
@@ -63,6 +74,10 @@ def refuse_to_start(*sentences: str) -> Never:
     raise SystemExit(_STARTUP_FAILURE)
 
 
+class EnvFileError(SettingsError):
+    """A file of variables has lines that would be left out."""
+
+
 class EnvironmentSettings(BaseSettings):
     """
     Fields that are read from variables of the upper-case name, and from `.env`.
@@ -80,6 +95,31 @@ class EnvironmentSettings(BaseSettings):
         hide_input_in_errors=True,
         validate_default=True,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """
+        Return the usual sources.
+
+        Raises:
+            EnvFileError: a line of an env file can't be read, and its default would hold.
+            TypeError: there is no field for a keyword, which would be left out.
+
+        """
+        if isinstance(init_settings, InitSettingsSource):
+            cls._refuse_unknown(init_settings.init_kwargs)
+        if isinstance(dotenv_settings, DotEnvSettingsSource):
+            _check_env_files(dotenv_settings)
+        return super().settings_customise_sources(
+            settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
+        )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -118,6 +158,8 @@ class EnvironmentSettings(BaseSettings):
             for details in wrong:
                 right.pop(cls._field(details["loc"]), None)
             sentences = [*map(cls._sentence, wrong), *cls._misfits(right)]
+        except EnvFileError as error:
+            sentences = [f"{error}."]
         except SettingsError as error:
             sentences = [f"{error}: {error.__cause__}."]
         except UnicodeDecodeError:
@@ -148,6 +190,18 @@ class EnvironmentSettings(BaseSettings):
             say = base._sentence  # noqa: SLF001 - a class of this family
             refuse_to_start(*(prefix + say(it) for it in error.errors(include_url=False)))
         return {name: getattr(found, name) for name in names}
+
+    @classmethod
+    def _refuse_unknown(cls, keywords: Collection[str]) -> None:
+        aliases = (annotations.aliases(field) for field in cls.model_fields.values())
+        known = {*cls.model_fields, *chain.from_iterable(aliases)}
+        # A file can have variables of others, a call can't.
+        if cls.model_config.get("extra") == "ignore" and (unknown := {*keywords} - known):
+            name = min(unknown)
+            near = get_close_matches(name.lower(), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            msg = f"{cls.__name__} has no field {name}{hint}"
+            raise TypeError(msg)
 
     @classmethod
     def _misfits(cls, right: Mapping[str, object]) -> Iterator[str]:
@@ -252,30 +306,64 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
         settings.model_rebuild(force=True)
 
 
+def _check_env_files(source: DotEnvSettingsSource) -> None:
+    files = source.env_file or ()
+    for file in [files] if isinstance(files, (str, PathLike)) else files:
+        path = Path(file).expanduser()
+        # A pipe can be read once only.
+        lines = [*broken_lines(path, source.env_file_encoding)] if path.is_file() else []
+        if lines:
+            msg = (
+                f"{file} must have NAME=value or a comment on each line, with quotes around all of"
+                f" a value or none of it; see line {', '.join(map(str, lines))}"
+            )
+            raise EnvFileError(msg)
+
+
 def _read_as(annotation: Any, value: object, *, shown: bool) -> object:
-    """Read text as its type needs it, in a model too."""
+    """Read text as its type needs it, in a model and in a list too."""
     if isinstance(value, dict) and annotations.is_object(annotation):
         return {
             key: _read_member(annotation, key, item, shown=shown) for key, item in value.items()
         }
-    if not isinstance(value, str):
-        return value
+    if isinstance(value, list):
+        return [_read_item(annotation, *item, shown=shown) for item in enumerate(value)]
+    return _read_text(annotation, value, shown=shown) if isinstance(value, str) else value
+
+
+def _read_text(annotation: Any, text: str, *, shown: bool) -> object:
     # Python smuggles such bytes into text: they break where they are written.
-    if not _is_encodable(value):
+    if not _is_encodable(text):
         msg = "must be UTF-8"
         raise ValueError(msg)
     kinds = annotations.kinds(annotation)
     if str in kinds:
-        return value
+        return text
     if any(issubclass(kind, _LISTS) for kind in kinds):
-        return split_commas(value, shown=shown)
-    return read_json(value) if annotations.is_object(annotation) else value
+        return _read_as(annotation, split_commas(text, shown=shown), shown=shown)
+    if annotations.is_object(annotation):
+        return _read_as(annotation, read_json(text), shown=shown)
+    return _as_choice(annotation, text)
 
 
 def _read_member(annotation: Any, key: Any, value: object, *, shown: bool) -> object:
     with suppress(ValueError):  # Pydantic refuses it, and names its place
         value = _read_as(annotations.member(annotation, key), value, shown=shown)
     return value
+
+
+def _read_item(annotation: Any, at: int, value: object, *, shown: bool) -> object:
+    # The text of an item has no commas of its own.
+    if isinstance(value, str):
+        return _as_choice(annotations.member(annotation, at), value)
+    return _read_member(annotation, at, value, shown=shown)
+
+
+def _as_choice(annotation: Any, text: str) -> object:
+    """Return the number of `Literal[1, 2]` that a text spells, else the text."""
+    choices = annotations.choices(annotation)
+    spelled = {str(it).lower(): it for it in choices if isinstance(it, int)}
+    return text if text in choices else spelled.get(text.strip().lower(), text)
 
 
 def _is_secret(field: FieldInfo, annotation: object) -> bool:

@@ -109,6 +109,10 @@ class Layer:
     def ended(self, exchange: Exchange) -> None:
         """Handle the end of a request: its last byte was sent, or none will be."""
 
+    def faults(self, service: Any) -> Iterable[str]:  # noqa: ARG002 - for subclasses
+        """Return a sentence for each thing in `service` with which the layer can't work."""
+        return ()
+
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on the start and the stop of the service."""
         await self.app(scope, receive, send)

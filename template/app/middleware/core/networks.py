@@ -11,6 +11,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAPPED_BITS: Final = 96
+_EVERY_CLIENT: Final = "; for every client, write 0.0.0.0/0,::/0"
 
 
 def parse_address(host: str | None) -> Address | None:
@@ -45,10 +46,7 @@ def network(value: str) -> str:
     """Refuse what is neither an address nor a network, and the address that nobody has."""
     meant = meant_network(value)
     if meant is not None and _is_unspecified(meant):
-        msg = (
-            f"must not hold {value!r}: no client has that address;"
-            f" for every client, write {meant.network_address}/0"
-        )
+        msg = f"must not hold {value!r}: no client has that address{_EVERY_CLIENT}"
         raise ValueError(msg)
     try:
         ip_network(value)
@@ -62,8 +60,19 @@ def meant_network(value: str) -> Network | None:
     """Return what was meant by `10.0.0.1/8`, `10.0.0.5:8080` and `[::1]:80`; None if unclear."""
     for spelled in (value, value.rpartition(":")[0]):
         with suppress(ValueError):
-            return ip_network(spelled.strip("[]"), strict=False)
+            return _around(spelled.strip("[]"))
     return None
+
+
+def _around(value: str) -> Network:
+    """Return the network of which `value` may be any address, folded as `parse_network` does."""
+    found = ip_network(value, strict=False)
+    address, bits = parse_address(value.partition("/")[0]), found.prefixlen
+    if isinstance(found, IPv6Network) and isinstance(address, IPv4Address):
+        # In `::ffff:10.0.0.0/8` the length is that of IPv4.
+        bits -= MAPPED_BITS if bits >= MAPPED_BITS else 0
+        return IPv4Network((address, bits), strict=False)
+    return found
 
 
 def holds_everybody(value: str) -> bool:
@@ -78,7 +87,7 @@ def _is_unspecified(meant: Network) -> bool:
 
 def _network_hint(value: str, meant: Network | None) -> str:
     if value == "*":
-        return "; for every client, write 0.0.0.0/0,::/0"
+        return _EVERY_CLIENT
     if value.lower() == "localhost":
         return "; write 127.0.0.1,::1"
     if meant is None:

@@ -426,7 +426,10 @@ def _takes(context: RouteContext, method: str) -> bool:
 
 
 def _hint(rule: Rule, contexts: Iterable[RouteContext]) -> str:
-    near = get_close_matches(rule.path, {template_of(context) for context in contexts}, 1, 0)
+    templates = [template_of(context) for context in contexts]
+    # One that takes the path, such as that of a mount, not one that only looks similar.
+    taking = [it for it in templates if compile_path(it)[0].match(f"{rule.path.rstrip('/')}/")]
+    near = taking or get_close_matches(rule.path, templates, 1, 0)
     return f" Did you mean {near[0]}?" if near else ""
 
 

@@ -9,14 +9,18 @@ import argparse
 import json
 import sys
 from typing import Any, Final
+from urllib.parse import unquote
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
+from .annotations import of_field
 from .check import live_stack, policies_of, service_of
 from .effects import WEBSOCKET
+from .environment import EnvironmentSettings
 from .openapi import narrow_openapi
 from .policies import Policies, methods_of, route_of, template_of
+from .setting_types import ExactPath
 
 _WRONG_USE: Final = 2
 
@@ -36,6 +40,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     service = service_of(app)
     policies = policies_of(app)
     *method, path = " ".join(arguments.target).split(" ", 1)
+    path = unquote(path.partition("?")[0])
     if service is None or policies is None or not path.startswith("/"):
         print("Give a method and a path, such as POST /uploads.", file=sys.stderr)
         return _WRONG_USE
@@ -49,6 +54,12 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     if name != WEBSOCKET:
         scope["method"] = name
     context = route_of(scope)
+    if context is None and (setting := _own_path(policies.settings, path)):
+        print(
+            f"{path} is {setting}, where a layer responds. Only the layers outside it hold there.",
+            file=sys.stderr,
+        )
+        return 1
     if context is None:
         print(f"No route takes {name} {path}: the settings of the service hold.", file=sys.stderr)
         return 1
@@ -60,6 +71,14 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     else:
         print("\n".join([template_of(context), *_lines(rows)]))
     return 0
+
+
+def _own_path(settings: EnvironmentSettings, path: str) -> str | None:
+    """Return the setting that gives a layer this path to respond to, where no route has it."""
+    for name, field in type(settings).model_fields.items():
+        if of_field(field) == ExactPath and getattr(settings, name) == path:
+            return name.upper()
+    return None
 
 
 def show_openapi(app: ASGIApp) -> int:

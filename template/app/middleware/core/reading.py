@@ -2,15 +2,19 @@
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Final
 
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator
 
 # What a tool was to replace by a value: ${NAME}, $(command), $NAME, {name}, {{name}}, <name>.
 PLACEHOLDER: Final = re.compile(
     r"\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Z_]{2,}|\{+[\w .:-]*\}+|<[\w .:-]*>"
 )
+_VARIABLE: Final = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _QUOTES: Final = "\"'"
 _QUOTED: Final = "must not be in quotes, which some tools such as `docker run --env-file` keep; {}"
 
@@ -54,6 +58,16 @@ def read_json(value: str) -> Any:
     except ValueError as error:
         msg = f"must be JSON: {error}"
         raise ValueError(msg) from None
+
+
+def broken_lines(file: Path, encoding: str | None) -> Iterator[int]:
+    """Yield the number of each line of an env file that sets no variable, and is no comment."""
+    with file.open(encoding=encoding) as stream:
+        for key, value, (text, line), error in parse_stream(stream):
+            named = key is None or (value is not None and _VARIABLE.fullmatch(key))
+            if error or not named:
+                # The blank lines before it count as a part of it.
+                yield line + text[: -len(text.lstrip())].count("\n")
 
 
 def in_any_case(*choices: str) -> BeforeValidator:

@@ -21,7 +21,7 @@ _LABELS: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ABOUT_HOST: Final = re.compile(
     r"([a-z]+://)?\.?(?P<host>[^:/\[\]]*?|\[[^\]]*\])\.?(:[0-9]+)?(/(?![0-9]+$).*)?"
 )
-_WILD: Final = re.compile(r"[*()\\]|://\.")
+_WILD: Final = re.compile(r"[*()\\]|^https?://\.", re.IGNORECASE)
 # A host that browsers read as an IPv4 address, or refuse (URL, 3.5, "ends in a number").
 _NUMBER_AT_END: Final = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 # They frame a message, or have another meaning in a request or a response.
@@ -44,6 +44,8 @@ _NO_PATH: Final = re.compile(r"[][|^?#{}<>*%,; \\]|//|/:|\$$|\.\+|/\.\.?(/|$)")
 _PATTERN: Final = re.compile(
     r"^\^|[*\\]|\$$|^/.*/\w*$|\.[+?]|\(\?|\([\w.]*\|[\w.|]*\)|\S\[[\w-]+\]"
 )
+# A bracket that closes before one opens.
+_CUT: Final = re.compile(r"[^(]*\).*|[^\[]*\].*")
 _WITH_NAME: Final = re.compile(r"user-agent\s*:\s*(?P<value>.*)", re.IGNORECASE)
 
 
@@ -187,9 +189,15 @@ def check_origin(value: str, *, instead: str) -> str:
 
 
 def _item(value: str) -> str:
-    """Reject an empty item, which is a prefix of every value, and a pattern."""
+    """Reject an empty item, which is a prefix of every value, a part of an item, and a pattern."""
     if not value.strip():
         msg = "must not hold an empty item"
+        raise ValueError(msg)
+    if _CUT.fullmatch(value):
+        msg = (
+            f"must not hold {value!r}, a part of an item that was split at its comma; a list whose"
+            ' items have commas is JSON: ["LegacyApp/1 (X11, U"]'
+        )
         raise ValueError(msg)
     if _PATTERN.search(value):
         msg = (

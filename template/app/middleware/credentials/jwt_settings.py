@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from ipaddress import ip_network
+from socket import inet_aton, inet_ntoa
 from typing import Annotated, Final, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -70,6 +72,9 @@ def _url(value: str) -> str:
 
 def _is_inside(host: str) -> bool:
     """Return whether `host` can't be public, so that no stranger can respond in its place."""
+    # As a lookup reads 134744072, 0x08080808 and 8.526344.
+    with suppress(OSError):
+        host = inet_ntoa(inet_aton(host))
     try:
         address = parse_network(host)
     except ValueError:

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from redis.asyncio import Redis, RedisCluster, Sentinel, SSLConnection
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AskError, MovedError, TryAgainError
@@ -20,6 +21,12 @@ _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _ONE: Final = frozenset({"redis", "rediss"})
 _FILES: Final = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"})
+# The options that are text. Of the others redis-py reads some, and takes the text of the rest for
+# an object, or for true.
+_TEXT: Final = re.compile(r"(sentinel_)?(username|password)|client_name|lib_\w+|ssl_\w+")
+_PROTOCOLS: Final = frozenset({"2", "3"})
+_TINY: Final = 1e-9
+_CAN_BE_ZERO: Final = frozenset({"db", "health_check_interval"})
 _HOST: Final = re.compile(r"[^\s,]+")
 _MANY: Final = re.compile(
     r"(?P<scheme>rediss?)[+](?P<kind>sentinel|cluster)://"
@@ -135,7 +142,8 @@ class _Cluster:
 
 def client(url: str) -> Client:
     """Return a client for `url`; raise a `ValueError` that holds no secret where it is none."""
-    _refuse_missing_files(url)
+    for name, value in parse_qsl(urlsplit(url).query):
+        _refuse_option(name, value)
     many = _MANY.fullmatch(url)
     if many is None:
         return _Server(_one(url))
@@ -150,10 +158,25 @@ def client(url: str) -> Client:
     )
 
 
-def _refuse_missing_files(url: str) -> None:
-    for name, value in parse_qsl(urlsplit(url).query):
-        if name in _FILES and not Path(value).exists():
-            msg = f"names a file in {name} that isn't there: {value}"
+def _refuse_option(name: str, value: str) -> None:
+    """Refuse an option that the storage can't work with."""
+    if name in _FILES and not Path(value).exists():
+        msg = f"names a file in {name} that isn't there: {value}"
+        raise AddressError(msg)
+    kind = URL_QUERY_ARGUMENT_PARSERS.get(name)
+    usable = kind not in {None, list} or _TEXT.fullmatch(name) or value.lower() == "utf-8"
+    if not usable or (name == "protocol" and value not in _PROTOCOLS):
+        msg = (
+            f"must not have the option {name} with that value, which breaks the storage, but be an"
+            " address such as redis://user:password@host:6379/0,"
+            " redis+sentinel://host:26379,host:26379/mymaster or redis+cluster://host:6379"
+        )
+        raise AddressError(msg)
+    if kind in {int, float}:
+        number, least = float(value), 0 if name in _CAN_BE_ZERO else _TINY
+        if not (isfinite(number) and number >= least):
+            rule = "above 0" if least else "from 0 up"
+            msg = f"must have a number {rule} as its option {name}, not {value}"
             raise AddressError(msg)
 
 

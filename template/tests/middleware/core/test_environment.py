@@ -162,6 +162,75 @@ def test_a_file_that_is_not_utf_8_is_refused(said: Said) -> None:
     assert said(Settings) == [".env must be UTF-8."]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ONION_COLOUR='hunter2', 'white'",
+        "ONION_COLOUR: hunter2",
+        "ONION_COLOUR hunter2",
+        'ONION_COLOUR="hunter2',
+        "set ONION_COLOUR=hunter2",
+        "ONION_COLOUR := hunter2",
+        "ONION_COLOUR+=hunter2",
+        "$env:ONION_COLOUR=hunter2",
+        "ONION_COLOUR",
+        "hunter2",
+        "= hunter2",
+        "--onion-colour=hunter2",
+        '"ONION_COLOUR"=hunter2',
+    ],
+)
+@pytest.mark.parametrize("file", [".env", ".env.local"])
+def test_a_line_that_sets_nothing_is_refused(file: str, line: str, said: Said) -> None:
+    """It would be left out, and the service would start with the default."""
+
+    class Mine(Settings):
+        model_config = SettingsConfigDict(env_file=(".env", ".env.local"))
+
+    Path(file).write_bytes(f"# Colours\r\n\r\n  \r\n{line}\r\nONION_LAYERS=2\r\n".encode())
+
+    (sentence,) = said(Mine)
+
+    assert sentence.startswith(f"{file} must have NAME=value or a comment on each line, ")
+    assert sentence.endswith("; see line 4.")
+    assert "hunter2" not in sentence
+
+
+def test_all_lines_that_set_nothing_are_counted(said: Said) -> None:
+    Path(".env").write_text("A\nB=1\n\nC\n", "utf-8")
+
+    (sentence,) = said(Settings)
+
+    assert sentence.endswith("; see line 1, 4.")
+
+
+def test_every_usual_line_is_read() -> None:
+    Path(".env").write_text(
+        "\ufeff# Colours\n\n  # and more\nexport A.b-c='1' # one\nB=\nC= # empty\n"
+        'D="""\nKEY="-----BEGIN KEY-----\nabc=\n-----END KEY-----"\nlower=1\n'.replace('"""', '""')
+        + "ONION_COLOUR = white",
+        "utf-8",
+    )
+
+    assert Settings().onion_colour == "white"
+
+
+def test_a_keyword_without_a_field_is_refused() -> None:
+    """It would be left out, and the default would hold."""
+    keywords: Any = {"onion_color": "white"}
+
+    with pytest.raises(TypeError, match="no field onion_color; did you mean onion_colour"):
+        Settings(**keywords)
+
+
+def test_a_keyword_of_any_field_is_taken() -> None:
+    aliased: Any = settings_of(int, default=1, validation_alias=AliasChoices("weight", "grams"))
+    allowing: Any = settings_of(int, {"extra": "allow"}, default=1)
+
+    assert aliased(grams=3, onion_layers=2).model_dump()["size"] == 3
+    assert allowing(other=1).model_dump()["other"] == 1
+
+
 def test_other_programs_may_use_the_same_file() -> None:
     Path(".env").write_text("SOMETHING_ELSE=1\nONION_COLOUR=white\n", "utf-8")
 
@@ -469,6 +538,14 @@ def test_no_sentence_shows_a_password(
     [
         (settings_of(Onion, NESTED), {"SIZE__TAGS": "a, b"}, Onion(tags=["a", "b"])),
         (settings_of(Onion, NESTED), {"SIZE__TAGS": '["a", "b"]'}, Onion(tags=["a", "b"])),
+        (settings_of(Onion), {"SIZE": '{"tags": "a, b"}'}, Onion(tags=["a", "b"])),
+        (settings_of(list[Onion]), {"SIZE": '[{"tags": "a"}]'}, [Onion(tags=["a"])]),
+        (settings_of(dict[str, Onion]), {"SIZE": '{"x": {"tags": "a"}}'}, {"x": Onion(tags=["a"])}),
+        (settings_of(Literal[1, 2], default=1), {"SIZE": "2"}, 2),
+        (settings_of(Literal[1, "2"] | None), {"SIZE": "2"}, "2"),
+        (settings_of(Literal[True, 7]), {"SIZE": "true"}, True),
+        (settings_of(tuple[Literal[1, 2], ...]), {"SIZE": "1, 2"}, (1, 2)),
+        (settings_of(list[list[int]]), {"SIZE": "[[1], [2]]"}, [[1], [2]]),
         (settings_of(Leek, NESTED), {"SIZE__TAGS": "a,b"}, Leek(tags=("a", "b"))),
         (settings_of(GARLIC, NESTED), {"SIZE__TAGS": "a"}, {"tags": frozenset("a")}),
         (

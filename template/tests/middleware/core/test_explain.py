@@ -96,6 +96,7 @@ def run(probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*options: str, app: FastAPI | None = None, status: int = 0) -> str:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
+        parser.set_defaults(json=False)
         capsys.readouterr()
         assert explain_request(app or probe_app(), parser.parse_args(options)) == status
         printed = capsys.readouterr()
@@ -293,6 +294,10 @@ def test_a_handshake_is_accepted_and_refused(explain: Explain, probe_app: ProbeA
     assert (refused["responded_by"], refused["response"]["status"]) == ("Refusing", 403)
 
 
+def test_an_address_of_websockets_is_a_handshake(explain: Explain) -> None:
+    assert explain("WSS://localhost/probe/ws")["response"]["status"] == 101
+
+
 def test_the_last_of_several_is_explained(explain: Explain, probe_app: ProbeApp) -> None:
     app = probe_app()
     seen: list[str] = []
@@ -377,6 +382,7 @@ def test_secrets_are_masked(form: list[str], run: Run) -> None:
         (["/", "-d", "@missing"], "'missing' can't be read"),
         (["/", "--client", "here"], "--client takes an IP address"),
         (["/", "--websocket", "-d", "x"], "--websocket shows a handshake"),
+        (["wss://localhost/", "-d", "x"], "--websocket shows a handshake"),
         (["/", "--repeat", "0"], "take a number above 0"),
         (["/", "--swap", "nobody", FIRST], f"It has {FIRST}"),
         (["/", "--swap", FIRST, FIRST], "two different layers"),
@@ -412,14 +418,27 @@ def test_two_layers_are_swapped(probe_app: ProbeApp) -> None:
         changed_stack(without, ["Marking"], swaps=False)
 
 
-def test_the_command_compares_both() -> None:
-    command = [sys.executable, "-c", COMMAND, "explain", "/healthz", "--without", FIRST, "--json"]
-
+def command(*options: str) -> str:
+    """Return what the command prints in a process of its own."""
     done = subprocess.run(  # noqa: S603 - Python itself
-        command, capture_output=True, text=True, check=True
+        [sys.executable, "-c", COMMAND, *options], capture_output=True, text=True, check=True
     )
+    return done.stdout
 
-    both = json.loads(done.stdout)
+
+def test_the_command_draws_both() -> None:
+    text = command("explain", "/healthz", "--without", FIRST, "--mermaid")
+
+    assert text.count("sequenceDiagram") == 2
+
+
+def test_its_options_may_be_before_its_name() -> None:
+    assert json.loads(command("--json", "explain", "/healthz"))["steps"]
+
+
+def test_the_command_compares_both() -> None:
+    both = json.loads(command("explain", "/healthz", "--without", FIRST, "--json"))
+
     assert FIRST in [step["name"] for step in both["declared"]["steps"]]
     assert FIRST not in [step["name"] for step in both["changed"]["steps"]]
 

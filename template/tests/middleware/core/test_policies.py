@@ -175,6 +175,17 @@ def test_an_entry_without_a_route_ends_the_start(
         pass
 
 
+@pytest.mark.parametrize("path", ["/m", "/m/b/c"])
+def test_the_nearest_route_is_one_that_takes_the_path(path: str, probe_app: ProbeApp) -> None:
+    app = probe_app(routes={path: {}})
+    app.mount("/m", FastAPI())
+    app.add_api_route("/m2", lambda: None)
+
+    (fault,) = faults(app)
+
+    assert fault.endswith("Did you mean /m/{path:path}?")
+
+
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
@@ -376,6 +387,19 @@ def test_the_command_tells_what_holds(
     assert "one   stack  true" in capsys.readouterr().out
     assert run("route", "DELETE", "/v1/things/7") == 1
     assert run("route", "DELETE") == 2
+    assert run("route", "/number/%37?a=1") == 0
+
+
+@pytest.mark.skipif("readiness" not in LAYERS, reason="no layer has a path")
+def test_the_command_names_the_path_of_a_layer(
+    probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.main.app", probe_app())
+    monkeypatch.setattr(sys, "argv", ["app.middleware", "route", "/readyz"])
+
+    assert main({}) == 1
+
+    assert capsys.readouterr().err.startswith("/readyz is READINESS_PATH, where a layer responds.")
 
 
 def test_a_value_has_the_rules_of_its_setting(capsys: pytest.CaptureFixture[str]) -> None:

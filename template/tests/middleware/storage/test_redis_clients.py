@@ -20,6 +20,8 @@ GOOD: Final = (
     "rediss+sentinel://[2001:db8::1]:26379,b/mymaster?ssl_ca_certs=/dev/null",
     "redis+cluster://a:6379,b:6379",
     "rediss+cluster://:password@a/0",
+    "redis://a?encoding=utf-8&protocol=3&socket_timeout=0.5&client_name=orders&db=0",
+    "rediss://a?ssl_cert_reqs=none&health_check_interval=0&socket_keepalive=true",
 )
 BAD: Final = (
     "http://redis.test",
@@ -58,9 +60,40 @@ def test_a_part_that_is_wrong_is_named(url: str, sentence: str) -> None:
         stack_settings(storage_url=url)
 
 
-def test_no_refusal_shows_the_password() -> None:
+@pytest.mark.parametrize(
+    "address", ["redis://a", "redis+sentinel://a,b/main", "redis+cluster://a,b"]
+)
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        *((f"decode_responses={value}", "not have the option dec") for value in ("true", "false")),
+        ("encoding=utf-16", "not have the option encoding "),
+        ("encoding_errors=strict", "not have the option encoding_errors"),
+        ("protocol=1", "not have the option protocol "),
+        ("retry_on_error=x", "not have the option retry_on_error"),
+        ("socket_keepalive_options=x", "not have the option socket_keepalive_options"),
+        ("read_from_replicas=true", "not have the option read_from_replicas"),
+        *((f"socket_timeout={value}", "a number above 0") for value in ("0", "-1", "nan", "inf")),
+        ("socket_connect_timeout=0", "a number above 0"),
+        ("socket_read_size=0", "a number above 0"),
+        ("max_connections=0", "a number above 0"),
+        ("db=-1", "a number from 0 up"),
+    ],
+)
+def test_an_option_that_breaks_the_storage_is_refused(
+    option: str, sentence: str, address: str
+) -> None:
+    """Redis would seem lost from the first request on, and the limits would be off."""
+    with pytest.raises(ValidationError, match=sentence):
+        stack_settings(storage_url=f"{address}?{option}")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://user:secret-word@a", "redis://a?pasword=secret-word"]
+)
+def test_no_refusal_shows_the_password(url: str) -> None:
     with pytest.raises(ValidationError) as refused:
-        stack_settings(storage_url="redis+sentinel://user:secret-word@a,b")
+        stack_settings(storage_url=url)
 
     assert "secret-word" not in str(refused.value)
 

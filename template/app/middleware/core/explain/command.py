@@ -126,7 +126,7 @@ def _quiet(logs: bool) -> Generator[None]:  # noqa: FBT001
 def _other() -> Explanation:
     """Run the changed order in a process of its own."""
     done = subprocess.run(  # noqa: S603 - this program again, as it was called
-        [sys.executable, *sys.orig_argv[1:], "--json", "--changed-only"],
+        [sys.executable, *sys.orig_argv[1:], "--changed-only"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
@@ -137,7 +137,8 @@ def _other() -> Explanation:
 
 
 def _print(explanation: Explanation, arguments: argparse.Namespace) -> None:
-    if arguments.json:
+    # The other process, of which the one that compares reads the facts, has its other options too.
+    if arguments.json or arguments.changed_only:
         _write(explanation.model_dump_json(indent=2))
     elif arguments.mermaid:
         _write(diagram(explanation))

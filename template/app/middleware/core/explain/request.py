@@ -112,7 +112,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--logs", action="store_true", help="print what the service logs, on stderr")
     add("--show-secrets", action="store_true", help="don't mask credentials and cookies")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
+    # Left out, it is as it was given before the name of the sub-command.
+    form.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     form.add_argument("--mermaid", action="store_true", help="print a sequence diagram (Mermaid)")
     # The process that runs the other order; one process would share the counts of limits.
     add("--changed-only", action="store_true", help=argparse.SUPPRESS)
@@ -137,13 +138,14 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if not _TOKEN.fullmatch(method):
         msg = f"{method!r} is no method; use one such as GET or POST."
         raise WrongUseError(msg)
-    if arguments.websocket and (body or method != "GET"):
+    websocket = arguments.websocket or address.lower().startswith(("ws://", "wss://"))
+    if websocket and (body or method != "GET"):
         msg = "--websocket shows a handshake, which is a GET without a body: leave out -X and -d."
         raise WrongUseError(msg)
     scheme, host, target = _address(address)
     scheme = arguments.scheme or scheme
     headers, names = _headers(arguments.header, host=host, body=body)
-    if arguments.websocket:
+    if websocket:
         scheme = _OF_WEBSOCKETS[scheme]
         headers += [
             (b"connection", b"Upgrade"),
@@ -162,7 +164,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         body=body,
         client=_client(arguments.client),
         scheme=scheme,
-        websocket=arguments.websocket,
+        websocket=websocket,
     )
 
 
