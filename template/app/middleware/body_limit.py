@@ -1,5 +1,6 @@
 """Body limit: returns 413 when a request body is too large."""
 
+from functools import partial
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -35,30 +36,31 @@ class BodyLimitMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Decision:
         if not announces_body(exchange.scope, exchange.headers):
             return None
-        if _declared(exchange) > self.max_bytes:
+        # A float, since `int` refuses numbers of thousands of digits.
+        length = exchange.header(b"content-length") or ""
+        declared = float(length) if length.isdecimal() else 0
+        if declared > self.max_bytes:
             return _refusal(self.max_bytes)
-        return self._count
+        return partial(self._count, declared)
 
-    async def _count(self, exchange: Exchange, place: Place) -> None:
+    async def _count(self, declared: float, exchange: Exchange, place: Place) -> None:
         receive = exchange.receive
-        declared = _declared(exchange)
         count = _Count(self.max_bytes, is_final=self.is_final)
         exchange.scope[_IN_FORCE] = count
         refused = False
 
         async def receive_counted() -> Message:
             nonlocal refused
-            message: Message = {}
-            if declared <= count.max_body_size:
+            if declared <= count.most:
                 message = await receive()
                 count.total_size += len(message.get("body", b""))
-            if max(declared, count.total_size) > count.max_body_size:
-                if not (place.started or refused):
-                    refused = True
-                    await place.refuse(self.name, _refusal(count.max_body_size))
-                # An HTTPException, because FastAPI takes any other for a broken body: 400.
-                raise HTTPException(413)
-            return message
+                if count.total_size <= count.most:
+                    return message
+            if not (place.started or refused):
+                refused = True
+                await place.refuse(self.name, _refusal(count.most))
+            # An HTTPException, because FastAPI takes any other for a broken body: 400.
+            raise HTTPException(413)
 
         exchange.receive = receive_counted
         try:
@@ -72,25 +74,21 @@ class BodyLimitMiddleware(Layer):
 class _Count:
     """The bytes of a body so far, and how many it can have, as Starlette's own limit has them."""
 
+    __slots__ = ("_is_final", "most", "total_size")
+
     def __init__(self, most: int, *, is_final: bool) -> None:
         self.total_size = 0
-        self._most = most
+        self.most = most
         self._is_final = is_final
 
     @property
     def max_body_size(self) -> int:
-        return self._most
+        return self.most
 
     @max_body_size.setter
     def max_body_size(self, most: int) -> None:
         if not self._is_final:
-            self._most = min(self._most, most)
-
-
-def _declared(exchange: Exchange) -> float:
-    # A float, since `int` refuses numbers of thousands of digits.
-    length = exchange.header(b"content-length") or ""
-    return float(length) if length.isdecimal() else 0
+            self.most = min(self.most, most)
 
 
 def _refusal(most: int) -> Refusal:

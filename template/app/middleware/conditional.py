@@ -49,7 +49,8 @@ class ConditionalMiddleware(Layer):
         named = dict(message["headers"])
         if (tag := named.get(b"etag")) is not None:
             return _without_body if _names(exchange, tag) else None
-        return (lambda send: _Held(exchange, send).send) if b"content-length" in named else None
+        length = named.get(b"content-length")
+        return None if length is None else lambda send: _Held(exchange, send, length).send
 
 
 def _without_body(send: Send) -> Send:
@@ -66,9 +67,10 @@ def _without_body(send: Send) -> Send:
 class _Held:
     """Delays the head of a response until its body is known, for a moment at most."""
 
-    def __init__(self, exchange: Exchange, send: Send) -> None:
+    def __init__(self, exchange: Exchange, send: Send, length: bytes) -> None:
         self._exchange = exchange
         self._send = send
+        self._length = length
         self._start: Message | None = None
         self._timer: asyncio.Handle | None = None
         self._late: asyncio.Task[None] | None = None
@@ -106,14 +108,12 @@ class _Held:
 
     def _judged(self, start: Message, message: Message) -> tuple[Message, Message]:
         """Return the head and body to send: with an ETag, or 304."""
-        headers = start["headers"]
-        named = dict(headers)
         body = message.get("body", b"")
-        if named[b"content-length"] != b"%d" % len(body):
+        if self._length != b"%d" % len(body):
             # A response to HEAD may have no body to compute a tag from.
             return start, message
         tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
-        headers = [*headers, (b"etag", tag)]
+        headers = [*start["headers"], (b"etag", tag)]
         if not _names(self._exchange, tag):
             return {**start, "headers": headers}, message
         return _not_modified(start, headers), {**message, "body": b""}
@@ -126,6 +126,8 @@ def _not_modified(start: Message, headers: Headers) -> Message:
 
 def _names(exchange: Exchange, tag: bytes) -> bool:
     """Return whether If-None-Match contains `tag` or an asterisk."""
-    opaque = tag.removeprefix(b"W/")
     lines = exchange.lines(b"if-none-match")
+    if not lines:
+        return False
+    opaque = tag.removeprefix(b"W/")
     return any(line.strip() == b"*" or opaque in _TAG.findall(line) for line in lines)
