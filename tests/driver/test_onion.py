@@ -221,20 +221,20 @@ class Plain:
         async def decorated(message: Message) -> None:
             if message["type"] in HEADS:
                 headers = [*message.get("headers", ())]
-                present = [value for name, value in headers if name == self.kind.header]
-                others = [item for item in headers if item[0] != self.kind.header]
                 name, value = self.kind.item
-                match self.kind.clash:
-                    case Clash.KEEP:
-                        headers = headers if present else [*headers, (name, value)]
-                    case Clash.REPLACE:
-                        headers = [*others, (name, value)]
-                    case Clash.BOTH:
-                        headers = [*headers, (name, value)]
-                    case Clash.PREPEND:
-                        headers = [*others, (name, b", ".join([value, *present]))]
-                    case Clash.APPEND:
-                        headers = [*others, (name, b", ".join([*present, value]))]
+                present = [theirs for key, theirs in headers if key == name]
+                joined = {
+                    Clash.REPLACE: [value],
+                    Clash.PREPEND: [value, *present],
+                    Clash.APPEND: [*present, value],
+                }
+                if not present or self.kind.clash is Clash.BOTH:
+                    headers.append((name, value))
+                elif self.kind.clash in joined:
+                    place = [key for key, _ in headers].index(name)
+                    behind = [item for item in headers[place:] if item[0] != name]
+                    one = (name, b", ".join(joined[self.kind.clash]))
+                    headers = [*headers[:place], one, *behind]
                 message = {**message, "headers": headers}
             await send(message)
 

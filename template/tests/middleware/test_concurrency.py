@@ -236,7 +236,7 @@ def test_a_large_body_is_not_kept_in_the_queue(
     second = Dialogue("GET", "/probe/ok", b"x" * 65_536, endless=True)
 
     async def wait() -> int:
-        first = Dialogue("GET", "/probe/slow?seconds=0.1")
+        first = Dialogue("GET", "/probe/slow?seconds=0.5")
         working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
         await let_others_run()
         waiting = asyncio.ensure_future(app(second.scope, second.receive, second.send))
@@ -262,7 +262,7 @@ def test_who_leaves_the_queue_was_not_rejected(
     left.chunks = []
 
     async def leave() -> None:
-        first = Dialogue("GET", "/probe/slow?seconds=0.05")
+        first = Dialogue("GET", "/probe/slow?seconds=0.3")
         working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
         await let_others_run()
         await app(left.scope, left.receive, left.send)
@@ -292,7 +292,7 @@ def test_who_gives_up_leaves_the_queue(
     client = probe_client(app=app)
 
     async def give_up() -> None:
-        first, second = Dialogue("GET", "/probe/slow?seconds=0.05"), Dialogue("GET", "/probe/ok")
+        first, second = Dialogue("GET", "/probe/slow?seconds=0.5"), Dialogue("GET", "/probe/ok")
         working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
         await let_others_run()
         waiting = asyncio.ensure_future(app(second.scope, second.receive, second.send))
