@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Final
 
@@ -43,6 +44,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
+@cache  # since each section that is written makes the tree dirty
 def _where() -> str:
     commit = subprocess.run(
         ("git", "describe", "--always", "--dirty"),
