@@ -193,14 +193,15 @@ def test_who_leaves_waits_no_longer(
     async def receive() -> Message:
         return messages.pop(0)
 
+    take_all_slots(client)
+
     async def leave() -> bool:
-        first, second = Dialogue("GET", "/probe/slow?seconds=0.1"), Dialogue(method, "/probe/ok")
-        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
-        await let_others_run()
-        waiting = asyncio.ensure_future(app(second.scope, receive, second.send))
+        left = Dialogue(method, "/probe/ok")
+        waiting = asyncio.ensure_future(app(left.scope, receive, left.send))
         await let_others_run()
         waited = bool(slots_of(app).waiting)
-        await asyncio.wait([working, waiting])
+        slots_of(app).free()
+        await asyncio.wait([waiting])
         return waited
 
     assert client.portal is not None
@@ -233,21 +234,20 @@ def test_a_large_body_is_not_kept_in_the_queue(
     """A GET may have one too, and a client that sends without end would fill the memory."""
     app = probe_app(max_concurrency=1, queue_timeout=5)
     client = probe_client(app=app)
-    second = Dialogue("GET", "/probe/ok", b"x" * 65_536, endless=True)
+    large = Dialogue("GET", "/probe/ok", b"x" * 65_536, endless=True)
+    take_all_slots(client)
 
     async def wait() -> int:
-        first = Dialogue("GET", "/probe/slow?seconds=0.5")
-        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
+        waiting = asyncio.ensure_future(app(large.scope, large.receive, large.send))
         await let_others_run()
-        waiting = asyncio.ensure_future(app(second.scope, second.receive, second.send))
-        await let_others_run()
-        received = second.received
-        await asyncio.wait([working, waiting])
+        received = large.received
+        slots_of(app).free()
+        await asyncio.wait([waiting])
         return received
 
     assert client.portal is not None
     assert client.portal.call(wait) == 1
-    assert second.status == 200
+    assert large.status == 200
     assert is_idle(client)
 
 
@@ -260,16 +260,11 @@ def test_who_leaves_the_queue_was_not_rejected(
     client = probe_client(app=app)
     left = CutOff("GET", "/probe/ok")
     left.chunks = []
-
-    async def leave() -> None:
-        first = Dialogue("GET", "/probe/slow?seconds=0.3")
-        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
-        await let_others_run()
-        await app(left.scope, left.receive, left.send)
-        await working
+    take_all_slots(client)
 
     assert client.portal is not None
-    client.portal.call(leave)
+    client.portal.call(app, left.scope, left.receive, left.send)
+    slots_of(app).free()
 
     assert left.sent == []
     if observer == "access_log":
@@ -291,17 +286,19 @@ def test_who_gives_up_leaves_the_queue(
     app = probe_app(max_concurrency=1, queue_timeout=5)
     client = probe_client(app=app)
 
+    take_all_slots(client)
+
     async def give_up() -> None:
-        first, second = Dialogue("GET", "/probe/slow?seconds=0.5"), Dialogue("GET", "/probe/ok")
-        working = asyncio.ensure_future(app(first.scope, first.receive, first.send))
-        await let_others_run()
-        waiting = asyncio.ensure_future(app(second.scope, second.receive, second.send))
+        left = Dialogue("GET", "/probe/ok")
+        waiting = asyncio.ensure_future(app(left.scope, left.receive, left.send))
         await let_others_run()
         if turn:
             next(iter(slots_of(app).waiting)).add_done_callback(lambda _: waiting.cancel())
         else:
             waiting.cancel()
-        await asyncio.wait([working, waiting])
+            await let_others_run()
+        slots_of(app).free()
+        await asyncio.wait([waiting])
 
     assert client.portal is not None
     client.portal.call(give_up)
