@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .core.check import fail_start, readers_of
+from .core.check import readers_of
 from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters, workers_share
 from .core.exchange import Exchange
 from .core.gauges import Gauges, Reading
@@ -59,8 +59,6 @@ class MetricsMiddleware(Layer):
                 yield _IN_USE.format(page.path)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for fault in self.faults(scope["app"]):
-            await fail_start(fault, receive, send)
         self.gauges.start()
         await super().lifespan(scope, receive, send)
 
@@ -71,8 +69,7 @@ class MetricsMiddleware(Layer):
 
     def ended(self, exchange: Exchange) -> None:
         method = exchange.method
-        if method not in _METHODS:
-            method = _other(exchange)
+        method = method if method in _METHODS else _other(exchange)
         seconds = None if method == "WEBSOCKET" else exchange.seconds
         self.counters.end(method, exchange.route or "<unmatched>", exchange.status, seconds)
         if "refused_by" in exchange.state:

@@ -7,7 +7,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .core.check import fail_start, readers_of
+from .core.check import readers_of
 from .core.exchange import PROBE_METHODS, Decision, Exchange
 from .core.headers import Clash, HeaderRule
 from .core.health import Checks, Health
@@ -84,8 +84,6 @@ class ReadinessMiddleware(Layer):
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown = self.readiness.shutdown
-        for fault in self.faults(scope["app"]):
-            await fail_start(fault, receive, send)
 
         async def received() -> Message:
             message = await receive()
