@@ -26,6 +26,6 @@ def test_the_table_of_policies_and_the_router_agree(examples: int, render: Rende
     shutil.copy2(TESTS / "driver/test_policies.py", test)
 
     pytest_ = ("pytest", "-q", "-p", "no:cacheprovider", test)
-    done = python(*pytest_, cwd=service, EXAMPLES=str(examples))
+    done = python(*pytest_, cwd=service, timeout=900, EXAMPLES=str(examples))
 
     assert done.returncode == 0, done.stdout

@@ -9,7 +9,6 @@ from starlette.status import HTTP_200_OK
 from starlette.types import Message, Send
 
 from .core.exchange import Exchange, Filter
-from .core.headers import Headers
 from .core.layer import HTTP, Layer
 
 _MOMENT_SECONDS: Final = 0.05
@@ -58,7 +57,7 @@ def _without_body(send: Send) -> Send:
 
     async def send_head(message: Message) -> None:
         if message["type"] == "http.response.start":
-            await send(_not_modified(message, message["headers"]))
+            await send(_not_modified(message))
             await send({"type": "http.response.body", "body": b""})
 
     return send_head
@@ -72,15 +71,15 @@ class _Held:
         self._send = send
         self._length = length
         self._start: Message | None = None
-        self._timer: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._late: asyncio.Task[None] | None = None
         exchange.at_exit(self.forget)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
-            # A body in one piece follows at once, nearly always before the loop turns.
-            self._timer = asyncio.get_running_loop().call_soon(self._wait)
+            # A body in one piece follows at once, nearly always.
+            self._exchange.when_waiting(self._wait)
             return
         start = self.forget()
         if start is not None:
@@ -99,7 +98,8 @@ class _Held:
         return start
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, self._expire)
+        if self._start is not None:
+            self._timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, self._expire)
 
     def _expire(self) -> None:
         start = self.forget()
@@ -112,22 +112,22 @@ class _Held:
         if self._length != b"%d" % len(body):
             # A response to HEAD may have no body to compute a tag from.
             return start, message
-        tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode()
-        headers = [*start["headers"], (b"etag", tag)]
+        tag = b'"' + blake2b(body, digest_size=16).hexdigest().encode() + b'"'
+        start["headers"].append((b"etag", tag))
         if not _names(self._exchange, tag):
-            return {**start, "headers": headers}, message
-        return _not_modified(start, headers), {**message, "body": b""}
+            return start, message
+        return _not_modified(start), {**message, "body": b""}
 
 
-def _not_modified(start: Message, headers: Headers) -> Message:
-    kept = [item for item in headers if item[0] in _KEPT or item[0][:8] != b"content-"]
+def _not_modified(start: Message) -> Message:
+    kept = [item for item in start["headers"] if item[0] in _KEPT or item[0][:8] != b"content-"]
     return {**start, "status": 304, "headers": kept, "trailers": False}
 
 
 def _names(exchange: Exchange, tag: bytes) -> bool:
     """Return whether If-None-Match contains `tag` or an asterisk."""
-    lines = exchange.lines(b"if-none-match")
-    if not lines:
+    if b"if-none-match" not in exchange.headers:
         return False
     opaque = tag.removeprefix(b"W/")
+    lines = exchange.lines(b"if-none-match")
     return any(line.strip() == b"*" or opaque in _TAG.findall(line) for line in lines)

@@ -1,7 +1,8 @@
 """Timeout: responds with 504 when no response has started in time."""
 
 import asyncio
-from typing import Annotated
+from time import monotonic
+from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.types import ASGIApp
@@ -33,8 +34,8 @@ class TimeoutMiddleware(Layer):
             closes=True,
         )
 
-    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
-        expiry = _Expiry(self, place)
+    async def around(self, exchange: Exchange, place: Place) -> None:
+        expiry = _Expiry(self, exchange, place)
         try:
             with expiry:
                 await place.proceed()
@@ -46,35 +47,44 @@ class TimeoutMiddleware(Layer):
 class _Expiry:
     """The expiry of one request: sends the 504 and cancels inner code."""
 
-    def __init__(self, layer: TimeoutMiddleware, place: Place) -> None:
+    def __init__(self, layer: TimeoutMiddleware, exchange: Exchange, place: Place) -> None:
         self.response: asyncio.Task[None] | None = None
         self._layer = layer
+        self._exchange = exchange
         self._place = place
+        self._over = False
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task is not None else 0
-        self._deadline = asyncio.get_running_loop().time() + self._layer.seconds
-        # A request that ends before the loop turns, as many do, needs no timer.
-        self._timer: asyncio.Handle = asyncio.get_running_loop().call_soon(self._wait)
+        self._since = monotonic()
+        # Many requests never wait, and only one that waits can be ended.
+        self._exchange.when_waiting(self._start)
 
     def __exit__(self, cls: type[BaseException] | None, *_: object) -> bool:
         """Stop the cancellation here if this expiry caused it."""
-        self._timer.cancel()
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is None or self.response is None:
             return False
         return self._task.uncancel() <= self._cancelling and cls is asyncio.CancelledError
 
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_at(self._deadline, self._begin)
+    def _start(self) -> None:
+        self._task = task = asyncio.current_task()
+        if self._over or task is None:
+            return
+        self._cancelling = task.cancelling()
+        seconds = self._layer.seconds - (monotonic() - self._since)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end, task)
 
-    def _begin(self) -> None:
-        if self._task is None or self._place.started:
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if self._place.started:
             return
         # A separate task, since the endpoint's task may ignore its cancellation.
         refusing = self._place.refuse(self._layer.name, self._layer.refusal)
         self.response = asyncio.create_task(refusing)
-        self._task.cancel("no response started in time")
+        task.cancel("no response started in time")
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

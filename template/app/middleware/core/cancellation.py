@@ -1,7 +1,7 @@
 """Cancellation: a task that is cancelled keeps what AnyIO shields, such as a thread at work."""
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -31,12 +31,20 @@ class KeepingShields:
 
     Both give a reason. `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside
     cancels itself, give none, and are let through at once: they would not wait for it either.
+
+    Whenever it waits, it calls and forgets what is in `at_wait`.
     """
 
-    __slots__ = ("_future", "_held", "_steps")
+    __slots__ = ("_at_wait", "_future", "_held", "_steps")
 
-    def __init__(self, steps: Any, future: asyncio.Future[Any] | None) -> None:
+    def __init__(
+        self,
+        steps: Any,
+        future: asyncio.Future[Any] | None,
+        at_wait: list[Callable[[], object]],
+    ) -> None:
         self._steps = steps
+        self._at_wait = at_wait
         # What the first step waits for.
         self._future = future
         self._held: BaseException | None = None
@@ -46,6 +54,8 @@ class KeepingShields:
         thrown: BaseException | None = None
         try:
             while True:
+                while self._at_wait:
+                    self._at_wait.pop()()
                 try:
                     if _is_shielded():
                         yield from self._shielded(future)

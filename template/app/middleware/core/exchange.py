@@ -1,5 +1,6 @@
 """Exchange: one request and its response, shared by layers that are neighbours."""
 
+import logging
 import sys
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable
@@ -32,15 +33,22 @@ Head: TypeAlias = Callable[["Exchange", Message], "Addition | Filter | None"]
 Change: TypeAlias = tuple[HeaderRule, Headers, "Head | None"]
 Watcher: TypeAlias = Callable[["Exchange"], None]
 Client: TypeAlias = tuple[str, int]
-# What remains to be done at a layer's place: for a watcher, with the client that it saw.
-Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
-# What a layer overrides of `head`, `ended`, `enter` and `around`.
-Step: TypeAlias = tuple["Change | None", "Watcher | None", "Enter | None", "Around | None"]
+# What remains to be done at a layer's place: by a watcher, for the client that it saw, or at exit.
+Leaving: TypeAlias = tuple[Watcher, Client | None, None] | tuple[None, None, Callable[[], object]]
+# The next that a request meets: what some layers do to the response, and either of `enter` and
+# `around` of the innermost of them.
+Step: TypeAlias = tuple["Changes | None", Enter, Around | None]
+Changes: TypeAlias = tuple[list[Change], list[Watcher]]
 
 PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 # The key of the scope for the app whose layers have seen the request.
 _OUTER: Final = "app.middleware"
+# The one for a request whose client has left without a response.
+_ABANDONED: Final = "app.middleware.abandoned"
+_logger: Final = logging.getLogger(__name__)
+# Others have still to see how the request ended, and no client would get another response.
+_FAILED: Final = "a layer failed at the end of a request"
 _CLIENT_CLOSED_REQUEST: Final = 499
 _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
@@ -103,6 +111,7 @@ class Exchange:
         "_sent",
         "_steps",
         "aborted",
+        "at_wait",
         "body_bytes",
         "client",
         "cut",
@@ -160,6 +169,7 @@ class Exchange:
         self._send = send
         self._changes: list[Change] = []
         self.leaving: list[Leaving] = []
+        self.at_wait: list[Callable[[], object]] = []
 
     # What a layer calls when a request enters.
 
@@ -192,7 +202,11 @@ class Exchange:
 
     def at_exit(self, function: Callable[[], object]) -> None:
         """Call `function` when all that is inside has returned, unless it raised."""
-        self.leaving.append(function)
+        self.leaving.append((None, None, function))
+
+    def when_waiting(self, function: Callable[[], object]) -> None:
+        """Call `function` once, when the request waits for something; many never do."""
+        self.at_wait.append(function)
 
     def drop_headers(self, names: frozenset[bytes]) -> None:
         """Hide headers of the request from what is inside."""
@@ -210,15 +224,17 @@ class Exchange:
 
     def run(self) -> Awaitable[None]:
         """Let the layers inside see the request; return what is awaited for the response."""
-        for head, ended, enter, around in self._steps:
-            if ended is not None:
-                self.leaving.append((ended, self.client))
-            if head is not None:
-                self._changes.append(head)
-            if enter is not None and (decision := enter(self)) is not None:
-                return self._obey(decision, enter)
+        for changes, enter, around in self._steps:
+            if changes is not None:
+                heads, watchers = changes
+                self._changes += heads
+                for watcher in watchers:
+                    self.leaving.append((watcher, self.client, None))
             if around is not None:
                 return around(self, self._here())
+            decision = enter(self)
+            if decision is not None:
+                return self._obey(decision, enter)
         return self._chain.app(self.scope, self.receive, self.send)
 
     def _here(self) -> "Place":
@@ -297,6 +313,7 @@ class Exchange:
         message = {**message, "headers": headers}
         # Without a clash, which is nearly always, headers are added without a look.
         clashes = not rule_names.isdisjoint(map(NAME, headers))
+        shared = False  # whether some name may be there because of another layer
         changes = self._changes
         for place in reversed(range(depth)):
             rule, ours, hook = changes[place]
@@ -315,10 +332,11 @@ class Exchange:
                     self.filters.append((here, taken))
                     return taken(message)
                 rule, ours = outcome
-            if clashes or rule.shared:
+            if clashes or (rule.shared and shared):
                 rule.merge(headers, ours)
             else:
                 headers += ours
+                shared |= rule.shared
         self.reached = _WIRE
         if self.scope["type"] == "websocket":
             return self._answer_handshake(message)
@@ -377,6 +395,7 @@ class Exchange:
         # Hold nothing that holds this exchange: it would wait for the garbage collector.
         self.filters = []
         self.leaving = []
+        self.at_wait.clear()
         del self.receive
 
     def leave(self, depth: int, exc: BaseException | None = None) -> None:
@@ -387,9 +406,13 @@ class Exchange:
 
     def _leave(self, inside: list[Leaving], exc: BaseException | None) -> None:
         for item in reversed(inside):
-            if not isinstance(item, tuple):
-                if exc is None:
-                    item()
+            watcher, _, function = item
+            if watcher is None:
+                if exc is None and function is not None:
+                    try:
+                        function()
+                    except Exception:
+                        _logger.exception(_FAILED)
             elif not self._over:
                 self._tell(self._unfinished(exc), [item])
 
@@ -412,7 +435,10 @@ class Exchange:
         if self.scope["type"] == "websocket":
             return self._gone and isinstance(exc, WebSocketDisconnect)
         lost = self._gone or isinstance(exc.__context__, OSError)
-        return lost and isinstance(exc, ClientDisconnect)
+        if lost and isinstance(exc, ClientDisconnect):
+            self.scope[_ABANDONED] = True
+        # Classes between two exchanges may raise, since the inner one had nobody to respond to.
+        return isinstance(exc, Exception) and _ABANDONED in self.scope
 
     def _end(self, *, gone: bool = False) -> None:
         """Call all watchers, the outermost first: the last byte was sent."""
@@ -427,10 +453,13 @@ class Exchange:
             self.body_bytes = 0  # whatever the service sends, the server keeps it (RFC 9110, 9.3.2)
         self.route = route_template(self.scope)
         self.seconds = perf_counter() - self.started_at
-        for item in leaving:
-            if isinstance(item, tuple):
-                watcher, self.client = item
-                watcher(self)
+        for watcher, client, _ in leaving:
+            if watcher is not None:
+                self.client = client
+                try:
+                    watcher(self)
+                except Exception:
+                    _logger.exception(_FAILED)
 
 
 class Place:

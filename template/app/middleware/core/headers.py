@@ -54,22 +54,21 @@ class HeaderRule:
     def merge(self, theirs: Headers, ours: Headers) -> None:
         """Put `ours` into `theirs`."""
         names = [*map(NAME, theirs)]
-        if self._names.isdisjoint(names):
-            theirs += ours
-            return
-        for name, value in ours:
-            clash = self._clashes[name]
-            if clash is _BOTH or name not in names:
-                theirs.append((name, value))
+        for header in ours:
+            name, value = header
+            clash = self._clashes[name] if name in names else _BOTH
+            if clash is _BOTH:
+                theirs.append(header)
             elif clash is not _KEEP:
                 place = names.index(name)
-                present = [theirs[place][1]]
+                present = theirs[place][1]
                 while names.count(name) > 1:  # it was sent on several lines
                     other = names.index(name, place + 1)
                     del names[other]
-                    present.append(theirs.pop(other)[1])
-                items = [value, *present] if clash is _PREPEND else [*present, value]
-                theirs[place] = (name, value if clash is _REPLACE else b", ".join(items))
+                    present += b", " + theirs.pop(other)[1]
+                if clash is not _REPLACE:
+                    value = b", ".join((value, present) if clash is _PREPEND else (present, value))
+                theirs[place] = (name, value)
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

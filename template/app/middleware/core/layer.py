@@ -18,6 +18,7 @@ from .cancellation import KeepingShields
 from .exchange import (
     PROBE_METHODS,
     Addition,
+    Changes,
     Decision,
     Exchange,
     Filter,
@@ -130,7 +131,7 @@ class Layer:
                 steps: Any = exchange.run().__await__()
                 future = next(steps, _RETURNED)
                 if future is not _RETURNED:  # most return without having waited
-                    await KeepingShields(steps, future)
+                    await KeepingShields(steps, future, exchange.at_wait)
             except BaseException as exc:
                 exchange.finish(exc)
                 if exchange.is_outermost and exchange.is_abandoned(exc):
@@ -178,15 +179,25 @@ class Chain:
 
 def _steps(layers: Iterable[Layer]) -> tuple[Step, ...]:
     steps: list[Step] = []
+    changes: Changes = ([], [])
     for layer in layers:
-        head = change_by(layer.head) if _overrides(layer, "head") else None
-        ended = layer.ended if _overrides(layer, "ended") else None
-        enter = layer.enter if _overrides(layer, "enter") else None
-        steps.append((head, ended, enter, None))
-        if _overrides(layer, "around"):
-            # A step of its own, since `enter` may wait.
-            steps.append((None, None, None, layer.around))
+        heads, watchers = changes
+        if _overrides(layer, "head"):
+            heads.append(change_by(layer.head))
+        if _overrides(layer, "ended"):
+            watchers.append(layer.ended)
+        for hook in ("enter", "around"):  # in two steps, since `enter` may wait
+            if _overrides(layer, hook):
+                around = layer.around if hook == "around" else None
+                steps.append((changes if any(changes) else None, layer.enter, around))
+                changes = ([], [])
+    if any(changes):
+        steps.append((changes, _pass, None))
     return tuple(steps)
+
+
+def _pass(_: Exchange) -> None:
+    """Decide nothing: outside of the app, some layers only change the response."""
 
 
 def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:

@@ -12,13 +12,17 @@ from starlette.types import Scope
 
 def complete(scope: Scope) -> None:
     """Put the defaults of the specification where a server left an optional key out."""
-    scope.setdefault("query_string", b"")
-    scope.setdefault("root_path", "")
-    scope.setdefault("client", None)
-    if scope["type"] == "http":
-        scope.setdefault("scheme", "http")
-    else:
-        scope.setdefault("scheme", "ws")
+    is_http = scope["type"] == "http"
+    # Servers send nearly all of them, and a look is cheaper than a call.
+    if "query_string" not in scope:
+        scope["query_string"] = b""
+    if "root_path" not in scope:
+        scope["root_path"] = ""
+    if "client" not in scope:
+        scope["client"] = None
+    if "scheme" not in scope:
+        scope["scheme"] = "http" if is_http else "ws"
+    if not is_http:
         scope.setdefault("http_version", "1.1")
         scope.setdefault("subprotocols", ())
     if type(scope["headers"]) is not list:

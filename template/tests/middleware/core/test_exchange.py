@@ -34,6 +34,30 @@ class Witness(Layer):
         self.told.append(exchange)
 
 
+class Broken(Layer):
+    """Raises when a request has ended, and at its exit."""
+
+    def enter(self, exchange: Exchange) -> None:
+        exchange.at_exit(self.fail)
+
+    def ended(self, exchange: Exchange) -> None:  # noqa: ARG002
+        self.fail()
+
+    def fail(self) -> None:
+        raise ConnectionError
+
+
+class Watchful(Layer):
+    """Records that a request waits."""
+
+    def __init__(self, app: ASGIApp, *, waits: list[str]) -> None:
+        super().__init__(app)
+        self.waits = waits
+
+    def enter(self, exchange: Exchange) -> None:
+        exchange.when_waiting(lambda: self.waits.append("waits"))
+
+
 class Again(Layer):
     """Tries a failed request once more, as no layer can."""
 
@@ -97,6 +121,19 @@ class Leaving:
         except Exception as exc:
             self.seen.append(type(exc))
             raise
+
+
+class Demanding:
+    """Raises where it gets no response, as Starlette's BaseHTTPMiddleware does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect):
+            await self.app(scope, receive, send)
+        msg = "No response returned."
+        raise RuntimeError(msg)
 
 
 class Teapot:
@@ -385,6 +422,53 @@ def test_a_layer_between_two_sees_a_client_leave() -> None:
     asyncio.run(app(dialogue.scope, receive, dialogue.send))
 
     assert seen == [ClientDisconnect]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_what_others_raise_for_a_client_that_left_is_no_failure(*, left: bool) -> None:
+    told: list[Exchange] = []
+
+    async def lose(_: Scope, receive: Receive, __: Send) -> None:
+        if left:
+            await receive()
+            raise ClientDisconnect
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    app = Witness(Demanding(Witness(lose, told=[])), told=told)
+    with nullcontext() if left else pytest.raises(RuntimeError):
+        asyncio.run(app(Dialogue("GET", "/").scope, receive, Dialogue("GET", "/").send))
+
+    assert [exchange.status for exchange in told] == [499 if left else 500]
+
+
+def test_a_watcher_that_fails_takes_nothing_from_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outer: list[Exchange] = []
+    inner: list[Exchange] = []
+    app = Witness(Broken(Witness(PlainTextResponse("ok"), told=inner)), told=outer)
+
+    dialogue = Dialogue("GET", "/").run(app)
+
+    assert dialogue.body == b"ok"
+    assert [exchange.status for exchange in (*outer, *inner)] == [200, 200]
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_request_that_waits_is_noticed_once(*, waits: bool) -> None:
+    noticed: list[str] = []
+
+    async def answer_later(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(3 * waits):
+            await asyncio.sleep(0)
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    Dialogue("GET", "/").run(Watchful(answer_later, waits=noticed))
+
+    assert noticed == ["waits"] * waits
 
 
 def test_an_answer_to_head_has_no_bytes() -> None:
