@@ -56,7 +56,8 @@ class SecurityHeadersMiddleware(Layer):
     Headers that an endpoint sets are kept. `referrer_policy` and `permissions_policy` are sent
     with HTML only, where browsers read them. HSTS is sent over https only (RFC 6797, 7.2), with
     `hsts_max_age` in seconds, and covers subdomains. The pages of Swagger UI and ReDoc, those of
-    mounted apps too, get their own policy with the hash of their inline script.
+    mounted apps too, get their own policy with the hash of their inline script, unless one of them
+    has a `policy` of its own.
     """
 
     scopes = HTTP
@@ -70,8 +71,11 @@ class SecurityHeadersMiddleware(Layer):
         referrer_policy: str,
         permissions_policy: str,
         cross_origin_resource_policy: str,
+        policy: str = "",
     ) -> None:
         super().__init__(app)
+        # One for a page alone is meant for it, one for all below a path isn't.
+        self.opens_docs = not policy or policy.endswith("/*")
         self.over_http = [
             (b"content-security-policy", content_security_policy.encode()),
             (b"cross-origin-resource-policy", cross_origin_resource_policy.encode()),
@@ -86,7 +90,7 @@ class SecurityHeadersMiddleware(Layer):
         ]
 
     def enter(self, exchange: Exchange) -> None:
-        app = exchange.scope.get("app")
+        app = exchange.scope.get("app") if self.opens_docs else None
         if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.router.routes)):
             # The script is read from the page, so the page must be complete and unencoded.
             exchange.drop_headers(_SPARING)
