@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Collection
 from math import ceil
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 from starlette.status import WS_1013_TRY_AGAIN_LATER
@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message
 from .core.exchange import PROBE_METHODS, Decision, Exchange, Place
 from .core.layer import Layer
 from .problem import Refusal
+
+# Who shortens the other limit alone need not change it.
+_DEFAULT: Final = 1
 
 
 class Slots:
@@ -160,6 +163,22 @@ class ConcurrencyMiddleware(Layer):
         finally:
             if not freed:
                 self.slots.free()
+
+
+def check_queue(*, seconds: float, limit: float, name: str) -> None:
+    """
+    Reject a time in the queue that no request reaches, since the `limit` of this `name` ends it.
+
+    Raises:
+        ValueError: with a message that says what to set.
+
+    """
+    if seconds >= limit and seconds != _DEFAULT:
+        msg = (
+            f"QUEUE_TIMEOUT must be below {name}, or requests in the queue get 504 instead of 503"
+            f" with Retry-After, not {seconds:g} with {limit:g}"
+        )
+        raise ValueError(msg)
 
 
 QueueTimeout = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
