@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.status import WS_1013_TRY_AGAIN_LATER
 from starlette.types import ASGIApp, Message
 
-from .core.exchange import PROBE_METHODS, Decision, Exchange, Place
+from .core.exchange import HANDSHAKE, PROBE_METHODS, Decision, Exchange, Place
 from .core.layer import Layer
 from .problem import Refusal
 
@@ -156,7 +156,7 @@ class ConcurrencyMiddleware(Layer):
                 freed = True
                 self.slots.free()
 
-        if exchange.method == "WEBSOCKET":
+        if exchange.method == HANDSHAKE:
             exchange.at_head(free_when_accepted)
         try:
             await place.proceed()

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .core.check import readers_of
 from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters, workers_share
-from .core.exchange import Exchange
+from .core.exchange import HANDSHAKE, Exchange
 from .core.gauges import Gauges, Reading
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
@@ -70,7 +70,7 @@ class MetricsMiddleware(Layer):
     def ended(self, exchange: Exchange) -> None:
         method = exchange.method
         method = method if method in _METHODS else _other(exchange)
-        seconds = None if method == "WEBSOCKET" else exchange.seconds
+        seconds = None if method == HANDSHAKE else exchange.seconds
         self.counters.end(method, exchange.route or "<unmatched>", exchange.status, seconds)
         if "refused_by" in exchange.state:
             self.counters.refuse(exchange.state["refused_by"], exchange.status)

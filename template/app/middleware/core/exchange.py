@@ -37,6 +37,8 @@ Leaving: TypeAlias = tuple[Watcher, Client | None] | Callable[[], object]
 # What a layer overrides of `head`, `ended`, `enter` and `around`.
 Step: TypeAlias = tuple["Change | None", "Watcher | None", "Enter | None", "Around | None"]
 
+# The method of a websocket handshake, which has none.
+HANDSHAKE: Final = "WEBSOCKET"
 PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 # The key of the scope for the app whose layers have seen the request.
@@ -128,7 +130,7 @@ class Exchange:
         complete(scope)
         self.scope = scope
         self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.method: str = scope.get("method", "WEBSOCKET")
+        self.method: str = scope.get("method", HANDSHAKE)
         self.client: Client | None = scope["client"]
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
