@@ -36,6 +36,7 @@ _IN_USE: Final = (
 )
 _ROOM: Final = 16 * 1024 * 1024
 _threads: Final = Threads(1)
+_OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 
 class MetricsMiddleware(Layer):
@@ -106,9 +107,6 @@ class _MetricsPage:
     def _admits(self, client: tuple[str, int] | None) -> bool:
         address = parse_address(client[0] if client else None)
         return address is not None and any(address in network for network in self.networks)
-
-
-_OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 
 class _ExactRoute(Route):
