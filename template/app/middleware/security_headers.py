@@ -19,9 +19,6 @@ from .core.layer import HTTP, Layer
 from .core.reading import PLACEHOLDER, in_any_case
 from .core.setting_types import HeaderValue
 
-_Resource = Literal["same-origin", "same-site", "cross-origin"]
-ResourcePolicy = Annotated[_Resource, in_any_case(*get_args(_Resource))]
-
 _RULE: Final = HeaderRule(
     dict.fromkeys(
         (
@@ -46,6 +43,67 @@ _DOCS_POLICY: Final = (
     " img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly;"
     " style-src{} https://cdn.jsdelivr.net/npm/ https://fonts.googleapis.com;"
     " script-src https://cdn.jsdelivr.net/npm/{}"
+)
+_NONCE_OR_HASH: Final = re.compile(
+    r"(nonce|((eval|url)-)?sha(256|384|512))-[\w+/-]+=*", re.IGNORECASE
+)
+_SIMILAR: Final = 0.75
+_SOURCES: Final = frozenset(
+    f"'{keyword}'"
+    for keyword in (
+        *("inline-speculation-rules", "none", "report-sample", "report-sha256", "report-sha384"),
+        *("report-sha512", "self", "strict-dynamic", "trusted-types-eval"),
+        *("unsafe-allow-redirects", "unsafe-eval", "unsafe-hashes", "unsafe-inline"),
+        *("unsafe-webtransport-hashes", "wasm-unsafe-eval"),
+    )
+)
+_SANDBOX: Final = frozenset(
+    f"allow-{permission}"
+    for permission in (
+        *("downloads", "forms", "modals", "orientation-lock", "pointer-lock", "popups"),
+        *("popups-to-escape-sandbox", "presentation", "same-origin", "scripts"),
+        *("storage-access-by-user-activation", "top-navigation"),
+        *("top-navigation-by-user-activation", "top-navigation-to-custom-protocols"),
+    )
+)
+# Those of CSP3, of the specifications that extend it, and those that they replaced.
+_DIRECTIVES: Final[Mapping[str, Collection[str]]] = {
+    **dict.fromkeys(
+        (
+            *("base-uri", "child-src", "connect-src", "default-src", "fenced-frame-src"),
+            *("font-src", "form-action", "frame-ancestors", "frame-src", "img-src"),
+            *("manifest-src", "media-src", "navigate-to", "object-src", "prefetch-src"),
+            *("script-src", "script-src-attr", "script-src-elem", "style-src", "style-src-attr"),
+            *("style-src-elem", "worker-src"),
+        ),
+        _SOURCES,
+    ),
+    **dict.fromkeys(
+        (
+            *("block-all-mixed-content", "plugin-types", "referrer", "reflected-xss", "report-to"),
+            *("report-uri", "require-sri-for", "treat-as-public-address"),
+            "upgrade-insecure-requests",
+        ),
+        (),
+    ),
+    "require-trusted-types-for": ("'script'",),
+    "sandbox": _SANDBOX,
+    "trusted-types": ("'allow-duplicates'", "'none'"),
+    "webrtc": ("'allow'", "'block'"),
+}
+_REFERRER_POLICIES: Final = (
+    "no-referrer",
+    "no-referrer-when-downgrade",
+    "origin",
+    "origin-when-cross-origin",
+    "same-origin",
+    "strict-origin",
+    "strict-origin-when-cross-origin",
+    "unsafe-url",
+)
+_PERMISSION: Final = re.compile(
+    r"""[a-z][a-z0-9-]*=(\*|self|src|\(\s*((\*|self|src|"https?://[^\s"]+")\s*)*\))"""
+    r"""(\s*;\s*report-to=[A-Za-z"][\w."-]*)?"""
 )
 
 
@@ -243,67 +301,8 @@ def _permissions(value: str) -> str:
     return ", ".join(items)
 
 
-_NONCE_OR_HASH: Final = re.compile(
-    r"(nonce|((eval|url)-)?sha(256|384|512))-[\w+/-]+=*", re.IGNORECASE
-)
-_SIMILAR: Final = 0.75
-_SOURCES: Final = frozenset(
-    f"'{keyword}'"
-    for keyword in (
-        *("inline-speculation-rules", "none", "report-sample", "report-sha256", "report-sha384"),
-        *("report-sha512", "self", "strict-dynamic", "trusted-types-eval"),
-        *("unsafe-allow-redirects", "unsafe-eval", "unsafe-hashes", "unsafe-inline"),
-        *("unsafe-webtransport-hashes", "wasm-unsafe-eval"),
-    )
-)
-_SANDBOX: Final = frozenset(
-    f"allow-{permission}"
-    for permission in (
-        *("downloads", "forms", "modals", "orientation-lock", "pointer-lock", "popups"),
-        *("popups-to-escape-sandbox", "presentation", "same-origin", "scripts"),
-        *("storage-access-by-user-activation", "top-navigation"),
-        *("top-navigation-by-user-activation", "top-navigation-to-custom-protocols"),
-    )
-)
-# Those of CSP3, of the specifications that extend it, and those that they replaced.
-_DIRECTIVES: Final[Mapping[str, Collection[str]]] = {
-    **dict.fromkeys(
-        (
-            *("base-uri", "child-src", "connect-src", "default-src", "fenced-frame-src"),
-            *("font-src", "form-action", "frame-ancestors", "frame-src", "img-src"),
-            *("manifest-src", "media-src", "navigate-to", "object-src", "prefetch-src"),
-            *("script-src", "script-src-attr", "script-src-elem", "style-src", "style-src-attr"),
-            *("style-src-elem", "worker-src"),
-        ),
-        _SOURCES,
-    ),
-    **dict.fromkeys(
-        (
-            *("block-all-mixed-content", "plugin-types", "referrer", "reflected-xss", "report-to"),
-            *("report-uri", "require-sri-for", "treat-as-public-address"),
-            "upgrade-insecure-requests",
-        ),
-        (),
-    ),
-    "require-trusted-types-for": ("'script'",),
-    "sandbox": _SANDBOX,
-    "trusted-types": ("'allow-duplicates'", "'none'"),
-    "webrtc": ("'allow'", "'block'"),
-}
-_REFERRER_POLICIES: Final = (
-    "no-referrer",
-    "no-referrer-when-downgrade",
-    "origin",
-    "origin-when-cross-origin",
-    "same-origin",
-    "strict-origin",
-    "strict-origin-when-cross-origin",
-    "unsafe-url",
-)
-_PERMISSION: Final = re.compile(
-    r"""[a-z][a-z0-9-]*=(\*|self|src|\(\s*((\*|self|src|"https?://[^\s"]+")\s*)*\))"""
-    r"""(\s*;\s*report-to=[A-Za-z"][\w."-]*)?"""
-)
+_Resource = Literal["same-origin", "same-site", "cross-origin"]
+ResourcePolicy = Annotated[_Resource, in_any_case(*get_args(_Resource))]
 ContentSecurityPolicy = Annotated[HeaderValue, AfterValidator(_content_security)]
 ReferrerPolicy = Annotated[HeaderValue, AfterValidator(_referrer)]
 PermissionsPolicy = Annotated[HeaderValue, AfterValidator(_permissions)]
