@@ -175,8 +175,8 @@ def check_queue(*, seconds: float, limit: float, name: str) -> None:
     """
     if seconds >= limit and seconds != _DEFAULT:
         msg = (
-            f"QUEUE_TIMEOUT must be below {name}, or requests in the queue get 504 instead of 503"
-            f" with Retry-After, not {seconds:g} with {limit:g}"
+            f"QUEUE_TIMEOUT must be below {name}, which ends requests in the queue before they get"
+            f" 503 with Retry-After, not {seconds:g} with {limit:g}"
         )
         raise ValueError(msg)
 
