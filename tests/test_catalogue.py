@@ -101,7 +101,7 @@ KEYS_INSIDE: Final = {
         "closed",
     },
     "gauges": {"name", "meaning", "read", "label", "of_workers"},
-    "checks": {"import", "call"},
+    "checks": {"import", "beside", "call"},
     "setup": {"import", "call"},
     "commands": {"import", "name"},
     "parameters": {"name", "type", "help"},

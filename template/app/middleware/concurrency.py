@@ -4,15 +4,18 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Collection
 from math import ceil
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 from starlette.status import WS_1013_TRY_AGAIN_LATER
 from starlette.types import ASGIApp, Message
 
-from .core.exchange import PROBE_METHODS, Decision, Exchange, Place
+from .core.exchange import HANDSHAKE, PROBE_METHODS, Decision, Exchange, Place
 from .core.layer import Layer
 from .problem import Refusal
+
+# Who shortens the other limit alone need not change it.
+_DEFAULT: Final = 1
 
 
 class Slots:
@@ -153,13 +156,29 @@ class ConcurrencyMiddleware(Layer):
                 freed = True
                 self.slots.free()
 
-        if exchange.method == "WEBSOCKET":
+        if exchange.method == HANDSHAKE:
             exchange.at_head(free_when_accepted)
         try:
             await place.proceed()
         finally:
             if not freed:
                 self.slots.free()
+
+
+def check_queue(*, seconds: float, limit: float, name: str) -> None:
+    """
+    Reject a time in the queue that no request reaches, since the `limit` of this `name` ends it.
+
+    Raises:
+        ValueError: with a message that says what to set.
+
+    """
+    if seconds >= limit and seconds != _DEFAULT:
+        msg = (
+            f"QUEUE_TIMEOUT must be below {name}, which ends requests in the queue before they get"
+            f" 503 with Retry-After, not {seconds:g} with {limit:g}"
+        )
+        raise ValueError(msg)
 
 
 QueueTimeout = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]

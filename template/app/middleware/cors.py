@@ -31,6 +31,34 @@ _RULE: Final = HeaderRule(
         b"vary": Clash.APPEND,
     }
 )
+# Of pages (Fetch, 2.2.1 and 2.2.2).
+_FORBIDDEN_METHODS: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
+_FORBIDDEN_HEADERS: Final = re.compile(
+    r"accept-charset|accept-encoding|access-control-request-(headers|method)|connection"
+    r"|content-length|cookie2?|date|dnt|expect|host|keep-alive|origin|proxy-.*|referer|sec-.*"
+    r"|set-cookie|te|trailer|transfer-encoding|upgrade|via",
+    re.IGNORECASE,
+)
+_STRANGERS: Final = ("https://any.invalid", "http://any.invalid")
+# What is in a class such as [^/] decides nothing.
+_CLASS: Final = re.compile(r"(?<!\\)\[(\^?)\]?(?:\\.|[^]\\])*\]")
+# What no origin holds, or what keeps an expression from matching a whole one.
+_NEVER: Final = (
+    (re.compile(r"[^\x00-\x7f]"), "browsers send ASCII, such as https://xn--bcher-kva.example"),
+    (re.compile(r"""[\s"'@#]|,(?![^{]*})"""), "write one expression; (a|b) matches two"),
+    (re.compile(r":(//)?\*"), "a wildcard is [a-z0-9-]+, and any port is [0-9]+"),
+    (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave out the default port"),
+    (re.compile(r"^(?!.*(:|(?<!\\)\.[*+{]|\[\^|\\[SDW]))."), "begin it with https://"),
+)
+# No scheme, or one that no page has; those of extensions and apps, such as capacitor://, may be.
+_BEGINS_OTHERWISE: Final = re.compile(r"\^?(/|(ftp|file|wss?)://|[a-z0-9-]+(\(?:(?!/)|\\\.|\$?$))")
+# The slashes of a scheme, and a group, of which one alternative may match.
+_NO_PATH: Final = re.compile(r"://|\([^()]*\)")
+_SLASH: Final = re.compile(r"/(?![?*{])")
+_CAPITAL: Final = re.compile(r"[A-Z]")
+# Where a capital is none of an origin: an escape, the name of a group.
+_NO_CAPITAL: Final = re.compile(r"\\.|\(\?P?[<=]\w*")
+_IGNORES_CASE: Final = re.compile(r"\(\?[a-z]*i")
 
 
 class CorsMiddleware(Layer):
@@ -201,34 +229,6 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
         raise ValueError(msg)
 
 
-# Of pages (Fetch, 2.2.1 and 2.2.2).
-_FORBIDDEN_METHODS: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
-_FORBIDDEN_HEADERS: Final = re.compile(
-    r"accept-charset|accept-encoding|access-control-request-(headers|method)|connection"
-    r"|content-length|cookie2?|date|dnt|expect|host|keep-alive|origin|proxy-.*|referer|sec-.*"
-    r"|set-cookie|te|trailer|transfer-encoding|upgrade|via",
-    re.IGNORECASE,
-)
-_STRANGERS: Final = ("https://any.invalid", "http://any.invalid")
-# What is in a class such as [^/] decides nothing.
-_CLASS: Final = re.compile(r"(?<!\\)\[(\^?)\]?(?:\\.|[^]\\])*\]")
-# What no origin holds, or what keeps an expression from matching a whole one.
-_NEVER: Final = (
-    (re.compile(r"[^\x00-\x7f]"), "browsers send ASCII, such as https://xn--bcher-kva.example"),
-    (re.compile(r"""[\s"'@#]|,(?![^{]*})"""), "write one expression; (a|b) matches two"),
-    (re.compile(r":(//)?\*"), "a wildcard is [a-z0-9-]+, and any port is [0-9]+"),
-    (re.compile(r"^\^?https:.*:443\$?$|^\^?http:.*:80\$?$"), "browsers leave out the default port"),
-    (re.compile(r"^(?!.*(:|(?<!\\)\.[*+{]|\[\^|\\[SDW]))."), "begin it with https://"),
-)
-# No scheme, or one that no page has; those of extensions and apps, such as capacitor://, may be.
-_BEGINS_OTHERWISE: Final = re.compile(r"\^?(/|(ftp|file|wss?)://|[a-z0-9-]+(\(?:(?!/)|\\\.|\$?$))")
-# The slashes of a scheme, and a group, of which one alternative may match.
-_NO_PATH: Final = re.compile(r"://|\([^()]*\)")
-_SLASH: Final = re.compile(r"/(?![?*{])")
-_CAPITAL: Final = re.compile(r"[A-Z]")
-# Where a capital is none of an origin: an escape, the name of a group.
-_NO_CAPITAL: Final = re.compile(r"\\.|\(\?P?[<=]\w*")
-_IGNORES_CASE: Final = re.compile(r"\(\?[a-z]*i")
 _Name = Annotated[str, AfterValidator(header_name_or_all), Plain]
 Origins = tuple[Annotated[str, AfterValidator(_origin)], ...]
 OriginRegex = Annotated[str, AfterValidator(_regex), Plain]

@@ -8,7 +8,7 @@ from asgi_cross_origin_protection.origins import parse_trusted_origin
 from pydantic import AfterValidator
 from starlette.types import ASGIApp
 
-from .core.exchange import Exchange
+from .core.exchange import HANDSHAKE, Exchange
 from .core.layer import Layer
 from .core.setting_types import check_origin
 from .core.threads import run_at_once
@@ -66,7 +66,7 @@ class CrossOriginMiddleware(Layer):
     def _needs_cors(self, exchange: Exchange) -> bool:
         """Return whether a page needed a preflight for the credential, and sent no cookie."""
         headers = exchange.headers
-        if exchange.method == "WEBSOCKET" or b"cookie" in headers:
+        if exchange.method == HANDSHAKE or b"cookie" in headers:
             return False
         sent = (headers[name] or b"" for name in self.credentials if name in headers)
         return any(value.lower().partition(b" ")[0] not in _SENT_BY_BROWSERS for value in sent)

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .core.check import readers_of
 from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters, workers_share
-from .core.exchange import Exchange
+from .core.exchange import HANDSHAKE, Exchange
 from .core.gauges import Gauges, Reading
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
@@ -36,6 +36,7 @@ _IN_USE: Final = (
 )
 _ROOM: Final = 16 * 1024 * 1024
 _threads: Final = Threads(1)
+_OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 
 class MetricsMiddleware(Layer):
@@ -70,7 +71,7 @@ class MetricsMiddleware(Layer):
     def ended(self, exchange: Exchange) -> None:
         method = exchange.method
         method = method if method in _METHODS else _other(exchange)
-        seconds = None if method == "WEBSOCKET" else exchange.seconds
+        seconds = None if method == HANDSHAKE else exchange.seconds
         self.counters.end(method, exchange.route or "<unmatched>", exchange.status, seconds)
         if "refused_by" in exchange.state:
             self.counters.refuse(exchange.state["refused_by"], exchange.status)
@@ -106,9 +107,6 @@ class _MetricsPage:
     def _admits(self, client: tuple[str, int] | None) -> bool:
         address = parse_address(client[0] if client else None)
         return address is not None and any(address in network for network in self.networks)
-
-
-_OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 
 class _ExactRoute(Route):

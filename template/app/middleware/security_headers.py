@@ -19,9 +19,6 @@ from .core.layer import HTTP, Layer
 from .core.reading import PLACEHOLDER, in_any_case
 from .core.setting_types import HeaderValue
 
-_Resource = Literal["same-origin", "same-site", "cross-origin"]
-ResourcePolicy = Annotated[_Resource, in_any_case(*get_args(_Resource))]
-
 _RULE: Final = HeaderRule(
     dict.fromkeys(
         (
@@ -47,6 +44,67 @@ _DOCS_POLICY: Final = (
     " style-src{} https://cdn.jsdelivr.net/npm/ https://fonts.googleapis.com;"
     " script-src https://cdn.jsdelivr.net/npm/{}"
 )
+_NONCE_OR_HASH: Final = re.compile(
+    r"(nonce|((eval|url)-)?sha(256|384|512))-[\w+/-]+=*", re.IGNORECASE
+)
+_SIMILAR: Final = 0.75
+_SOURCES: Final = frozenset(
+    f"'{keyword}'"
+    for keyword in (
+        *("inline-speculation-rules", "none", "report-sample", "report-sha256", "report-sha384"),
+        *("report-sha512", "self", "strict-dynamic", "trusted-types-eval"),
+        *("unsafe-allow-redirects", "unsafe-eval", "unsafe-hashes", "unsafe-inline"),
+        *("unsafe-webtransport-hashes", "wasm-unsafe-eval"),
+    )
+)
+_SANDBOX: Final = frozenset(
+    f"allow-{permission}"
+    for permission in (
+        *("downloads", "forms", "modals", "orientation-lock", "pointer-lock", "popups"),
+        *("popups-to-escape-sandbox", "presentation", "same-origin", "scripts"),
+        *("storage-access-by-user-activation", "top-navigation"),
+        *("top-navigation-by-user-activation", "top-navigation-to-custom-protocols"),
+    )
+)
+# Those of CSP3, of the specifications that extend it, and those that they replaced.
+_DIRECTIVES: Final[Mapping[str, Collection[str]]] = {
+    **dict.fromkeys(
+        (
+            *("base-uri", "child-src", "connect-src", "default-src", "fenced-frame-src"),
+            *("font-src", "form-action", "frame-ancestors", "frame-src", "img-src"),
+            *("manifest-src", "media-src", "navigate-to", "object-src", "prefetch-src"),
+            *("script-src", "script-src-attr", "script-src-elem", "style-src", "style-src-attr"),
+            *("style-src-elem", "worker-src"),
+        ),
+        _SOURCES,
+    ),
+    **dict.fromkeys(
+        (
+            *("block-all-mixed-content", "plugin-types", "referrer", "reflected-xss", "report-to"),
+            *("report-uri", "require-sri-for", "treat-as-public-address"),
+            "upgrade-insecure-requests",
+        ),
+        (),
+    ),
+    "require-trusted-types-for": ("'script'",),
+    "sandbox": _SANDBOX,
+    "trusted-types": ("'allow-duplicates'", "'none'"),
+    "webrtc": ("'allow'", "'block'"),
+}
+_REFERRER_POLICIES: Final = (
+    "no-referrer",
+    "no-referrer-when-downgrade",
+    "origin",
+    "origin-when-cross-origin",
+    "same-origin",
+    "strict-origin",
+    "strict-origin-when-cross-origin",
+    "unsafe-url",
+)
+_PERMISSION: Final = re.compile(
+    r"""[a-z][a-z0-9-]*=(\*|self|src|\(\s*((\*|self|src|"https?://[^\s"]+")\s*)*\))"""
+    r"""(\s*;\s*report-to=[A-Za-z"][\w."-]*)?"""
+)
 
 
 class SecurityHeadersMiddleware(Layer):
@@ -56,7 +114,8 @@ class SecurityHeadersMiddleware(Layer):
     Headers that an endpoint sets are kept. `referrer_policy` and `permissions_policy` are sent
     with HTML only, where browsers read them. HSTS is sent over https only (RFC 6797, 7.2), with
     `hsts_max_age` in seconds, and covers subdomains. The pages of Swagger UI and ReDoc, those of
-    mounted apps too, get their own policy with the hash of their inline script.
+    mounted apps too, get their own policy with the hash of their inline script, unless one of them
+    has a `policy` of its own.
     """
 
     scopes = HTTP
@@ -70,8 +129,11 @@ class SecurityHeadersMiddleware(Layer):
         referrer_policy: str,
         permissions_policy: str,
         cross_origin_resource_policy: str,
+        policy: str = "",
     ) -> None:
         super().__init__(app)
+        # One for a page alone is meant for it, one for all below a path isn't.
+        self.opens_docs = not policy or policy.endswith("/*")
         self.over_http = [
             (b"content-security-policy", content_security_policy.encode()),
             (b"cross-origin-resource-policy", cross_origin_resource_policy.encode()),
@@ -86,7 +148,7 @@ class SecurityHeadersMiddleware(Layer):
         ]
 
     def enter(self, exchange: Exchange) -> None:
-        app = exchange.scope.get("app")
+        app = exchange.scope.get("app") if self.opens_docs else None
         if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.router.routes)):
             # The script is read from the page, so the page must be complete and unencoded.
             exchange.drop_headers(_SPARING)
@@ -239,67 +301,8 @@ def _permissions(value: str) -> str:
     return ", ".join(items)
 
 
-_NONCE_OR_HASH: Final = re.compile(
-    r"(nonce|((eval|url)-)?sha(256|384|512))-[\w+/-]+=*", re.IGNORECASE
-)
-_SIMILAR: Final = 0.75
-_SOURCES: Final = frozenset(
-    f"'{keyword}'"
-    for keyword in (
-        *("inline-speculation-rules", "none", "report-sample", "report-sha256", "report-sha384"),
-        *("report-sha512", "self", "strict-dynamic", "trusted-types-eval"),
-        *("unsafe-allow-redirects", "unsafe-eval", "unsafe-hashes", "unsafe-inline"),
-        *("unsafe-webtransport-hashes", "wasm-unsafe-eval"),
-    )
-)
-_SANDBOX: Final = frozenset(
-    f"allow-{permission}"
-    for permission in (
-        *("downloads", "forms", "modals", "orientation-lock", "pointer-lock", "popups"),
-        *("popups-to-escape-sandbox", "presentation", "same-origin", "scripts"),
-        *("storage-access-by-user-activation", "top-navigation"),
-        *("top-navigation-by-user-activation", "top-navigation-to-custom-protocols"),
-    )
-)
-# Those of CSP3, of the specifications that extend it, and those that they replaced.
-_DIRECTIVES: Final[Mapping[str, Collection[str]]] = {
-    **dict.fromkeys(
-        (
-            *("base-uri", "child-src", "connect-src", "default-src", "fenced-frame-src"),
-            *("font-src", "form-action", "frame-ancestors", "frame-src", "img-src"),
-            *("manifest-src", "media-src", "navigate-to", "object-src", "prefetch-src"),
-            *("script-src", "script-src-attr", "script-src-elem", "style-src", "style-src-attr"),
-            *("style-src-elem", "worker-src"),
-        ),
-        _SOURCES,
-    ),
-    **dict.fromkeys(
-        (
-            *("block-all-mixed-content", "plugin-types", "referrer", "reflected-xss", "report-to"),
-            *("report-uri", "require-sri-for", "treat-as-public-address"),
-            "upgrade-insecure-requests",
-        ),
-        (),
-    ),
-    "require-trusted-types-for": ("'script'",),
-    "sandbox": _SANDBOX,
-    "trusted-types": ("'allow-duplicates'", "'none'"),
-    "webrtc": ("'allow'", "'block'"),
-}
-_REFERRER_POLICIES: Final = (
-    "no-referrer",
-    "no-referrer-when-downgrade",
-    "origin",
-    "origin-when-cross-origin",
-    "same-origin",
-    "strict-origin",
-    "strict-origin-when-cross-origin",
-    "unsafe-url",
-)
-_PERMISSION: Final = re.compile(
-    r"""[a-z][a-z0-9-]*=(\*|self|src|\(\s*((\*|self|src|"https?://[^\s"]+")\s*)*\))"""
-    r"""(\s*;\s*report-to=[A-Za-z"][\w."-]*)?"""
-)
+_Resource = Literal["same-origin", "same-site", "cross-origin"]
+ResourcePolicy = Annotated[_Resource, in_any_case(*get_args(_Resource))]
 ContentSecurityPolicy = Annotated[HeaderValue, AfterValidator(_content_security)]
 ReferrerPolicy = Annotated[HeaderValue, AfterValidator(_referrer)]
 PermissionsPolicy = Annotated[HeaderValue, AfterValidator(_permissions)]

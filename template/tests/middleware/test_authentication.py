@@ -186,7 +186,7 @@ def test_exempt_paths_are_exact(user_client: UserClient) -> None:
 
 
 def test_only_a_path_that_may_be_rejected_declares_401(user_client: UserClient) -> None:
-    client = user_client(authentication_exempt=["/probe/ok"], documented=True)
+    client = user_client(authentication_exempt=["/probe/ok"])
 
     paths = client.get("/openapi.json").json()["paths"]
 
@@ -353,7 +353,7 @@ def test_a_page_can_read_the_challenge(user_client: UserClient) -> None:
 
 
 def test_openapi_knows_who_may_call(user_app: UserApp) -> None:
-    schema = user_app(documented=True).openapi()
+    schema = user_app().openapi()
 
     # Items of the list are alternatives.
     names = [kind.name for kind in KINDS]

@@ -60,7 +60,7 @@ async def let_others_run() -> None:
 async def let_one_wait(app: Any) -> None:
     """Let others run until one waits for a slot of `app`, however long outer layers take."""
     async with asyncio.timeout(5):
-        while not slots_of(app).waiting:  # noqa: ASYNC110 - the layer has no event of it
+        while not slots_of(app).waiting:  # noqa: ASYNC110 - the layer sets no event
             await asyncio.sleep(0)
     await let_others_run()
 
@@ -396,10 +396,42 @@ def test_a_client_over_its_limit_needs_no_slot(probe_client: ProbeClient) -> Non
 
 @pytest.mark.skipif("timeout" not in LAYERS, reason="that layer responds with 504")
 def test_the_time_in_the_queue_counts(probe_client: ProbeClient) -> None:
-    client = probe_client(max_concurrency=1, queue_timeout=0.5, request_timeout=0.05)
+    client = probe_client(max_concurrency=1, request_timeout=0.05)
     take_all_slots(client)
 
     assert client.get("/probe/ok").status_code == 504
+
+
+@pytest.mark.skipif("timeout" not in LAYERS, reason="that layer ends requests")
+@pytest.mark.parametrize(
+    ("settings", "policy", "wrong"),
+    [
+        ({"queue_timeout": 30}, {}, "StackSettings"),
+        ({"queue_timeout": 29, "request_timeout": 5}, {}, "StackSettings"),
+        ({}, {"queue_timeout": 45}, "ROUTES['/probe/*']: QUEUE_TIMEOUT must be below"),
+        ({}, {"queue_timeout": 45, "request_timeout": 60}, ""),
+        ({"queue_timeout": 29}, {}, ""),
+        ({"queue_timeout": 0, "request_timeout": 0.1}, {}, ""),
+        ({"request_timeout": 0.5}, {}, ""),
+        ({}, {"request_timeout": 0.5}, ""),
+    ],
+)
+def test_a_queue_that_outlasts_its_requests_is_refused_at_start(
+    settings: dict[str, Any],
+    policy: dict[str, Any],
+    wrong: str,
+    probe_app: ProbeApp,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        probe_app(routes={"/probe/*": policy} if policy else None, **settings)
+    except (SystemExit, ValidationError) as error:
+        found = capsys.readouterr().err or str(error)
+    else:
+        found = ""
+
+    assert bool(found) == bool(wrong)
+    assert wrong in found
 
 
 @pytest.mark.skipif("authentication" not in LAYERS, reason="that layer checks them")

@@ -361,7 +361,7 @@ def test_the_500_is_decorated(
 
 
 def test_openapi_declares_the_shape(probe_app: ProbeApp) -> None:
-    document = probe_app(documented=True).openapi()
+    document = probe_app().openapi()
     responses: dict[str, Any] = document["paths"]["/probe/items"]["post"]["responses"]
 
     assert {"404", "405", "422", "500"} <= responses.keys()
@@ -374,7 +374,7 @@ def test_openapi_declares_the_shape(probe_app: ProbeApp) -> None:
 
 
 def test_a_model_of_the_same_name_leaves_no_reference_dangling(probe_app: ProbeApp) -> None:
-    app = probe_app(documented=True)
+    app = probe_app()
     mine = create_model("Problem", solution=(str, ...))
     app.add_api_route("/riddle", lambda: None, response_model=mine)
 

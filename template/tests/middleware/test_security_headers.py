@@ -152,3 +152,16 @@ def test_a_route_has_a_policy_of_its_own(probe_client: ProbeClient) -> None:
     assert page.headers["cross-origin-resource-policy"] == "cross-origin"
     assert other.headers["content-security-policy"] != "default-src 'self'"
     assert other.headers["cross-origin-resource-policy"] != "cross-origin"
+
+
+@pytest.mark.parametrize(
+    ("entry", "wins"), [("/docs", True), ("GET /docs", True), ("/*", False), ("GET /*", False)]
+)
+def test_a_policy_for_the_documentation_alone_wins(
+    entry: str, *, wins: bool, probe_client: ProbeClient
+) -> None:
+    mine = "default-src 'self' https://unpkg.com"
+    client = probe_client(routes={entry: Policy(content_security_policy=mine)})
+
+    assert (client.get("/docs").headers["content-security-policy"] == mine) is wins
+    assert client.get("/redoc").headers["content-security-policy"] != mine

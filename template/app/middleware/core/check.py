@@ -47,6 +47,7 @@ _BODY_SIZE: Final = (
     "FastAPI(max_body_size=...) responds outside every layer, so no page can read its 413. Remove"
     " it, and set {}. The max_body_size of a route or a router can stay."
 )
+_LOST_PATH: Final = "{} must hold paths as the routes have them{}, not {!r}; write {}."
 
 
 class OrderCheck(Layer):
@@ -180,20 +181,25 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
     def is_taken(path: str) -> bool:
         return path in templates or route_of({**scope, "path": path}) is not None
 
+    for name, path, is_of_layer in _paths_in(settings):
+        inner = path.removeprefix(root) if path.startswith(f"{root}/") else path
+        other = path[:-1] if path.endswith("/") else f"{path}/"
+        # What a layer responds to is never below the root_path.
+        if inner != path and (is_of_layer or (is_taken(inner) and not is_taken(path))):
+            yield _LOST_PATH.format(name, f" below the root_path {root}", path, inner)
+        elif not is_of_layer and other in templates and not is_taken(path):
+            yield _LOST_PATH.format(name, "", path, other)
+
+
+def _paths_in(settings: EnvironmentSettings) -> Iterator[tuple[str, str, bool]]:
+    """Yield the paths of each setting: its name, a path, and whether a layer responds there."""
     for name, field in type(settings).model_fields.items():
-        kind, value = of_field(field), getattr(settings, name)
-        for path in value if kind == Paths else [value] if kind == ExactPath else ():
-            inner = path.removeprefix(root) if root and path.startswith(f"{root}/") else path
-            other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-            if kind == ExactPath or (is_taken(inner) and not is_taken(path)):
-                meant, where = inner, f" below the root_path {root}"
-            else:
-                meant, where = path if is_taken(path) or other not in templates else other, ""
-            if meant != path:
-                yield (
-                    f"{name.upper()} must hold paths as the routes have them{where}, not {path!r};"
-                    f" write {meant}."
-                )
+        kind = of_field(field)
+        if kind == ExactPath:
+            yield name.upper(), getattr(settings, name), True
+        elif kind == Paths:
+            for path in getattr(settings, name):
+                yield name.upper(), path, False
 
 
 def live_stack(app: ASGIApp) -> list[Any]:

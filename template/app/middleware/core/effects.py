@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from app.middleware.order import LAYERS, Place
 
 from .environment import EnvironmentSettings
+from .exchange import HANDSHAKE
 from .layer import Layer
 
 if TYPE_CHECKING:
     from .policies import Rule
 
-WEBSOCKET: Final = "WEBSOCKET"
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _UNKNOWN: Final = Place("", "")
 
@@ -41,7 +41,7 @@ class Effects:
             return Idle(method, f"{name} is for {' and '.join(place.methods)} only")
         if layer is not None and layer.spares("", method):
             listing = self._naming(place.settings, METHODS)
-            if listing and method != WEBSOCKET:
+            if listing and method != HANDSHAKE:
                 return Idle(listing, f"{listing} lacks {method}", "add it there, or leave out")
             return Idle(method, f"{name} does nothing for {method}")
         if layer is not None and layer.spares(path, method):

@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
+from pydantic_settings.sources import DotenvType
 
 from . import annotations
 from .reading import broken_lines, read_json, split_commas, without_user
@@ -116,7 +117,7 @@ class EnvironmentSettings(BaseSettings):
         if isinstance(init_settings, InitSettingsSource):
             cls._refuse_unknown(init_settings.init_kwargs)
         if isinstance(dotenv_settings, DotEnvSettingsSource):
-            _check_env_files(dotenv_settings)
+            _check_env_files(dotenv_settings.env_file, dotenv_settings.env_file_encoding)
         return super().settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
         )
@@ -152,6 +153,9 @@ class EnvironmentSettings(BaseSettings):
         right: dict[str, object] = {}
         token = _RIGHT.set(right)
         try:
+            # Before the library reads them, which logs a line of its own.
+            config = cls.model_config
+            _check_env_files(config.get("env_file"), config.get("env_file_encoding"))
             return cls()
         except ValidationError as error:
             wrong = error.errors(include_url=False)
@@ -306,12 +310,11 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
         settings.model_rebuild(force=True)
 
 
-def _check_env_files(source: DotEnvSettingsSource) -> None:
-    files = source.env_file or ()
-    for file in [files] if isinstance(files, (str, PathLike)) else files:
+def _check_env_files(files: DotenvType | None, encoding: str | None) -> None:
+    for file in [files] if isinstance(files, (str, PathLike)) else files or ():
         path = Path(file).expanduser()
         # A pipe can be read once only.
-        lines = [*broken_lines(path, source.env_file_encoding)] if path.is_file() else []
+        lines = [*broken_lines(path, encoding)] if path.is_file() else []
         if lines:
             msg = (
                 f"{file} must have NAME=value or a comment on each line, with quotes around all of"

@@ -40,6 +40,8 @@ Leaving: TypeAlias = tuple[Watcher, Client | None, None] | tuple[None, None, Cal
 Step: TypeAlias = tuple["Changes | None", Enter, Around | None]
 Changes: TypeAlias = tuple[list[Change], list[Watcher]]
 
+# The method of a websocket handshake, which has none.
+HANDSHAKE: Final = "WEBSOCKET"
 PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 # The key of the scope for the app whose layers have seen the request.
@@ -137,7 +139,7 @@ class Exchange:
         complete(scope)
         self.scope = scope
         self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.method: str = scope.get("method", "WEBSOCKET")
+        self.method: str = scope.get("method", HANDSHAKE)
         self.client: Client | None = scope["client"]
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])

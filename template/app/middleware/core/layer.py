@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .cancellation import KeepingShields
 from .exchange import (
+    HANDSHAKE,
     PROBE_METHODS,
     Addition,
     Changes,
@@ -75,7 +76,7 @@ class Layer:
 
     def spares(self, path: str, method: str) -> bool:
         """Return whether it does nothing for a request; OpenAPI and policies ask this too."""
-        kind = "websocket" if method == "WEBSOCKET" else "http"
+        kind = "websocket" if method == HANDSHAKE else "http"
         is_exempt = method in PROBE_METHODS and path in self.exempt_paths
         return is_exempt or kind not in type(self).scopes
 

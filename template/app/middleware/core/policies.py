@@ -23,8 +23,9 @@ from starlette.types import ASGIApp, Scope
 
 from app.middleware.order import LAYERS, layer_of
 
-from .effects import METHODS, WEBSOCKET, Effects
+from .effects import METHODS, Effects
 from .environment import EnvironmentSettings, refuse_to_start
+from .exchange import HANDSHAKE
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
 from .scope import headers_by_name
@@ -248,7 +249,7 @@ class Policies:
         requests = [
             (template_of(context), method)
             for context in contexts
-            for method in methods_of(context) or (*METHODS, WEBSOCKET)
+            for method in methods_of(context) or (*METHODS, HANDSHAKE)
             if next(self._fitting(context, method), None) is rule
         ]
         for name, value in rule.policy.items():
@@ -332,7 +333,7 @@ def template_of(context: RouteContext) -> str:
 def methods_of(context: RouteContext) -> set[str] | None:
     """Return the methods that a route takes, None where it takes all."""
     if isinstance(context.original_route, WebSocketRoute):
-        return {WEBSOCKET}
+        return {HANDSHAKE}
     return context.methods or None
 
 
@@ -436,8 +437,8 @@ def _hint(rule: Rule, contexts: Iterable[RouteContext]) -> str:
 def _method_of(scope: Scope) -> str:
     """Return the method as entries have it: a client can call one of HTTP like the handshake."""
     if scope["type"] == "websocket":
-        return WEBSOCKET
-    return "" if scope["method"] == WEBSOCKET else str(scope["method"])
+        return HANDSHAKE
+    return "" if scope["method"] == HANDSHAKE else str(scope["method"])
 
 
 def _preflight_method(scope: Scope) -> str | None:

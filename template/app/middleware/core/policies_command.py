@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Scope
 
 from .annotations import of_field
 from .check import live_stack, policies_of, service_of
-from .effects import WEBSOCKET
 from .environment import EnvironmentSettings
+from .exchange import HANDSHAKE
 from .openapi import narrow_openapi
 from .policies import Policies, methods_of, route_of, template_of
 from .setting_types import ExactPath
@@ -46,12 +46,12 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
         return _WRONG_USE
     name = "".join(method).upper() or "GET"
     scope: Scope = {
-        "type": "websocket" if name == WEBSOCKET else "http",
+        "type": "websocket" if name == HANDSHAKE else "http",
         "path": path,
         "headers": [],
         "app": service,
     }
-    if name != WEBSOCKET:
+    if name != HANDSHAKE:
         scope["method"] = name
     context = route_of(scope)
     if context is None and (setting := _own_path(policies.settings, path)):

@@ -36,7 +36,8 @@ class PublishedKeys:
     verifies a token, since providers change theirs, at times under the old name. A token that
     names no key (RFC 7515, 4.1.4) is tried with those that fit its algorithm. However many
     tokens ask, one fetch runs at a time, and none within ten seconds of another. While the
-    provider is down its old keys stay; where no key is known, no token can be checked.
+    provider is down its old keys stay. A set without a usable key takes them back, as one with
+    others does; where no key is known, no token can be checked.
     """
 
     def __init__(self, url: str, algorithms: Collection[str]) -> None:
@@ -87,14 +88,14 @@ class PublishedKeys:
         try:
             published = json.loads(await _threads.run(_download, self._url))["keys"]
             keys = [key for item in published if (key := _usable(item, self._algorithms))]
-            if not keys:
-                msg = f"no key for {', '.join(self._algorithms)} among {len(published)}"
-                raise LookupError(msg)  # noqa: TRY301 - whatever is wrong, the old keys stay
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - whatever is wrong, the old keys stay
             self._down = True
             _logger.warning("the keys at %s can't be fetched: %r", self._url, error)
             return
-        self._down = False
+        self._down = not keys
+        if not keys:
+            found, wanted = len(published), ", ".join(self._algorithms)
+            _logger.warning("of the %d keys at %s, none is for %s", found, self._url, wanted)
         self._stale_at = monotonic() + _FRESH_SECONDS
         if published != self._published:
             self._published, self._keys = published, keys

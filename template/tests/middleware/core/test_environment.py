@@ -181,7 +181,9 @@ def test_a_file_that_is_not_utf_8_is_refused(said: Said) -> None:
     ],
 )
 @pytest.mark.parametrize("file", [".env", ".env.local"])
-def test_a_line_that_sets_nothing_is_refused(file: str, line: str, said: Said) -> None:
+def test_a_line_that_sets_nothing_is_refused(
+    file: str, line: str, said: Said, caplog: pytest.LogCaptureFixture
+) -> None:
     """It would be left out, and the service would start with the default."""
 
     class Mine(Settings):
@@ -194,6 +196,7 @@ def test_a_line_that_sets_nothing_is_refused(file: str, line: str, said: Said) -
     assert sentence.startswith(f"{file} must have NAME=value or a comment on each line, ")
     assert sentence.endswith("; see line 4.")
     assert "hunter2" not in sentence
+    assert caplog.messages == [], "a line of the library"
 
 
 def test_all_lines_that_set_nothing_are_counted(said: Said) -> None:

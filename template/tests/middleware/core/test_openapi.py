@@ -12,7 +12,7 @@ from app.middleware.core.command_line import main
 from app.middleware.core.openapi import narrow_openapi
 from app.middleware.core.policies import Field, Policies
 from app.middleware.order import LAYERS, STATUSES, Place
-from app.middleware.problem import problem_responses
+from app.middleware.problem import MEDIA_TYPE, problem_responses
 from tests.middleware.conftest import ProbeApp, ProbeClient, stack_settings
 
 FIELDS = {"gate": Field("gate"), "limit": Field("limiter", "limit")}
@@ -72,8 +72,27 @@ def test_what_a_route_declares_itself_is_kept(declared: Any) -> None:
     assert "401" in declared({"/own": {"gate": False}})["get /own"]
 
 
+def test_one_model_describes_all_problems() -> None:
+    """FastAPI builds each model anew for each route, at start."""
+    app = FastAPI(responses=problem_responses([401, 409, 429]))
+    example = {"content": {MEDIA_TYPE: {"example": {"title": "Mine"}}}}
+    app.add_api_route("/mine", read, openapi_extra={"responses": {"409": example}})
+    app.add_api_route("/own", read, responses={429: {"description": "of the route"}})
+
+    fields: list[Any] = [getattr(route, "response_fields", {}) for route in app.routes]
+    paths = app.openapi()["paths"]
+
+    assert sum(map(len, fields)) == 1
+    schema = {"$ref": "#/components/schemas/Problem"}
+    for path, status in (("/mine", "401"), ("/mine", "429"), ("/own", "401"), ("/own", "409")):
+        content = paths[path]["get"]["responses"][status]["content"]
+        assert content == {MEDIA_TYPE: {"schema": schema}}
+    found = paths["/mine"]["get"]["responses"]["409"]["content"]
+    assert found == {MEDIA_TYPE: {"schema": schema, "example": {"title": "Mine"}}}
+
+
 def test_the_document_that_is_sent_names_what_can_happen(probe_client: ProbeClient) -> None:
-    operations = probe_client(documented=True).get("/openapi.json").json()["paths"]["/probe/items"]
+    operations = probe_client().get("/openapi.json").json()["paths"]["/probe/items"]
 
     method = {name for name, place in LAYERS.items() if "POST" in (place.methods or ("POST",))}
     possible = {str(status) for name in method for status in LAYERS[name].statuses}
@@ -87,10 +106,10 @@ def test_the_command_prints_what_is_sent(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("app.main.app", probe_app(documented=True))
+    monkeypatch.setattr("app.main.app", probe_app())
     monkeypatch.setattr(sys, "argv", ["app.middleware", "openapi"])
 
     assert main({}) == 0
 
     printed = json.loads(capsys.readouterr().out)
-    assert printed == probe_client(documented=True).get("/openapi.json").json()
+    assert printed == probe_client().get("/openapi.json").json()

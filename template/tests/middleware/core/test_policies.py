@@ -294,7 +294,7 @@ VALUES: Final[Mapping[str, Any]] = {
     "rate_limit": "7/minute",
     "max_body_bytes": 7,
     "max_concurrency": 7,
-    "queue_timeout": 7.0,
+    "queue_timeout": 6.0,
     "user_rate_limit": "7/minute",
 }
 # A field of a new layer has a test of its own.

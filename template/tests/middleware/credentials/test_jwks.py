@@ -289,6 +289,44 @@ def test_old_keys_stay_while_the_provider_is_down(
     asyncio.run(outage())
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [[], [{"kty": "x"}], [published(ec_key("a"), "a", use="enc")]],
+    ids=["none", "unknown", "for encryption"],
+)
+def test_a_set_without_a_usable_key_takes_the_old_ones_back(
+    keys: list[Any],
+    provider: Provider,
+    verify: JwtVerifier,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As in jose, Nimbus and keyfunc: what the provider no longer publishes is revoked."""
+
+    async def revoke() -> None:
+        good = es256("a")
+        assert (await ask(verify, good)).id
+        provider.answer = {"keys": keys}
+        clock.now += 301
+        assert (await ask(verify, good)).id
+        await settled(lambda: verify.keys.version == 2)
+        for _ in range(3):
+            with pytest.raises(CannotCheckError):
+                await ask(verify, good)
+        clock.now += 11
+        with pytest.raises(CannotCheckError):
+            await ask(verify, good)
+        provider.publish("a")
+        clock.now += 11
+        assert (await ask(verify, good)).id
+
+    asyncio.run(revoke())
+
+    warnings = [record.getMessage() for record in caplog.records]
+    sentence = f"of the {len(keys)} keys at {provider.url}, none is for RS256, ES256"
+    assert warnings == [sentence] * 2, "one for each fetch"
+
+
 def test_many_requests_share_one_fetch(provider: Provider, verify: JwtVerifier) -> None:
     provider.seconds = 0.1
 

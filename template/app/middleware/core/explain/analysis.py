@@ -9,6 +9,7 @@ from starlette.status import HTTP_101_SWITCHING_PROTOCOLS, HTTP_403_FORBIDDEN
 from starlette.types import Scope
 
 from app.middleware.core.check import broken_rules
+from app.middleware.core.exchange import HANDSHAKE
 from app.middleware.core.policies import Policies, route_of, template_of
 from app.middleware.order import LAYERS, Rule
 from app.middleware.problem import phrase
@@ -68,7 +69,7 @@ class _Analysis:
         # What the layers recorded, rejections too, is in the state that they share.
         self._state: dict[str, Any] = innermost.scope.get("state") or {}
         self._context = route_of({**innermost.request, "app": innermost.scope["app"]})
-        method = innermost.request.get("method", "WEBSOCKET")
+        method = innermost.request.get("method", HANDSHAKE)
         self._holds = policies.explain(self._context, method) if self._context else []
         self._place = self._find_responder()
         self._responder = None if self._place is None else self._components[self._place]
@@ -81,7 +82,7 @@ class _Analysis:
         broken = sorted(broken_rules(record.names), key=self._is_elsewhere)
         return Explanation(
             request=Sent(
-                method="WEBSOCKET" if request.websocket else request.method,
+                method=HANDSHAKE if request.websocket else request.method,
                 url=mask.text(request.url),
                 client=request.client,
                 headers=self._pairs(request.headers),
