@@ -37,8 +37,8 @@ class BodyLimitMiddleware(Layer):
         if not announces_body(exchange.scope, exchange.headers):
             return None
         # A float, since `int` refuses numbers of thousands of digits.
-        length = exchange.header(b"content-length") or ""
-        declared = float(length) if length.isdecimal() else 0
+        length = exchange.headers.get(b"content-length") or b""
+        declared = float(length) if length.isdigit() else 0
         if declared > self.max_bytes:
             return _refusal(self.max_bytes)
         return partial(self._count, declared)

@@ -254,9 +254,9 @@ class Exchange:
             return place.refuse(layer.name, decision)
         if isinstance(decision, Response):
             return place.respond(decision)
-        if isinstance(decision, Awaitable):
-            return self._obey_later(decision, enter)
-        return decision(self, place)
+        if callable(decision):  # which costs less to see than whether it can be awaited
+            return decision(self, place)  # ty: ignore[invalid-explicit-return]
+        return self._obey_later(decision, enter)
 
     async def _obey_later(self, decision: Awaitable[Decision], enter: Enter) -> None:
         await self._obey(await decision, enter)
