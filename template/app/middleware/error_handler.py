@@ -2,6 +2,7 @@
 
 import logging
 from asyncio import CancelledError, current_task
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
@@ -20,6 +21,8 @@ _logger: Final = logging.getLogger(__name__)
 
 _DETAIL_OF_500: Final = "The service failed to respond. The error is on its side and was logged."
 _DETAIL_OF_503: Final = "The service stopped before it could respond. Send the request again."
+# What an error has that lacks one of these; the type is that of pydantic for an own check.
+_INPUT_ERROR: Final = {"loc": (), "msg": "", "type": "value_error"}
 _WITHOUT_BODY: Final = frozenset({204, 205, 304})
 _WS_POLICY_VIOLATION: Final = 1008
 _WS_INTERNAL_ERROR: Final = 1011
@@ -92,10 +95,18 @@ async def _http_handler(request: Request, exc: HTTPException) -> Response:
 
 
 async def _validation_handler(request: Request, exc: RequestValidationError) -> Response:
-    # Without `input` and `ctx`: both repeat what the client sent, secrets included.
-    errors = [{key: error[key] for key in ("loc", "msg", "type")} for error in exc.errors()]
+    found: Any = exc.errors()
+    listed = found if isinstance(found, (list, tuple)) else [found]
     detail = "The request is invalid; see `errors`."
-    return problem_response(request.scope, 422, detail, members={"errors": errors})
+    members = {"errors": [*map(_input_error, listed)]}
+    return problem_response(request.scope, 422, detail, members=members)
+
+
+def _input_error(error: object) -> dict[str, Any]:
+    """Return an error in the form of `InputError`; one that the app raised can have any."""
+    known = error if isinstance(error, Mapping) else {"msg": str(as_json(error))}
+    # Without `input` and `ctx`: both repeat what the client sent, secrets included.
+    return {key: known.get(key, default) for key, default in _INPUT_ERROR.items()}
 
 
 async def _websocket_validation_handler(

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 from fastapi import HTTPException, WebSocket
+from fastapi.exceptions import RequestValidationError
 from pydantic import create_model
 from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
@@ -107,6 +108,41 @@ def test_a_wrong_body_is_explained_and_not_echoed(probe_client: ProbeClient) -> 
     assert problem["errors"][0]["loc"] == ["body", "name"]
     assert set(problem["errors"][0]) == {"loc", "msg", "type"}
     assert "hunter2" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [
+        (
+            [{"loc": ("body", "name"), "msg": "taken"}],
+            [{"loc": ["body", "name"], "msg": "taken", "type": "value_error"}],
+        ),
+        (
+            [{"type": "taken"}, {}],
+            [
+                {"loc": [], "msg": "", "type": "taken"},
+                {"loc": [], "msg": "", "type": "value_error"},
+            ],
+        ),
+        (["taken"], [{"loc": [], "msg": "taken", "type": "value_error"}]),
+        ("taken", [{"loc": [], "msg": "taken", "type": "value_error"}]),
+        (ValueError("taken"), [{"loc": [], "msg": "taken", "type": "value_error"}]),
+        ((), []),
+    ],
+)
+def test_errors_of_the_app_have_the_declared_form(
+    errors: Any, shown: list[Any], probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app()
+
+    @app.get("/checked")
+    async def checked() -> None:
+        raise RequestValidationError(errors)
+
+    response = probe_client(app=app).get("/checked")
+
+    assert response.status_code == 422
+    assert response.json()["errors"] == shown
 
 
 def test_a_detail_of_several_members_is_kept(
