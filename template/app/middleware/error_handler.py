@@ -2,7 +2,7 @@
 
 import logging
 from asyncio import CancelledError, current_task
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
@@ -41,6 +41,15 @@ class ErrorHandlerMiddleware(Layer):
     responds to its handshake with 500. A client that disconnected is no error. A request that is
     cancelled, for example by a stopping server, gets 503.
     """
+
+    def faults(self, service: Any) -> Iterable[str]:
+        # Starlette gives these two to its layer outside the list, where none of their errors comes.
+        for key, name in ((Exception, "Exception"), (500, "500")):
+            if key in service.exception_handlers:
+                yield (
+                    f"The exception handler of {name} never runs, because error_handler responds"
+                    " first; register it for exception classes of your own, or remove it."
+                )
 
     async def around(self, exchange: Exchange, place: Place) -> None:
         try:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Final
 
 import pytest
-from fastapi import HTTPException, WebSocket
+from fastapi import HTTPException, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from pydantic import create_model
 from starlette.middleware import Middleware
@@ -19,6 +19,7 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from app.middleware import innermost
+from app.middleware.core.check import faults
 from app.middleware.order import LAYERS
 
 from .asgi import CutOff, Dialogue, Unavailable
@@ -72,6 +73,22 @@ def test_the_title_is_the_phrase_whatever_the_version_of_python(
     response = probe_client().get(f"/probe/raise/{status}")
 
     assert response.json()["title"] == title
+
+
+@pytest.mark.parametrize("of", [Exception, 500])
+def test_a_handler_that_would_never_run_is_refused(of: Any, probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.add_exception_handler(418, own_handler)
+
+    assert faults(app) == []
+    app.add_exception_handler(of, own_handler)
+
+    (fault,) = faults(app)
+    assert fault.startswith(f"The exception handler of {getattr(of, '__name__', of)} never runs")
+
+
+async def own_handler(_: Request, __: Exception) -> Response:
+    return Response()
 
 
 def test_what_a_layer_raises_has_the_same_shape(probe_client: ProbeClient) -> None:
