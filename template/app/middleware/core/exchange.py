@@ -297,6 +297,7 @@ class Exchange:
         message = {**message, "headers": headers}
         # Without a clash, which is nearly always, headers are added without a look.
         clashes = not rule_names.isdisjoint(map(NAME, headers))
+        shared = False  # whether a layer inside may have added a header of another one
         changes = self._changes
         for place in reversed(range(depth)):
             rule, ours, hook = changes[place]
@@ -315,10 +316,11 @@ class Exchange:
                     self.filters.append((here, taken))
                     return taken(message)
                 rule, ours = outcome
-            if clashes or rule.shared:
+            if clashes or (shared and rule.shared):
                 rule.merge(headers, ours)
             else:
                 headers += ours
+                shared = shared or rule.shared
         self.reached = _WIRE
         if self.scope["type"] == "websocket":
             return self._answer_handshake(message)
