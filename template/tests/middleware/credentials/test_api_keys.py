@@ -89,7 +89,7 @@ def test_two_keys_are_refused(second: str, probe_client: ProbeClient) -> None:
 
     response = probe_client(**SETTINGS).get("/probe/ok", headers=sent)
 
-    assert response.status_code == 401
+    assert response.status_code == 400
     assert response.headers["www-authenticate"].startswith('ApiKey error="invalid_request"')
 
 
