@@ -3,6 +3,7 @@
 import logging
 from asyncio import CancelledError, current_task
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
@@ -70,7 +71,8 @@ class ErrorHandlerMiddleware(Layer):
                     )
                     await place.respond(response, close_code=_WS_SERVICE_RESTART)
                 raise
-            get_current_span().record_exception(exc)
+            with suppress(Exception):  # its text can be an error itself
+                get_current_span().record_exception(exc)
             app = exchange.scope.get("app")
             if getattr(app, "debug", False) or (place.started and not place.is_open):
                 raise

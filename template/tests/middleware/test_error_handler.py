@@ -8,6 +8,7 @@ from datetime import date
 from decimal import Decimal
 from enum import Enum
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -47,6 +48,34 @@ def test_the_traceback_is_logged_once(
 
     (record,) = [record for record in caplog.records if record.exc_info]
     assert "the secret of the exception" in str(record.exc_info)
+
+
+class MuteError(Exception):
+    """An exception whose text raises another, like `ResponseValidationError(None)`."""
+
+    def __str__(self) -> str:
+        raise KeyError(1)
+
+
+def test_an_exception_without_a_text_becomes_a_problem_too(
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A span that is recorded needs the text."""
+    app, span = probe_app(), SimpleNamespace(record_exception=str)
+    monkeypatch.setattr("app.middleware.error_handler.get_current_span", lambda: span)
+
+    @app.get("/mute")
+    async def mute() -> None:
+        raise MuteError
+
+    response = probe_client(app=app).get("/mute")
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == PROBLEM
+    assert [record.getMessage() for record in caplog.records] == ["unhandled exception"]
 
 
 @pytest.mark.parametrize(
