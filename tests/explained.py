@@ -32,6 +32,7 @@ SETTINGS: Final = {
     "JWT_ALGORITHMS": "HS256",
     "JWT_KEY": KEY,
     "SESSION_SECRET": KEY,
+    "API_KEYS": f"alice:{'a' * 64}",
 }
 
 # Added to the routes of a rendered service, which are the user's.

@@ -80,6 +80,7 @@ def test_the_runs_of_the_page_are_those_of_today(plain: Path) -> None:
     "answers",
     [
         *({"preset": name} for name in ("minimal", "api", "browser", "public", "everything")),
+        {"preset": "everything", "authentication_scheme": "api_key"},
         {"layers": ["trusted_host", "timing"]},
         {"layers": ["cors", "body_limit", "error_handler"]},
         {"layers": ["conditional"]},

@@ -3,15 +3,15 @@
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from functools import lru_cache
+from inspect import isfunction
 from typing import Annotated, Final, Literal, get_args
 
 from fastapi import FastAPI
 from pydantic import AfterValidator
-from starlette.routing import Mount
-from starlette.types import ASGIApp, Message, Send
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Scope, Send
 
 from .core.exchange import Addition, Exchange, Filter
 from .core.headers import Clash, HeaderRule, Headers, first
@@ -36,7 +36,7 @@ _RULE: Final = HeaderRule(
 _JSON: Final = (b"content-type", b"application/json")
 _HTML: Final = (b"text/html", b"application/xhtml+xml")
 _INLINE_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-_SPARING: Final = frozenset({b"accept-encoding", b"if-none-match"})
+_NOT_MODIFIED: Final = 304
 _DOCS_POLICY: Final = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
     " connect-src 'self'; worker-src blob:; font-src https://fonts.gstatic.com;"
@@ -147,23 +147,18 @@ class SecurityHeadersMiddleware(Layer):
             (b"permissions-policy", permissions_policy.encode()),
         ]
 
-    def enter(self, exchange: Exchange) -> None:
-        app = exchange.scope.get("app") if self.opens_docs else None
-        if isinstance(app, FastAPI) and exchange.path in _docs_paths(app, len(app.router.routes)):
-            # The script is read from the page, so the page must be complete and unencoded.
-            exchange.drop_headers(_SPARING)
-            exchange.read_files()
-            exchange.at_head(self._hold_page)
-
-    def head(self, exchange: Exchange, message: Message) -> Addition:
+    def head(self, exchange: Exchange, message: Message) -> Addition | Filter:
         over_https = exchange.scope["scheme"] == "https"
         headers = self.over_https if over_https else self.over_http
-        return _RULE, headers + self.for_html if _is_html(message["headers"]) else headers
-
-    def _hold_page(self, exchange: Exchange, message: Message) -> Filter | None:
-        if exchange.method == "HEAD" or not _is_html(message["headers"]):
-            return None
-        return lambda send: _DocsPage(send).send
+        is_html = _is_html(message["headers"])
+        if is_html:
+            headers = headers + self.for_html
+        # The headers of a 304 replace those of the page that the browser has.
+        if is_html or message["status"] == _NOT_MODIFIED:
+            scope = exchange.scope
+            if self.opens_docs and _is_of_fastapi(scope.get("endpoint")):
+                return lambda send: _DocsPage(send, scope, [*headers]).send
+        return _RULE, headers
 
 
 def _is_html(headers: Headers) -> bool:
@@ -171,24 +166,28 @@ def _is_html(headers: Headers) -> bool:
     return _JSON not in headers and (first(headers, b"content-type") or b"").startswith(_HTML)
 
 
-class _DocsPage:
-    """Delays the head of a documentation page until its inline script is known."""
+def _is_of_fastapi(endpoint: object) -> bool:
+    """Return whether FastAPI wrote the endpoint, such as that of `/docs` in an app or a mount."""
+    # An app that is mounted is an endpoint too, where it has no route for a path.
+    return isfunction(endpoint) and endpoint.__module__ == FastAPI.__module__
 
-    def __init__(self, send: Send) -> None:
+
+class _DocsPage:
+    """Adds `headers` to a documentation page, with a policy for its inline script."""
+
+    def __init__(self, send: Send, scope: Scope, headers: Headers) -> None:
         self._send = send
-        self._start: Message = {}
-        self._body = b""
+        self._scope = scope
+        self._headers = headers
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._start = message
-            return
-        self._body += message.get("body", b"")
-        if message.get("more_body", False):
-            return
-        policy = (b"content-security-policy", _docs_policy(self._body))
-        await self._send({**self._start, "headers": [*self._start["headers"], policy]})
-        await self._send({**message, "body": self._body})
+            # Made once more, since what is sent may be compressed, in pieces or empty.
+            page = await self._scope["endpoint"](Request(self._scope))
+            if _is_html(page.raw_headers):  # the other endpoint is the document
+                self._headers[0] = (b"content-security-policy", _docs_policy(page.body))
+            _RULE.merge(message["headers"], self._headers)
+        await self._send(message)
 
 
 def _docs_policy(page: bytes) -> bytes:
@@ -197,22 +196,6 @@ def _docs_policy(page: bytes) -> bytes:
     # Only ReDoc writes styles into its page.
     styles = " 'unsafe-inline'" if b"<redoc " in page else ""
     return _DOCS_POLICY.format(styles, "".join(hashes)).encode()
-
-
-@lru_cache(maxsize=8)
-def _docs_paths(app: FastAPI, _: int) -> frozenset[str]:
-    """Return the paths of the documentation pages while the app has so many routes."""
-    return frozenset(_pages(app, ""))
-
-
-def _pages(app: FastAPI, prefix: str) -> Iterator[str]:
-    """Yield the paths of the documentation pages of an app and of those mounted in it."""
-    for url in (app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url):
-        if url:
-            yield prefix + url
-    for route in app.routes:
-        if isinstance(route, Mount) and isinstance(route.app, FastAPI):
-            yield from _pages(route.app, prefix + route.path)
 
 
 def _content_security(value: str) -> str:

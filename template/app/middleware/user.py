@@ -64,8 +64,9 @@ class Scheme(ABC):
     11.6.1) and the declaration for OpenAPI, `security`. A websocket client can offer the
     `subprotocol`, and gets it confirmed.
 
-    `varies_on` is the header with the credential, for Vary; None for Authorization, which caches
-    know (RFC 9111, 3.5), and for the cookie of a session, which has its own Vary.
+    `varies_on` is the header with the credential, for Vary: without it a cache gives users the
+    response of an anonymous request (RFC 9111, 4.1), for Authorization too. The cookie of a session
+    has its own Vary.
     """
 
     name: ClassVar[str]

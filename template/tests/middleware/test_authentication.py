@@ -220,6 +220,20 @@ def test_an_endpoint_decides_about_its_own_cache_control(user_client: UserClient
     assert response.headers.get_list("cache-control") == ["private"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_may_be_stored_is_kept_apart_by_the_credential(
+    kind: Kind, user_client: UserClient
+) -> None:
+    """A stored response to nobody answers everybody, unless Vary names it (RFC 9111, 4.1)."""
+    client, path = user_client(), "/probe/headers?name=Cache-Control&value=public"
+    sent = kind.headers("alice")
+    (name,) = sent
+
+    for response in (client.get(path), client.get(path, headers=sent)):
+        assert response.headers["cache-control"] == "public"
+        assert name in ", ".join(response.headers.get_list("vary")).split(", ")
+
+
 def test_a_401_of_an_endpoint_is_not_stored(user_client: UserClient) -> None:
     response = user_client().get("/probe/raise/401")
 

@@ -8,16 +8,19 @@ from datetime import date
 from decimal import Decimal
 from enum import Enum
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from fastapi import HTTPException, WebSocket
+from fastapi import HTTPException, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
 from pydantic import create_model
 from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from app.middleware import innermost
+from app.middleware.core.check import faults
 from app.middleware.order import LAYERS
 
 from .asgi import CutOff, Dialogue, Unavailable
@@ -47,6 +50,34 @@ def test_the_traceback_is_logged_once(
     assert "the secret of the exception" in str(record.exc_info)
 
 
+class MuteError(Exception):
+    """An exception whose text raises another, like `ResponseValidationError(None)`."""
+
+    def __str__(self) -> str:
+        raise KeyError(1)
+
+
+def test_an_exception_without_a_text_becomes_a_problem_too(
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A span that is recorded needs the text."""
+    app, span = probe_app(), SimpleNamespace(record_exception=str)
+    monkeypatch.setattr("app.middleware.error_handler.get_current_span", lambda: span)
+
+    @app.get("/mute")
+    async def mute() -> None:
+        raise MuteError
+
+    response = probe_client(app=app).get("/mute")
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == PROBLEM
+    assert [record.getMessage() for record in caplog.records] == ["unhandled exception"]
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/nowhere", 404), ("/probe/raise/403", 403), ("/probe/raise/418", 418)],
@@ -71,6 +102,22 @@ def test_the_title_is_the_phrase_whatever_the_version_of_python(
     response = probe_client().get(f"/probe/raise/{status}")
 
     assert response.json()["title"] == title
+
+
+@pytest.mark.parametrize("of", [Exception, 500])
+def test_a_handler_that_would_never_run_is_refused(of: Any, probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.add_exception_handler(418, own_handler)
+
+    assert faults(app) == []
+    app.add_exception_handler(of, own_handler)
+
+    (fault,) = faults(app)
+    assert fault.startswith(f"The exception handler of {getattr(of, '__name__', of)} never runs")
+
+
+async def own_handler(_: Request, __: Exception) -> Response:
+    return Response()
 
 
 def test_what_a_layer_raises_has_the_same_shape(probe_client: ProbeClient) -> None:
@@ -107,6 +154,41 @@ def test_a_wrong_body_is_explained_and_not_echoed(probe_client: ProbeClient) -> 
     assert problem["errors"][0]["loc"] == ["body", "name"]
     assert set(problem["errors"][0]) == {"loc", "msg", "type"}
     assert "hunter2" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [
+        (
+            [{"loc": ("body", "name"), "msg": "taken"}],
+            [{"loc": ["body", "name"], "msg": "taken", "type": "value_error"}],
+        ),
+        (
+            [{"type": "taken"}, {}],
+            [
+                {"loc": [], "msg": "", "type": "taken"},
+                {"loc": [], "msg": "", "type": "value_error"},
+            ],
+        ),
+        (["taken"], [{"loc": [], "msg": "taken", "type": "value_error"}]),
+        ("taken", [{"loc": [], "msg": "taken", "type": "value_error"}]),
+        (ValueError("taken"), [{"loc": [], "msg": "taken", "type": "value_error"}]),
+        ((), []),
+    ],
+)
+def test_errors_of_the_app_have_the_declared_form(
+    errors: Any, shown: list[Any], probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app()
+
+    @app.get("/checked")
+    async def checked() -> None:
+        raise RequestValidationError(errors)
+
+    response = probe_client(app=app).get("/checked")
+
+    assert response.status_code == 422
+    assert response.json()["errors"] == shown
 
 
 def test_a_detail_of_several_members_is_kept(

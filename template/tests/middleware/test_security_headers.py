@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import HTMLResponse
+from starlette.routing import Host, Mount, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.middleware import Policy, innermost
@@ -44,15 +47,34 @@ def test_what_only_pages_heed_goes_out_with_pages_only(probe_client: ProbeClient
     assert not {"referrer-policy", "permissions-policy"} & {*data}
 
 
+@pytest.mark.parametrize("path", ["/v1/help", "/of/acme/help", "/outer/inner/help", "/host/help"])
 def test_a_mounted_app_may_show_its_documentation(
-    probe_app: ProbeApp, probe_client: ProbeClient
+    path: str, probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
-    app = probe_app()
-    app.mount("/v1", FastAPI(docs_url="/help"))
+    app, mounted = probe_app(), FastAPI(docs_url="/help")
+    app.mount("/v1", mounted)
+    app.mount("/of/{tenant}", mounted)
+    app.mount("/outer", Starlette(routes=[Mount("/inner", mounted)]))
+    app.mount("/host", Router([Host("{any}", mounted)]))
 
-    page = probe_client(app=app).get("/v1/help", headers={"Accept-Encoding": "gzip"})
+    page = probe_client(app=app).get(path, headers={"Accept-Encoding": "gzip"})
 
     assert "'sha256-" in page.headers["content-security-policy"]
+
+
+def test_a_page_of_a_mounted_app_keeps_the_strict_policy(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """Where it has no route, the app itself is what was routed to."""
+    app, mounted = probe_app(), FastAPI()
+    app.mount("/v1", mounted)
+    mounted.add_exception_handler(404, lambda *_: HTMLResponse("<p>Nothing.</p>", 404))
+
+    page = probe_client(app=app).get("/v1/nothing")
+
+    assert page.status_code == 404
+    assert "'sha256-" not in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 def test_hsts_goes_out_over_https_only(probe_client: ProbeClient) -> None:
@@ -86,11 +108,16 @@ def test_each_policy_is_a_setting(probe_client: ProbeClient) -> None:
 def test_the_documentation_may_run_its_one_script(
     path: str, root_path: str, probe_client: ProbeClient
 ) -> None:
-    """Revalidated too: a 304 would replace the policy of the page that the browser kept."""
-    headers = {"If-None-Match": "*", "Accept-Encoding": "gzip"}
-    response = probe_client(root_path=root_path).get(root_path + path, headers=headers)
+    """Revalidated too: a 304 replaces the policy of the page that the browser kept."""
+    client, headers = probe_client(root_path=root_path), {"Accept-Encoding": "gzip"}
+    response = client.get(root_path + path, headers=headers)
+    others = [
+        client.get(root_path + path, headers={**headers, "If-None-Match": "*"}),
+        client.head(root_path + path, headers=headers),
+    ]
 
     policy = response.headers["content-security-policy"]
+    assert [other.headers["content-security-policy"] for other in others] == [policy] * 2
     (script,) = re.findall(r"<script>(.*?)</script>", response.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"'sha256-{digest}'" in policy

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.routing import Router
+from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import StackSettings, innermost, inside, outermost, outside
@@ -232,6 +232,16 @@ def test_a_path_that_a_route_has_but_for_the_last_slash_is_refused(
 
         assert fault.startswith(f"{name.upper()} must hold paths as the routes have them, not ")
         assert fault.endswith(f"'{path}'; write {other}.")
+        assert faults(app) == []
+
+
+@pytest.mark.skipif(not EXACT, reason="no setting holds paths")
+def test_a_route_without_a_path_is_no_other_spelling(probe_app: ProbeApp) -> None:
+    for name in EXACT:
+        app = probe_app(**{name: ["/"]})
+        app.host("admin.localhost", FastAPI())
+        app.router.routes.append(BaseRoute())
+
         assert faults(app) == []
 
 

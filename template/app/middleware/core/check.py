@@ -174,7 +174,8 @@ def service_of(app: Any) -> Starlette | None:
 
 def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
     """Yield a sentence for each path of a setting that only another spelling of it matches."""
-    templates = {*map(template_of, iter_route_contexts(service.routes))}
+    # A route for a host, or of your own kind, has no path.
+    templates = {*map(template_of, iter_route_contexts(service.routes))} - {""}
     scope: Scope = {"type": "http", "method": "GET", "headers": [], "app": service}
     root = str(getattr(service, "root_path", "")).rstrip("/")
 

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.problem import Refusal, refusal_response, respond
 
-from .headers import NAME, HeaderRule, Headers, rule_names
+from .headers import NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
 from .scope import can_respond, complete, headers_by_name, route_path, route_template
 from .upload import announces_body, linger
 
@@ -314,8 +314,7 @@ class Exchange:
         headers: Headers = [*message.get("headers", ())]
         message = {**message, "headers": headers}
         # Without a clash, which is nearly always, headers are added without a look.
-        clashes = not rule_names.isdisjoint(map(NAME, headers))
-        shared = False  # whether some name may be there because of another layer
+        added: Added = NO_NAMES if rule_names.isdisjoint(map(NAME, headers)) else None
         changes = self._changes
         for place in reversed(range(depth)):
             rule, ours, hook = changes[place]
@@ -324,7 +323,7 @@ class Exchange:
                 outcome = hook(self, message)
                 if message["headers"] is not headers or len(headers) != length:
                     headers = message["headers"]
-                    clashes = True  # it changed them by hand
+                    added = None  # it changed them by hand
                 if outcome is None:
                     continue
                 if not isinstance(outcome, tuple):
@@ -334,11 +333,10 @@ class Exchange:
                     self.filters.append((here, taken))
                     return taken(message)
                 rule, ours = outcome
-            if clashes or (rule.shared and shared):
-                rule.merge(headers, ours)
+            if added is None or rule.shared:
+                added = rule.merge(headers, ours, added)
             else:
                 headers += ours
-                shared |= rule.shared
         self.reached = _WIRE
         if self.scope["type"] == "websocket":
             return self._answer_handshake(message)

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from operator import itemgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 Headers = list[tuple[bytes, bytes]]
+# The names that rules share, of headers that layers have added; None where any name may clash.
+Added: TypeAlias = frozenset[bytes] | None
+NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 # `name in map(NAME, headers)` looks a third faster than a loop, on every response.
 NAME: Final = itemgetter(0)
@@ -38,25 +41,29 @@ class HeaderRule:
     advance.
     """
 
-    __slots__ = ("_clashes", "_names", "shared")
+    __slots__ = ("_clashes", "shared")
 
     def __init__(self, clashes: Mapping[bytes, Clash]) -> None:
         self._clashes = clashes
-        self._names = frozenset(clashes)
-        # Whether another rule has a name of this one, so that a look is needed in any case.
-        self.shared = False
+        # The names that another rule has too, which need a look in any case.
+        self.shared = NO_NAMES
         rule_names.update(clashes)
         for name in clashes:
             other = _first_rules.setdefault(name, self)
             if other is not self:
-                self.shared = other.shared = True
+                self.shared |= {name}
+                other.shared |= {name}
 
-    def merge(self, theirs: Headers, ours: Headers) -> None:
-        """Put `ours` into `theirs`."""
+    def merge(self, theirs: Headers, ours: Headers, added: Added = None) -> Added:
+        """Put `ours` into `theirs`, to which layers have `added` these names; return all then."""
+        if added is not None and self.shared.isdisjoint(added):
+            theirs += ours
+            return added | self.shared
+        among = self._clashes if added is None else self.shared
         names = [*map(NAME, theirs)]
         for header in ours:
             name, value = header
-            clash = self._clashes[name] if name in names else _BOTH
+            clash = self._clashes[name] if name in among and name in names else _BOTH
             if clash is _BOTH:
                 theirs.append(header)
             elif clash is not _KEEP:
@@ -69,6 +76,7 @@ class HeaderRule:
                 if clash is not _REPLACE:
                     value = b", ".join((value, present) if clash is _PREPEND else (present, value))
                 theirs[place] = (name, value)
+        return None if added is None else added | self.shared
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

@@ -12,7 +12,6 @@ from starlette.types import Scope
 
 def complete(scope: Scope) -> None:
     """Put the defaults of the specification where a server left an optional key out."""
-    is_http = scope["type"] == "http"
     # Servers send nearly all of them, and a look is cheaper than a call.
     if "query_string" not in scope:
         scope["query_string"] = b""
@@ -21,8 +20,8 @@ def complete(scope: Scope) -> None:
     if "client" not in scope:
         scope["client"] = None
     if "scheme" not in scope:
-        scope["scheme"] = "http" if is_http else "ws"
-    if not is_http:
+        scope["scheme"] = "http" if scope["type"] == "http" else "ws"
+    if scope["type"] != "http":
         scope.setdefault("http_version", "1.1")
         scope.setdefault("subprotocols", ())
     if type(scope["headers"]) is not list:

@@ -38,12 +38,13 @@ class Shutdown:
             yield  # only the main thread can set handlers; without one there is nothing to delay
             return
         loop = asyncio.get_running_loop()
+        delays = self.delay > 0 and not _handles_itself(loop, server)
 
         def take(number: int, frame: FrameType | None) -> None:
             if self.began:
                 return
             self.began = True
-            if self.delay:
+            if delays:
                 loop.call_soon_threadsafe(self._pass_on_later, loop, server, number)
             else:
                 give_back()
@@ -62,6 +63,12 @@ class Shutdown:
     def _pass_on_later(self, loop: asyncio.AbstractEventLoop, server: Handler, number: int) -> None:
         _logger.info("the service stops after a delay", extra={"seconds": self.delay})
         loop.call_later(self.delay, server, number, None)
+
+
+def _handles_itself(loop: asyncio.AbstractEventLoop, handler: Handler) -> bool:
+    """Return whether a signal reaches the server through the loop, past its handler in Python."""
+    owner = getattr(handler, "__self__", None)
+    return owner is loop or getattr(handler, "__module__", None) == type(loop).__module__
 
 
 def _reloads() -> bool:

@@ -61,6 +61,7 @@ class JwtVerifier(Scheme):
     challenge: ClassVar = "Bearer"
     security: ClassVar = HTTPBearer(bearerFormat="JWT", scheme_name=name, auto_error=False)
     subprotocol: ClassVar = "bearer"
+    varies_on = "Authorization"
 
     def __init__(
         self,

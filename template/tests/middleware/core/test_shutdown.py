@@ -46,6 +46,25 @@ def test_the_server_gets_it_when_the_delay_is_over(received: Received) -> None:
     assert received[0] - began >= 0.1
 
 
+def test_a_server_that_has_the_signal_from_its_loop_is_not_delayed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The loop gets it past every handler in Python, so the server stops at once."""
+
+    async def run() -> bool:
+        stopped, shutdown = asyncio.Event(), Shutdown(delay=5)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        with shutdown.watched():
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(stopped.wait(), 1)
+        return shutdown.began
+
+    with caplog.at_level("INFO"):
+        assert asyncio.run(run())
+
+    assert caplog.records == []
+
+
 def test_a_second_one_changes_nothing(received: Received) -> None:
     began = perf_counter()
 
