@@ -245,12 +245,21 @@ class Policies:
 
     def _vain(self, rule: Rule, contexts: Iterable[RouteContext]) -> Iterator[str]:
         """Yield a sentence for each field that has no effect on any request of an entry."""
-        requests = [
-            (template_of(context), method)
+        fitting = [
+            (template_of(context), method, rules)
             for context in contexts
             for method in methods_of(context) or (*METHODS, WEBSOCKET)
-            if next(self._fitting(context, method), None) is rule
+            if rule in (rules := [*self._fitting(context, method)])
         ]
+        requests = [it for *it, rules in fitting if rules[0] is rule]
+        takers = dict.fromkeys(rules[0] for *_, rules in fitting)
+        lost = [name for name in rule.policy if any(name not in it.policy for it in takers)]
+        if lost and not requests:
+            names = " and ".join(f"ROUTES[{it.name!r}]" for it in takers)
+            yield (
+                f"ROUTES[{rule.name!r}] has no effect, because each request has the fields of one"
+                f" entry, here of {names}. Write {', '.join(lost)} there too, or remove it."
+            )
         for name, value in rule.policy.items():
             layer = self._fields[name].layer
             idle = [why for it in requests if (why := self._effects.idle(layer, rule, *it))]

@@ -146,6 +146,34 @@ def test_two_entries_without_an_order_end_the_start(
     assert list(policies({name: {} for name in [*entries, added]}).faults(app.routes)) == []
 
 
+@pytest.mark.parametrize(
+    ("lost", "takers"),
+    [
+        ("/plain", ["GET /plain"]),
+        ("/v1/things/*", ["/v1/things/{thing}", "/v1/things/special", "PUT /v1/things/*"]),
+        ("GET /v1/*", ["GET /v1/things/{thing}"]),
+        ("/v1/live", ["WEBSOCKET /v1/live"]),
+        ("/files/*", ["/files/{path:path}"]),
+    ],
+)
+def test_an_entry_whose_requests_others_take_ends_the_start(
+    lost: str, takers: list[str], app: FastAPI
+) -> None:
+    """Its fields hold for no request, such as a key that everybody needs below a path."""
+
+    def said(policy: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+        table = policies({lost: policy, **dict.fromkeys(takers, others)})
+        return [it for it in table.faults(app.routes) if "has no effect" in it]
+
+    (sentence,) = said({"rate": False, "one": True}, {"rate": True})
+
+    assert sentence.startswith(f"ROUTES[{lost!r}] has no effect, because each request has")
+    assert all(f"ROUTES[{name!r}]" in sentence for name in takers)
+    assert sentence.endswith("Write one there too, or remove it.")
+    assert said({"rate": False, "one": True}, {"rate": True, "one": False}) == []
+    assert said({}, {"rate": True}) == []
+
+
 def test_head_has_the_entry_of_get_unless_it_has_one(app: FastAPI) -> None:
     for entries in (("GET /plain", "HEAD /plain"), ("HEAD /plain", "GET /plain")):
         table = policies({name: {} for name in entries})
