@@ -10,9 +10,12 @@ from typing import Annotated, Any, Final
 from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator
 
-# What a tool was to replace by a value: ${NAME}, $(command), $NAME, {name}, {{name}}, <name>.
+# What a tool was to replace by a value, and what is in no text: ${NAME}, {{ name }}, #{NAME}#.
+_UNFILLED: Final = re.compile(r"\$\{[^{}]*\}|\$?\{\{[^{}]*\}\}|#\{[^{}]*\}#?")
+# The same, and $(command), $NAME, %NAME%, __NAME__, {name} and <name>.
 PLACEHOLDER: Final = re.compile(
-    r"\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Z_]{2,}|\{+[\w .:-]*\}+|<[\w .:-]*>"
+    rf"{_UNFILLED.pattern}|\$\([^()]*\)|\$[A-Z_][A-Z0-9_]+|%[A-Z_][A-Z0-9_]{{2,}}%"
+    r"|__[A-Z][A-Z0-9_]+__|\{+[\w .:-]*\}+|<[\w .:-]*>"
 )
 _VARIABLE: Final = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _QUOTES: Final = "\"'"
@@ -20,12 +23,24 @@ _QUOTED: Final = "must not be in quotes, which some tools such as `docker run --
 
 
 def plain(value: object, *, shown: bool = True) -> object:
-    """Take white space away; refuse quotes around the value, which is `shown` if it's no secret."""
+    """
+    Take white space away; refuse quotes around the value, which is `shown` if it's no secret.
+
+    A secret may look like anything, other text holds no placeholder.
+    """
     if not isinstance(value, str):
         return value
     text = value.strip()
     if is_quoted(text):
         raise ValueError(_quoted(text[1:-1], shown=shown))
+    return filled(text) if shown else text
+
+
+def filled(text: str) -> str:
+    """Refuse what a tool was to replace by a value."""
+    if found := _UNFILLED.search(text):
+        msg = f"must not hold the placeholder {found[0]}, which nothing fills in"
+        raise ValueError(msg)
     return text
 
 

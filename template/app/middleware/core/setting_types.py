@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PositiveInt
 
-from .reading import Plain
+from .reading import Plain, filled
 
 # An origin in lower case, or the start of one.
 ORIGIN: Final = re.compile(r"(?P<name>https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+))(:[0-9]+)?")
@@ -75,11 +75,11 @@ def own_header(example: str) -> Callable[[str], str]:
 
 
 def header_value(value: str) -> str:
-    """Reject what a header can't contain: line breaks, and characters outside ASCII."""
+    """Reject what no header contains: line breaks, characters outside ASCII, placeholders."""
     if not (value.isascii() and value.isprintable()):
         msg = f"must be printable ASCII on one line, not {value!r}"
         raise ValueError(msg)
-    return value
+    return filled(value)
 
 
 def exact_path(value: str, wanted: str = "an exact path such as /status", hint: str = "") -> str:
