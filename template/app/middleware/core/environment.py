@@ -1,5 +1,6 @@
 """Environment: reads settings, and prints a sentence for each wrong one."""
 
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -25,7 +26,7 @@ from pydantic_settings import (
 )
 
 from . import annotations
-from .reading import broken_lines, read_json, split_commas, without_user
+from .reading import broken_lines, read_json, split_commas, unset_names, without_user
 
 _STARTUP_FAILURE: Final = 3
 _USER_IN_URL: Final = re.compile(r"://\S*@")
@@ -75,7 +76,7 @@ def refuse_to_start(*sentences: str) -> Never:
 
 
 class EnvFileError(SettingsError):
-    """A file of variables has lines that would be left out."""
+    """A file of variables has lines that would be left out, or filled with nothing."""
 
 
 class EnvironmentSettings(BaseSettings):
@@ -109,14 +110,15 @@ class EnvironmentSettings(BaseSettings):
         Return the usual sources.
 
         Raises:
-            EnvFileError: a line of an env file can't be read, and its default would hold.
+            EnvFileError: a line of an env file can't be read, and its default would hold, or a
+                part of a value would be empty.
             TypeError: there is no field for a keyword, which would be left out.
 
         """
         if isinstance(init_settings, InitSettingsSource):
             cls._refuse_unknown(init_settings.init_kwargs)
         if isinstance(dotenv_settings, DotEnvSettingsSource):
-            _check_env_files(dotenv_settings)
+            cls._check_env_files(dotenv_settings)
         return super().settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
         )
@@ -190,6 +192,34 @@ class EnvironmentSettings(BaseSettings):
             say = base._sentence  # noqa: SLF001 - a class of this family
             refuse_to_start(*(prefix + say(it) for it in error.errors(include_url=False)))
         return {name: getattr(found, name) for name in names}
+
+    @classmethod
+    def _check_env_files(cls, source: DotEnvSettingsSource) -> None:
+        files, encoding = source.env_file or (), source.env_file_encoding
+        for file in [files] if isinstance(files, (str, PathLike)) else files:
+            path = Path(file).expanduser()
+            # A pipe can be read once only.
+            if not path.is_file():
+                continue
+            if lines := [*broken_lines(path, encoding)]:
+                msg = (
+                    f"{file} must have NAME=value or a comment on each line, with quotes around all"
+                    f" of a value or none of it; see line {', '.join(map(str, lines))}"
+                )
+                raise EnvFileError(msg)
+            # The environment goes first, and other variables are those of other programs.
+            read = {it.lower() for name in cls.model_fields for it in cls._variables(name)}
+            read -= {it.lower() for it in os.environ}
+            for variable, name, line in unset_names(path, encoding):
+                if variable.lower().startswith(tuple(read)):
+                    # Another text may be a part of a secret.
+                    shown = name if _NAME.fullmatch(name) else "..."
+                    msg = (
+                        f"{file} must fill ${{{shown}}} of {variable} in line {line}, which would"
+                        " be empty, in quotes too; set it above that line or in the environment,"
+                        f" or write ${{{shown}:-default}}"
+                    )
+                    raise EnvFileError(msg)
 
     @classmethod
     def _refuse_unknown(cls, keywords: Collection[str]) -> None:
@@ -304,20 +334,6 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
             changed = True
     if changed:
         settings.model_rebuild(force=True)
-
-
-def _check_env_files(source: DotEnvSettingsSource) -> None:
-    files = source.env_file or ()
-    for file in [files] if isinstance(files, (str, PathLike)) else files:
-        path = Path(file).expanduser()
-        # A pipe can be read once only.
-        lines = [*broken_lines(path, source.env_file_encoding)] if path.is_file() else []
-        if lines:
-            msg = (
-                f"{file} must have NAME=value or a comment on each line, with quotes around all of"
-                f" a value or none of it; see line {', '.join(map(str, lines))}"
-            )
-            raise EnvFileError(msg)
 
 
 def _read_as(annotation: Any, value: object, *, shown: bool) -> object:

@@ -1,13 +1,15 @@
 """Reading: how the text of a variable becomes a value."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Original, parse_stream
+from dotenv.variables import Variable, parse_variables
 from pydantic import AfterValidator, BeforeValidator
 
 # What a tool was to replace by a value, and what is in no text: ${NAME}, {{ name }}, #{NAME}#.
@@ -78,11 +80,28 @@ def read_json(value: str) -> Any:
 def broken_lines(file: Path, encoding: str | None) -> Iterator[int]:
     """Yield the number of each line of an env file that sets no variable, and is no comment."""
     with file.open(encoding=encoding) as stream:
-        for key, value, (text, line), error in parse_stream(stream):
+        for key, value, original, error in parse_stream(stream):
             named = key is None or (value is not None and _VARIABLE.fullmatch(key))
             if error or not named:
-                # The blank lines before it count as a part of it.
-                yield line + text[: -len(text.lstrip())].count("\n")
+                yield _line_of(original)
+
+
+def unset_names(file: Path, encoding: str | None) -> Iterator[tuple[str, str, int]]:
+    """Yield the variable, the name and the line of each `${NAME}` that an env file can't fill."""
+    known = {*os.environ}
+    with file.open(encoding=encoding) as stream:
+        for key, value, original, _ in parse_stream(stream):
+            parts = [it for it in parse_variables(value or "") if isinstance(it, Variable)]
+            unset = [it.name for it in parts if it.default is None and it.name not in known]
+            if key and not unset:
+                known.add(key)
+            yield from ((key or "", name, _line_of(original)) for name in unset)
+
+
+def _line_of(original: Original) -> int:
+    # The blank lines before it count as a part of it.
+    blank = original.string[: -len(original.string.lstrip())]
+    return original.line + blank.count("\n")
 
 
 def in_any_case(*choices: str) -> BeforeValidator:
