@@ -87,7 +87,7 @@ def show_openapi(app: ASGIApp) -> int:
     service = service_of(app)
     policies = policies_of(app)
     if not isinstance(service, FastAPI) or policies is None:
-        print("The app that is served has no checked layers.", file=sys.stderr)
+        # A fault, which is printed with the others.
         return 1
     narrow_openapi(service, policies)
     print(json.dumps(service.openapi(), indent=2))
