@@ -194,6 +194,12 @@ class EnvironmentSettings(BaseSettings):
         return {name: getattr(found, name) for name in names}
 
     @classmethod
+    def renamed(cls, sentence: str) -> str:
+        """Put in the variables of this class: a rule names those of the class that has it."""
+        variables = {name.upper(): " or ".join(cls._variables(name)) for name in cls.model_fields}
+        return _NAME.sub(lambda match: variables.get(match[0], match[0]), sentence)
+
+    @classmethod
     def _check_env_files(cls, source: DotEnvSettingsSource) -> None:
         files, encoding = source.env_file or (), source.env_file_encoding
         for file in [files] if isinstance(files, (str, PathLike)) else files:
@@ -241,7 +247,7 @@ class EnvironmentSettings(BaseSettings):
                 try:
                     validator.func(SimpleNamespace(**right))
                 except (AssertionError, ValueError) as error:
-                    yield cls._renamed(f"{error}.")
+                    yield cls.renamed(f"{error}.")
                 except Exception:  # noqa: BLE001, S112 - it needs a setting that is wrong itself
                     continue
 
@@ -249,14 +255,14 @@ class EnvironmentSettings(BaseSettings):
     def _sentence(cls, error: Any) -> str:
         loc, context = error["loc"], error.get("ctx", {})
         if not loc:
-            return cls._renamed(f"{context.get('error', error['msg'])}.")
+            return cls.renamed(f"{context.get('error', error['msg'])}.")
         field = cls.model_fields.get(cls._field(loc))
         # An item that a tuple lacks has a place, too.
         lacks_item = error["type"] == "missing" and isinstance(loc[-1], int)
         name, annotation = cls._place(loc[:-1] if lacks_item else loc)
         plain = without_user(error["input"])
         if error["type"] == "value_error":
-            rule = cls._renamed(str(context["error"])).replace(str(error["input"]), str(plain))
+            rule = cls.renamed(str(context["error"])).replace(str(error["input"]), str(plain))
             return f"{name} {rule}."
         secret = field is None or _is_secret(field, annotation)
         shown = "" if secret else f", not {plain!r}"
@@ -316,12 +322,6 @@ class EnvironmentSettings(BaseSettings):
     @classmethod
     def _cased(cls, name: str) -> str:
         return name if cls.model_config.get("case_sensitive") else name.upper()
-
-    @classmethod
-    def _renamed(cls, sentence: str) -> str:
-        """Put in the variables of this class: a rule names those of the class that has it."""
-        variables = {name.upper(): " or ".join(cls._variables(name)) for name in cls.model_fields}
-        return _NAME.sub(lambda match: variables.get(match[0], match[0]), sentence)
 
 
 def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettings]) -> None:

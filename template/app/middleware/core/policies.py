@@ -193,6 +193,7 @@ class Policies:
             idle = self._effects.idle(layer, rule, path or template_of(context), method)
             if value and idle:
                 value, source = False if isinstance(value, bool) else None, idle.source
+            source = self.settings.renamed(source)
             rows.append({"name": name, "value": value, "layer": layer, "from": source})
         return rows
 

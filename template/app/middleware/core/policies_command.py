@@ -77,7 +77,7 @@ def _own_path(settings: EnvironmentSettings, path: str) -> str | None:
     """Return the setting that gives a layer this path to respond to, where no route has it."""
     for name, field in type(settings).model_fields.items():
         if of_field(field) == ExactPath and getattr(settings, name) == path:
-            return name.upper()
+            return settings.renamed(name.upper())
     return None
 
 
