@@ -14,13 +14,10 @@ from urllib.parse import unquote
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
-from .annotations import of_field
 from .check import live_stack, policies_of, service_of
 from .effects import WEBSOCKET
-from .environment import EnvironmentSettings
 from .openapi import narrow_openapi
-from .policies import Policies, methods_of, route_of, template_of
-from .setting_types import ExactPath
+from .policies import Policies, methods_of, route_of, setting_of, template_of
 
 _WRONG_USE: Final = 2
 
@@ -54,7 +51,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     if name != WEBSOCKET:
         scope["method"] = name
     context = route_of(scope)
-    if context is None and (setting := _own_path(policies.settings, path)):
+    if context is None and (setting := setting_of(policies.settings, path)):
         print(
             f"{path} is {setting}, where a layer responds. Only the layers outside it hold there.",
             file=sys.stderr,
@@ -71,14 +68,6 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     else:
         print("\n".join([template_of(context), *_lines(rows)]))
     return 0
-
-
-def _own_path(settings: EnvironmentSettings, path: str) -> str | None:
-    """Return the setting that gives a layer this path to respond to, where no route has it."""
-    for name, field in type(settings).model_fields.items():
-        if of_field(field) == ExactPath and getattr(settings, name) == path:
-            return settings.renamed(name.upper())
-    return None
 
 
 def show_openapi(app: ASGIApp) -> int:

@@ -300,6 +300,14 @@ SITUATIONS: Final = {
         "is in AUTHENTICATION_EXEMPT; take it out there, or leave out user_rate_limit.",
         settings={"authentication_exempt": ["/probe/items"]},
     ),
+    "the page of a layer": Situation(
+        "GET /metrics",
+        "access_log maintenance client_version required_headers rate_limit max_concurrency"
+        " queue_timeout authentication authentication_required cross_origin"
+        f" {OF_USERS}",
+        "/metrics is METRICS_PATH; leave out rate_limit.",
+        settings={"metrics_path": "/metrics"},
+    ),
     "no user": Situation(
         "POST /probe/items",
         f"{OF_USERS} conditional",
@@ -430,6 +438,19 @@ def test_the_command_names_the_path_of_a_layer(
     assert main({}) == 1
 
     assert capsys.readouterr().err.startswith("/readyz is READINESS_PATH, where a layer responds.")
+
+
+@pytest.mark.skipif("readiness" not in LAYERS, reason="no layer has a path")
+@pytest.mark.parametrize("entry", ["/readyz", "GET /readyz"])
+def test_an_entry_for_the_path_of_a_layer_names_its_setting(
+    entry: str, probe_app: ProbeApp
+) -> None:
+    (sentence,) = faults(probe_app(routes={entry: {}}))
+
+    assert sentence == (
+        f"ROUTES[{entry!r}] matches no route. /readyz is READINESS_PATH, where a layer responds."
+        " Remove the entry."
+    )
 
 
 def test_a_value_has_the_rules_of_its_setting(capsys: pytest.CaptureFixture[str]) -> None:
