@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,6 +18,7 @@ PLACEHOLDER: Final = re.compile(
     rf"{_UNFILLED.pattern}|\$\([^()]*\)|\$[A-Z_][A-Z0-9_]+|%[A-Z_][A-Z0-9_]{{2,}}%"
     r"|__[A-Z][A-Z0-9_]+__|\{+[\w .:-]*\}+|<[\w .:-]*>"
 )
+_BEGINS_JSON: Final = re.compile(r"""\s*[\[{][\s\[{]*["']""")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _QUOTES: Final = "\"'"
 _QUOTED: Final = "must not be in quotes, which some tools such as `docker run --env-file` keep; {}"
@@ -58,9 +58,14 @@ def _quoted(bare: str, *, shown: bool) -> str:
 def split_commas(value: str, *, shown: bool = True) -> Any:
     """Read `a,b` and `["a", "b"]` in the same way; other JSON passes to the next check."""
     if value.lstrip().startswith(("[", "{")):
-        # An IPv6 host such as [::1] starts in the same way, and is no JSON.
-        with suppress(ValueError):
+        try:
             return json.loads(value)
+        except ValueError as error:
+            # An IPv6 host such as [::1] is no JSON.
+            if _BEGINS_JSON.match(value):
+                it = f", not {value!r}" if shown else ""
+                msg = f"must be JSON, or items with commas between them{it}: {error}"
+                raise ValueError(msg) from None
     items = [item for part in value.split(",") if (item := part.strip())]
     if any(map(is_quoted, (value.strip(), *items))):
         bare = filter(None, (item.strip(_QUOTES) for item in items))

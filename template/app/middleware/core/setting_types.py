@@ -54,8 +54,7 @@ def header_name(value: str) -> str:
     """Reject an invalid header name, a pattern and a placeholder."""
     if not _HEADER.fullmatch(value):
         msg = (
-            "must be a header name: letters, digits, hyphens, dots and underscores,"
-            f" not {value!r}"
+            f"must be a header name: letters, digits, hyphens, dots and underscores, not {value!r}"
         )
         raise ValueError(msg)
     return value
