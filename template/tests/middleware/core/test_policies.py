@@ -34,6 +34,10 @@ def policies(table: Mapping[str, Mapping[str, Any]]) -> Policies:
     return Policies(table, fields=fields, settings=stack_settings(), stack=[])
 
 
+def no_faults(_: FastAPI) -> list[str]:
+    return []
+
+
 def answer(_: Request) -> PlainTextResponse:
     return PlainTextResponse("ok")
 
@@ -406,7 +410,7 @@ def test_the_command_tells_what_holds(
     app.user_middleware.append(Middleware(OrderCheck, policies=table))
     monkeypatch.setattr("app.main.app", app)
     # Its layers are none, so it wouldn't start.
-    monkeypatch.setattr("app.middleware.core.command_line.faults", lambda _: [])
+    monkeypatch.setattr("app.middleware.core.command_line.faults", no_faults)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["app.middleware", *arguments])
