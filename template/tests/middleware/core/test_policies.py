@@ -305,12 +305,12 @@ SITUATIONS: Final = {
         settings={"authentication_exempt": ["/probe/items"]},
     ),
     "the page of a layer": Situation(
-        "GET /metrics",
+        "GET /counts",
         "access_log maintenance client_version required_headers rate_limit max_concurrency"
         " queue_timeout authentication authentication_required cross_origin"
         f" {OF_USERS}",
-        "/metrics is METRICS_PATH; leave out rate_limit.",
-        settings={"metrics_path": "/metrics"},
+        "/counts is METRICS_PATH; leave out rate_limit.",
+        settings={"metrics_path": "/counts"},
     ),
     "no user": Situation(
         "POST /probe/items",
