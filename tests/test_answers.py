@@ -46,6 +46,16 @@ WRONG: Final = {
         "project_name",
         "layer is no question of this template. Its questions are project_name, description, ",
     ),
+    "a name for a list": (
+        "layers=request_id",
+        "project_name",
+        'layers must be a list in brackets; it is "request_id"',
+    ),
+    "nothing for a list": (
+        "further_schemes=null",
+        "project_name",
+        'further_schemes must be a list in brackets; it is "null"',
+    ),
     "no boolean": (
         "authentication_required=maybe",
         "authentication_required",

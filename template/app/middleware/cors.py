@@ -1,7 +1,8 @@
 """CORS: lets pages of the listed origins call the service and read its responses."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
@@ -39,7 +40,17 @@ _FORBIDDEN_HEADERS: Final = re.compile(
     r"|set-cookie|te|trailer|transfer-encoding|upgrade|via",
     re.IGNORECASE,
 )
-_STRANGERS: Final = ("https://any.invalid", "http://any.invalid")
+_NOBODY: Final = "any.invalid"
+_PORTS: Final = ("", ":1", ":80", ":3000", ":8000")
+# Literal text: how a name begins, and the label before its end, which are also free in `.*\.com`.
+_BEGIN: Final = re.compile(r"://([a-z0-9-]*)", re.IGNORECASE)
+_SECOND: Final = r"(?:ac|co|com|edu|gov|net|org)"
+_NAME_AT_END: Final = re.compile(
+    rf"([a-z0-9-]*)\\?\.((?:{_SECOND}\\?\.)?[a-z]{{2,}})(?![\w.\\-])", re.IGNORECASE
+)
+_PUBLIC: Final = re.compile(
+    rf"(?:{_SECOND}\.)?[a-z]{{2}}|com|net|org|info|biz|app|dev|cloud|online|shop|site|store|tech|xyz"
+)
 # What is in a class such as [^/] decides nothing.
 _CLASS: Final = re.compile(r"(?<!\\)\[(\^?)\]?(?:\\.|[^]\\])*\]")
 # What no origin holds, or what keeps an expression from matching a whole one.
@@ -221,12 +232,30 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
             f" CORS_ALLOW_CREDENTIALS; it is {regex!r}"
         )
         raise ValueError(msg)
-    if any(re.fullmatch(regex, origin) for origin in _STRANGERS):
+    stranger = next((it for it in _strangers(regex) if re.fullmatch(regex, it)), None)
+    if stranger is not None:
+        every = "every origin, such as " if _NOBODY in stranger else ""
         msg = (
-            "CORS_ALLOW_ORIGIN_REGEX must not allow every origin with"
-            f" CORS_ALLOW_CREDENTIALS; it is {regex!r}"
+            f"CORS_ALLOW_ORIGIN_REGEX must not allow {every}{stranger} with CORS_ALLOW_CREDENTIALS,"
+            r" but a whole name, such as ^https://([a-z0-9-]+\.)?app\.example$"
+            f"; it is {regex!r}"
         )
         raise ValueError(msg)
+
+
+def _strangers(regex: str) -> Iterator[str]:
+    """Yield origins that anybody can have: those of nobody, and names that end like one of ours."""
+    bare = regex.replace("[.]", r"\.")
+    begin = _BEGIN.search(bare)
+    start = begin[1] if begin else ""
+    hosts = [_NOBODY]
+    for label, end in _NAME_AT_END.findall(bare):
+        domain = end.replace("\\", "")
+        # Below another end than those, a label of any kind may be of our own network.
+        if label or _PUBLIC.fullmatch(domain):
+            hosts += [f"evil{label}.{domain}", f"{start}evil{label}.{domain}"]
+    for scheme, host, port in product(("https", "http"), hosts, _PORTS):
+        yield f"{scheme}://{host}{port}"
 
 
 _Name = Annotated[str, AfterValidator(header_name_or_all), Plain]

@@ -1,18 +1,22 @@
 """IP filter: allows or blocks clients by IP address."""
 
 from collections.abc import Collection
-from typing import Final
+from functools import partial
+from typing import Annotated, Final
 
+from pydantic import AfterValidator
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import NOTHING, Layer
 from .core.memo import Memo
-from .core.networks import covers, parse_address, parse_network
+from .core.networks import covers, network, parse_address, parse_network
 from .problem import Refusal
 
 _REMEMBERED: Final = 4096
 _REFUSAL: Final = Refusal(status=403, detail="Requests from your IP address are blocked.")
+_EVERY_CLIENT: Final = ("0.0.0.0/0", "::/0")
+_ALLOW_ALONE: Final = "without IP_DENY, every client outside IP_ALLOW is blocked"
 
 
 class IpFilterMiddleware(Layer):
@@ -55,9 +59,11 @@ def check_lists(*, allow: Collection[str], deny: Collection[str]) -> None:
 
     """
     blocked = [parse_network(item) for item in deny]
-    if allow and all(covers(blocked, parse_network(item)) for item in allow):
-        msg = (
-            "IP_DENY must not block all of IP_ALLOW, since it takes precedence; without IP_DENY,"
-            " every client outside IP_ALLOW is blocked"
-        )
+    if all(covers(blocked, parse_network(item)) for item in allow or _EVERY_CLIENT):
+        rule = "all of IP_ALLOW, since it takes precedence" if allow else "every client"
+        msg = f"IP_DENY must not block {rule}; {_ALLOW_ALONE}"
         raise ValueError(msg)
+
+
+_denied: Final = partial(network, everybody=f"; {_ALLOW_ALONE}")
+Denied = tuple[Annotated[str, AfterValidator(_denied)], ...]

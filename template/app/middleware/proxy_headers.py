@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Network
 from traceback import walk_stack
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 from pydantic import AfterValidator
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,7 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornPr
 from .core.check import fail_start
 from .core.exchange import Exchange
 from .core.layer import Layer
-from .core.networks import MAPPED_BITS, holds_everybody, network, parse_network
+from .core.networks import MAPPED_BITS, covers, holds_everybody, network, parse_network
 from .core.reading import in_any_case
 from .core.threads import run_at_once
 
@@ -21,6 +21,8 @@ from .core.threads import run_at_once
 _UNIX: Final = "unix"
 # What uvicorn and gunicorn trust by default.
 _DEFAULTS: Final = frozenset({"127.0.0.1", "::1"})
+# All that the internet has (RFC 4291, 2.4).
+_EVERYBODY: Final = ("0.0.0.0/0", "2000::/3")
 _DISAGREES: Final = (
     "The server trusts X-Forwarded-For from {}, which differs from TRUSTED_PROXIES."
     " Start it with --no-proxy-headers and without --forwarded-allow-ips: TRUSTED_PROXIES decides."
@@ -164,12 +166,27 @@ def _proxy(value: str) -> str:
         msg = f"must be the word unix alone for peers on a unix socket, not {value!r}"
         raise ValueError(msg)
     if holds_everybody(value):
-        msg = (
-            f"must not hold {value!r}, with which every client can claim any address; list the"
-            " addresses and networks of your proxies"
-        )
-        raise ValueError(msg)
+        _refuse_everybody(value)
     return network(value)
 
 
-TrustedProxies = tuple[Annotated[str, AfterValidator(_proxy), in_any_case(_UNIX)], ...]
+def _proxies(items: tuple[str, ...]) -> tuple[str, ...]:
+    """Reject everybody in parts, such as 0.0.0.0/1 with 128.0.0.0/1."""
+    networks = [parse_network(item) for item in items if item != _UNIX]
+    if any(covers(networks, parse_network(each)) for each in _EVERYBODY):
+        _refuse_everybody(",".join(items))
+    return items
+
+
+def _refuse_everybody(value: str) -> NoReturn:
+    msg = (
+        f"must not hold {value!r}, with which every client can claim any address; list the"
+        " addresses and networks of your proxies"
+    )
+    raise ValueError(msg)
+
+
+TrustedProxies = Annotated[
+    tuple[Annotated[str, AfterValidator(_proxy), in_any_case(_UNIX)], ...],
+    AfterValidator(_proxies),
+]

@@ -57,6 +57,12 @@ _SOURCES: Final = frozenset(
         *("unsafe-webtransport-hashes", "wasm-unsafe-eval"),
     )
 )
+_NONE: Final = "'none'"
+_BESIDE_NONE: Final = frozenset({_NONE, "'report-sample'"})
+# Without the colon they are names of hosts, which nobody has.
+_SCHEMES: Final = frozenset(
+    {"blob", "data", "filesystem", "http", "https", "mediastream", "ws", "wss"}
+)
 _SANDBOX: Final = frozenset(
     f"allow-{permission}"
     for permission in (
@@ -238,6 +244,10 @@ def _meant_directive(directive: str) -> list[str] | None:
         if known is _SOURCES and "-" in word and word.lower() in _DIRECTIVES:
             meant[-1] += ";"
         meant.append(_meant_word(word, known))
+    # Browsers ignore it beside others.
+    others = [word for word in meant[1:] if word.lower() not in _BESIDE_NONE]
+    if others and _NONE in known and not any(";" in word for word in meant):
+        return [word for word in meant if word.lower() != _NONE]
     return meant
 
 
@@ -250,6 +260,8 @@ def _meant_word(word: str, known: Collection[str]) -> str:
         return word
     if quoted:
         return f"'{bare}'"
+    if known is _SOURCES and word.lower() in _SCHEMES:
+        return f"{word}:"
     similar = [bare.lower()] if bare.lower() in spelled else []
     # Without quotes a source may be the name of a host.
     if word != bare or known is _SANDBOX:

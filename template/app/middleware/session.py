@@ -17,6 +17,8 @@ from .core.secret import HOW_TO_MAKE_ONE, check_secret
 from .core.threads import run_at_once
 
 _SENDS: Final = "session.sends"
+# How the names of cookies begin that browsers take with Secure only (RFC 6265bis, 4.1.3).
+_OF_HTTPS: Final = ("__host-", "__http-", "__secure-")
 
 
 class SessionMiddleware(Layer):
@@ -94,7 +96,7 @@ def check_cookie(*, name: str, same_site: str, https_only: bool) -> None:
     """
     if https_only:
         return
-    prefixed = name.lower().startswith(("__host-", "__secure-"))
+    prefixed = name.lower().startswith(_OF_HTTPS)
     if same_site == "none" or prefixed:
         cause = f"SESSION_COOKIE={name}" if prefixed else "SESSION_SAME_SITE=none"
         msg = f"SESSION_HTTPS_ONLY must be true with {cause}, or browsers drop the cookie"

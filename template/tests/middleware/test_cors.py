@@ -252,6 +252,15 @@ def test_nonsense_is_refused_at_start(settings: dict[str, Any], sentence: str) -
         ("^https?://.*$", "must not allow every origin"),
         ("^https://.*$", "must not allow every origin"),
         ("^http://.*$", "must not allow every origin"),
+        ("^https?://.+:[0-9]+$", "must not allow every origin, such as https://any.invalid:1 with"),
+        (r"^https://[a-z0-9-]+\.[a-z]+$", "must not allow every origin"),
+        (r"^https://.*app\.example$", "must not allow https://evilapp.example with"),
+        (r"^https://.*app[.]example(:\d+)?$", "must not allow https://evilapp.example with"),
+        (r"^https://[a-z0-9-]*app\.co\.uk$", "must not allow https://evilapp.co.uk with"),
+        (r"^https://app-.*shop\.example$", "must not allow https://app-evilshop.example with"),
+        ("^https://[a-z]+.app.example$", "must not allow https://evilapp.example with"),
+        (r"^https://.*\.com$", "must not allow https://evil.com with"),
+        (r"^http://[^/]+\.co\.uk:3\d{3}$", "must not allow http://evil.co.uk:3000 with"),
     ],
 )
 def test_a_regular_expression_that_shares_credentials_with_strangers_is_refused(
@@ -259,6 +268,27 @@ def test_a_regular_expression_that_shares_credentials_with_strangers_is_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=sentence):
         stack_settings(cors_allow_origin_regex=regex, cors_allow_credentials=True)
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        r"^https://([a-z0-9-]+\.)?app\.example$",
+        r"^https://(.*\.)?app\.example$",
+        r"^https://.*\.app\.example$",
+        r"^https://(www|shop)\.(app|onion)\.co\.uk$",
+        r"^https://pr-[0-9]+\.app\.example$",
+        r"^https://app-[a-z0-9]+-team\.vercel\.app$",
+        r"^https://[a-z0-9-]+\.internal$",
+        r"^http://localhost:[0-9]+$",
+        r"^http://[a-z]+:3000$",
+        r"^https?://(localhost|127\.0\.0\.1)(:\d{2,5})?$",
+        "^https://app.example.com$",
+        r"^https://app\.example\.com$|^https://.*\.app\.example\.com$",
+    ],
+)
+def test_a_regular_expression_of_own_names_may_share_credentials(regex: str) -> None:
+    stack_settings(cors_allow_origin_regex=regex, cors_allow_credentials=True)
 
 
 def test_a_regular_expression_may_share_credentials_with_those_it_names(

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware import StackSettings, innermost, inside, outermost, outside
+from app.middleware import Policy, StackSettings, innermost, inside, outermost, outside
 from app.middleware.core.check import faults, live_stack
 from app.middleware.core.command_line import main
 from app.middleware.core.setting_types import Paths
@@ -390,6 +390,30 @@ def test_the_command_prints_for_people_and_tells_faults(
     assert ["-", f"{Mine.__module__}.Mine"] in rows
     assert "Mine was added outside the middleware stack" in printed.err
     assert status == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["explain", "/probe/ok"], ["route", "/probe/ok"], ["openapi"]], ids=" ".join
+)
+def test_every_command_ends_with_the_faults(
+    command: list[str],
+    probe_app: ProbeApp,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What it shows is of a service that doesn't start."""
+    app = probe_app(routes={"/nope": Policy()})
+    app.add_middleware(Mine)
+    monkeypatch.setattr("app.main.app", app)
+    monkeypatch.setattr(sys, "argv", ["app.middleware", *command])
+
+    status = main({})
+
+    printed = capsys.readouterr()
+    assert status == 1
+    assert printed.out
+    assert "Mine was added outside the middleware stack" in printed.err
+    assert "ROUTES['/nope'] matches no route." in printed.err
 
 
 def test_a_command_is_run_with_its_argument(

@@ -140,11 +140,12 @@ def faults(app: ASGIApp) -> list[str]:
         for cls in declared
         if DOUBLES.get(dotted_name(cls), layer_of(cls)) != layer_of(cls)
     ]
+    for layer in layers_from(_stack(service)):
+        found += layer.faults(service) if isinstance(layer, Layer) else ()
     if policies:
         found += _lost_paths(service, policies.settings)
         found += policies.faults(service.routes)
-    for layer in layers_from(_stack(service)):
-        found += layer.faults(service) if isinstance(layer, Layer) else ()
+        found = [*map(policies.settings.renamed, found)]
     return [sentence for sentence in dict.fromkeys(found) if sentence]
 
 

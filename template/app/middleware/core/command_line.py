@@ -30,7 +30,7 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     Print the live stack, outermost first, or what one of `commands` returns for its argument.
 
     Returns:
-        The exit status: 1 when a rule of the order is broken.
+        The exit status: 1 where the service doesn't start, whatever was asked.
 
     """
     parser = argparse.ArgumentParser(
@@ -56,6 +56,15 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     # Only here, since it needs the settings of the service.
     from app.main import app  # noqa: PLC0415
 
+    # The process that a comparison starts shows another stack, the first one says what is wrong.
+    found = [] if getattr(arguments, "changed_only", False) else faults(app)
+    status = _show(app, arguments)
+    for fault in found:
+        print(fault, file=sys.stderr)
+    return status or int(bool(found))
+
+
+def _show(app: ASGIApp, arguments: argparse.Namespace) -> int:
     if arguments.command == "route":
         return show_route(app, arguments)
     if arguments.command == "openapi":
@@ -63,10 +72,7 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     if arguments.command:
         return explain_request(app, arguments)
     print(_as_json(app) if arguments.json else _as_text(app))
-    found = faults(app)
-    for fault in found:
-        print(fault, file=sys.stderr)
-    return 1 if found else 0
+    return 0
 
 
 def _as_json(app: ASGIApp) -> str:

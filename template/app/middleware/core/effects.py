@@ -47,7 +47,11 @@ class Effects:
         if layer is not None and layer.spares(path, method):
             others = [setting for each in LAYERS.values() for setting in each.settings]
             listing = self._naming(place.settings, [path]) or self._naming(others, [path]) or name
-            return Idle(listing, f"{path} is in {listing}", "take it out there, or leave out")
+            if isinstance(getattr(self._settings, listing.lower(), None), str):
+                found, way_out = f"{path} is {listing}", "leave out"
+            else:
+                found, way_out = f"{path} is in {listing}", "take it out there, or leave out"
+            return Idle(listing, found, way_out)
         needed = (self.idle(other, rule, path, method) for other in place.needs)
         return next(filter(None, needed), None)
 

@@ -1,5 +1,6 @@
 """Environment: reads settings, and prints a sentence for each wrong one."""
 
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -26,7 +27,7 @@ from pydantic_settings import (
 from pydantic_settings.sources import DotenvType
 
 from . import annotations
-from .reading import broken_lines, read_json, split_commas, without_user
+from .reading import broken_lines, read_json, split_commas, unset_names, without_user
 
 _STARTUP_FAILURE: Final = 3
 _USER_IN_URL: Final = re.compile(r"://\S*@")
@@ -76,7 +77,7 @@ def refuse_to_start(*sentences: str) -> Never:
 
 
 class EnvFileError(SettingsError):
-    """A file of variables has lines that would be left out."""
+    """A file of variables has lines that would be left out, or filled with nothing."""
 
 
 class EnvironmentSettings(BaseSettings):
@@ -110,14 +111,15 @@ class EnvironmentSettings(BaseSettings):
         Return the usual sources.
 
         Raises:
-            EnvFileError: a line of an env file can't be read, and its default would hold.
+            EnvFileError: a line of an env file can't be read, and its default would hold, or a
+                part of a value would be empty.
             TypeError: there is no field for a keyword, which would be left out.
 
         """
         if isinstance(init_settings, InitSettingsSource):
             cls._refuse_unknown(init_settings.init_kwargs)
         if isinstance(dotenv_settings, DotEnvSettingsSource):
-            _check_env_files(dotenv_settings.env_file, dotenv_settings.env_file_encoding)
+            cls._check_env_files(dotenv_settings.env_file, dotenv_settings.env_file_encoding)
         return super().settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
         )
@@ -155,7 +157,7 @@ class EnvironmentSettings(BaseSettings):
         try:
             # Before the library reads them, which logs a line of its own.
             config = cls.model_config
-            _check_env_files(config.get("env_file"), config.get("env_file_encoding"))
+            cls._check_env_files(config.get("env_file"), config.get("env_file_encoding"))
             return cls()
         except ValidationError as error:
             wrong = error.errors(include_url=False)
@@ -196,6 +198,39 @@ class EnvironmentSettings(BaseSettings):
         return {name: getattr(found, name) for name in names}
 
     @classmethod
+    def renamed(cls, sentence: str) -> str:
+        """Put in the variables of this class: a rule names those of the class that has it."""
+        variables = {name.upper(): " or ".join(cls._variables(name)) for name in cls.model_fields}
+        return _NAME.sub(lambda match: variables.get(match[0], match[0]), sentence)
+
+    @classmethod
+    def _check_env_files(cls, files: DotenvType | None, encoding: str | None) -> None:
+        for file in [files] if isinstance(files, (str, PathLike)) else files or ():
+            path = Path(file).expanduser()
+            # A pipe can be read once only.
+            if not path.is_file():
+                continue
+            if lines := [*broken_lines(path, encoding)]:
+                msg = (
+                    f"{file} must have NAME=value or a comment on each line, with quotes around all"
+                    f" of a value or none of it; see line {', '.join(map(str, lines))}"
+                )
+                raise EnvFileError(msg)
+            # The environment goes first, and other variables are those of other programs.
+            read = {it.lower() for name in cls.model_fields for it in cls._variables(name)}
+            read -= {it.lower() for it in os.environ}
+            for variable, name, line in unset_names(path, encoding):
+                if variable.lower().startswith(tuple(read)):
+                    # Another text may be a part of a secret.
+                    shown = name if _NAME.fullmatch(name) else "..."
+                    msg = (
+                        f"{file} must fill ${{{shown}}} of {variable} in line {line}, which would"
+                        " be empty, in quotes too; set it above that line or in the environment,"
+                        f" or write ${{{shown}:-default}}"
+                    )
+                    raise EnvFileError(msg)
+
+    @classmethod
     def _refuse_unknown(cls, keywords: Collection[str]) -> None:
         aliases = (annotations.aliases(field) for field in cls.model_fields.values())
         known = {*cls.model_fields, *chain.from_iterable(aliases)}
@@ -215,7 +250,7 @@ class EnvironmentSettings(BaseSettings):
                 try:
                     validator.func(SimpleNamespace(**right))
                 except (AssertionError, ValueError) as error:
-                    yield cls._renamed(f"{error}.")
+                    yield cls.renamed(f"{error}.")
                 except Exception:  # noqa: BLE001, S112 - it needs a setting that is wrong itself
                     continue
 
@@ -223,14 +258,14 @@ class EnvironmentSettings(BaseSettings):
     def _sentence(cls, error: Any) -> str:
         loc, context = error["loc"], error.get("ctx", {})
         if not loc:
-            return cls._renamed(f"{context.get('error', error['msg'])}.")
+            return cls.renamed(f"{context.get('error', error['msg'])}.")
         field = cls.model_fields.get(cls._field(loc))
         # An item that a tuple lacks has a place, too.
         lacks_item = error["type"] == "missing" and isinstance(loc[-1], int)
         name, annotation = cls._place(loc[:-1] if lacks_item else loc)
         plain = without_user(error["input"])
         if error["type"] == "value_error":
-            rule = cls._renamed(str(context["error"])).replace(str(error["input"]), str(plain))
+            rule = cls.renamed(str(context["error"])).replace(str(error["input"]), str(plain))
             return f"{name} {rule}."
         secret = field is None or _is_secret(field, annotation)
         shown = "" if secret else f", not {plain!r}"
@@ -291,12 +326,6 @@ class EnvironmentSettings(BaseSettings):
     def _cased(cls, name: str) -> str:
         return name if cls.model_config.get("case_sensitive") else name.upper()
 
-    @classmethod
-    def _renamed(cls, sentence: str) -> str:
-        """Put in the variables of this class: a rule names those of the class that has it."""
-        variables = {name.upper(): " or ".join(cls._variables(name)) for name in cls.model_fields}
-        return _NAME.sub(lambda match: variables.get(match[0], match[0]), sentence)
-
 
 def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettings]) -> None:
     """Let the fields of `base` keep their rules where `settings` gives another default."""
@@ -308,19 +337,6 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
             changed = True
     if changed:
         settings.model_rebuild(force=True)
-
-
-def _check_env_files(files: DotenvType | None, encoding: str | None) -> None:
-    for file in [files] if isinstance(files, (str, PathLike)) else files or ():
-        path = Path(file).expanduser()
-        # A pipe can be read once only.
-        lines = [*broken_lines(path, encoding)] if path.is_file() else []
-        if lines:
-            msg = (
-                f"{file} must have NAME=value or a comment on each line, with quotes around all of"
-                f" a value or none of it; see line {', '.join(map(str, lines))}"
-            )
-            raise EnvFileError(msg)
 
 
 def _read_as(annotation: Any, value: object, *, shown: bool) -> object:

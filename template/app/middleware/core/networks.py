@@ -2,8 +2,16 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Annotated, Final
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    collapse_addresses,
+    ip_address,
+    ip_network,
+)
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
 
@@ -38,21 +46,24 @@ def parse_network(value: str) -> Network:
 
 
 def covers(networks: Iterable[Network], inner: Network) -> bool:
-    """Return whether one of `networks` holds all of `inner`."""
-    return any(inner[0] in outer and inner[-1] in outer for outer in networks)
+    """Return whether `networks` hold all of `inner`, together too."""
+    # Those of one version only can be joined.
+    alike: list[Any] = [it for it in networks if isinstance(it, type(inner))]
+    return any(inner[0] in outer and inner[-1] in outer for outer in collapse_addresses(alike))
 
 
-def network(value: str) -> str:
+def network(value: str, everybody: str = _EVERY_CLIENT) -> str:
     """Refuse what is neither an address nor a network, and the address that nobody has."""
     meant = meant_network(value)
     if meant is not None and _is_unspecified(meant):
-        msg = f"must not hold {value!r}: no client has that address{_EVERY_CLIENT}"
+        msg = f"must not hold {value!r}: no client has that address{everybody}"
         raise ValueError(msg)
     try:
         ip_network(value)
     except ValueError:
         msg = f"must hold addresses and networks such as 10.0.0.5 or 10.0.0.0/8, not {value!r}"
-        raise ValueError(msg + _network_hint(value, meant)) from None
+        hint = everybody if value == "*" else _network_hint(value, meant)
+        raise ValueError(msg + hint) from None
     return value
 
 
@@ -86,8 +97,6 @@ def _is_unspecified(meant: Network) -> bool:
 
 
 def _network_hint(value: str, meant: Network | None) -> str:
-    if value == "*":
-        return _EVERY_CLIENT
     if value.lower() == "localhost":
         return "; write 127.0.0.1,::1"
     if meant is None:

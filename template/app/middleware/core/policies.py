@@ -8,7 +8,8 @@ settings of the service.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as field_of
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -23,12 +24,14 @@ from starlette.types import ASGIApp, Scope
 
 from app.middleware.order import LAYERS, layer_of
 
+from .annotations import of_field
 from .effects import METHODS, Effects
 from .environment import EnvironmentSettings, refuse_to_start
 from .exchange import HANDSHAKE
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
 from .scope import headers_by_name
+from .setting_types import ExactPath
 
 _ENTRY: Final = re.compile(r"(?:(?P<method>[A-Za-z]+) +)?(?P<path>/\S*)")
 _BELOW: Final = "/*"
@@ -62,7 +65,7 @@ class Rule:
     changes: Mapping[str, Mapping[str, Any] | None]
     method: str | None = None
     path: str = ""
-    replaced: dict[Layer, Layer | None] = field(default_factory=dict)
+    replaced: dict[Layer, Layer | None] = field_of(default_factory=dict)
     # Whether the limit of the body is the one that FastAPI was given.
     sized: bool = False
 
@@ -194,6 +197,7 @@ class Policies:
             idle = self._effects.idle(layer, rule, path or template_of(context), method)
             if value and idle:
                 value, source = False if isinstance(value, bool) else None, idle.source
+            source = self.settings.renamed(source)
             rows.append({"name": name, "value": value, "layer": layer, "from": source})
         return rows
 
@@ -218,7 +222,8 @@ class Policies:
                 )
             found = [c for c in contexts if rule.concerns(template_of(c))]
             if not found:
-                yield f"ROUTES[{rule.name!r}] matches no route.{_hint(rule, contexts)}"
+                hint = self._hint(rule, contexts)
+                yield f"ROUTES[{rule.name!r}] matches no route.{hint}"
             elif rule.method and not any(_takes(c, rule.method) for c in found):
                 allowed = sorted(set().union(*(methods_of(c) or () for c in found)))
                 yield (
@@ -231,6 +236,15 @@ class Policies:
             for context in contexts:
                 if _takes(context, method):
                     yield from self._ties(context, method)
+
+    def _hint(self, rule: Rule, contexts: Iterable[RouteContext]) -> str:
+        if setting := setting_of(self.settings, rule.path):
+            return f" {rule.path} is {setting}, where a layer responds. Remove the entry."
+        templates = [template_of(context) for context in contexts]
+        # One that takes the path, such as that of a mount, not one that only looks similar.
+        taking = [it for it in templates if compile_path(it)[0].match(f"{rule.path.rstrip('/')}/")]
+        near = taking or get_close_matches(rule.path, templates, 1, 0)
+        return f" Did you mean {near[0]}?" if near else ""
 
     def _ties(self, context: RouteContext, method: str) -> Iterator[str]:
         """Yield a sentence where one rule has the more specific path, another one the method."""
@@ -246,12 +260,21 @@ class Policies:
 
     def _vain(self, rule: Rule, contexts: Iterable[RouteContext]) -> Iterator[str]:
         """Yield a sentence for each field that has no effect on any request of an entry."""
-        requests = [
-            (template_of(context), method)
+        fitting = [
+            (template_of(context), method, rules)
             for context in contexts
             for method in methods_of(context) or (*METHODS, HANDSHAKE)
-            if next(self._fitting(context, method), None) is rule
+            if rule in (rules := [*self._fitting(context, method)])
         ]
+        requests = [it for *it, rules in fitting if rules[0] is rule]
+        takers = dict.fromkeys(rules[0] for *_, rules in fitting)
+        lost = [name for name in rule.policy if any(name not in it.policy for it in takers)]
+        if lost and not requests:
+            names = " and ".join(f"ROUTES[{it.name!r}]" for it in takers)
+            yield (
+                f"ROUTES[{rule.name!r}] has no effect, because each request has the fields of one"
+                f" entry, here of {names}. Write {', '.join(lost)} there too, or remove it."
+            )
         for name, value in rule.policy.items():
             layer = self._fields[name].layer
             idle = [why for it in requests if (why := self._effects.idle(layer, rule, *it))]
@@ -335,6 +358,14 @@ def methods_of(context: RouteContext) -> set[str] | None:
     if isinstance(context.original_route, WebSocketRoute):
         return {HANDSHAKE}
     return context.methods or None
+
+
+def setting_of(settings: EnvironmentSettings, path: str) -> str | None:
+    """Return the setting that gives a layer this path to respond to, where no route has it."""
+    for name, field in type(settings).model_fields.items():
+        if of_field(field) == ExactPath and getattr(settings, name) == path:
+            return settings.renamed(name.upper())
+    return None
 
 
 def _read(
@@ -424,14 +455,6 @@ def _regex(path: str) -> str:
 def _takes(context: RouteContext, method: str) -> bool:
     methods = methods_of(context)
     return methods is None or method in methods
-
-
-def _hint(rule: Rule, contexts: Iterable[RouteContext]) -> str:
-    templates = [template_of(context) for context in contexts]
-    # One that takes the path, such as that of a mount, not one that only looks similar.
-    taking = [it for it in templates if compile_path(it)[0].match(f"{rule.path.rstrip('/')}/")]
-    near = taking or get_close_matches(rule.path, templates, 1, 0)
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _method_of(scope: Scope) -> str:

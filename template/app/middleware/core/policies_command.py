@@ -14,13 +14,10 @@ from urllib.parse import unquote
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
-from .annotations import of_field
 from .check import live_stack, policies_of, service_of
-from .environment import EnvironmentSettings
 from .exchange import HANDSHAKE
 from .openapi import narrow_openapi
-from .policies import Policies, methods_of, route_of, template_of
-from .setting_types import ExactPath
+from .policies import Policies, methods_of, route_of, setting_of, template_of
 
 _WRONG_USE: Final = 2
 
@@ -54,7 +51,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     if name != HANDSHAKE:
         scope["method"] = name
     context = route_of(scope)
-    if context is None and (setting := _own_path(policies.settings, path)):
+    if context is None and (setting := setting_of(policies.settings, path)):
         print(
             f"{path} is {setting}, where a layer responds. Only the layers outside it hold there.",
             file=sys.stderr,
@@ -73,21 +70,13 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _own_path(settings: EnvironmentSettings, path: str) -> str | None:
-    """Return the setting that gives a layer this path to respond to, where no route has it."""
-    for name, field in type(settings).model_fields.items():
-        if of_field(field) == ExactPath and getattr(settings, name) == path:
-            return name.upper()
-    return None
-
-
 def show_openapi(app: ASGIApp) -> int:
     """Print the document as it is served: `app.openapi()` knows of no layers."""
     live_stack(app)
     service = service_of(app)
     policies = policies_of(app)
     if not isinstance(service, FastAPI) or policies is None:
-        print("The app that is served has no checked layers.", file=sys.stderr)
+        # A fault, which is printed with the others.
         return 1
     narrow_openapi(service, policies)
     print(json.dumps(service.openapi(), indent=2))

@@ -1,31 +1,48 @@
 """Reading: how the text of a variable becomes a value."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Original, parse_stream
+from dotenv.variables import Variable, parse_variables
 from pydantic import AfterValidator, BeforeValidator
 
-# What a tool was to replace by a value: ${NAME}, $(command), $NAME, {name}, {{name}}, <name>.
+# What a tool was to replace by a value, and what is in no text: ${NAME}, {{ name }}, #{NAME}#.
+_UNFILLED: Final = re.compile(r"\$\{[^{}]*\}|\$?\{\{[^{}]*\}\}|#\{[^{}]*\}#?")
+# The same, and $(command), $NAME, %NAME%, __NAME__, {name} and <name>.
 PLACEHOLDER: Final = re.compile(
-    r"\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Z_]{2,}|\{+[\w .:-]*\}+|<[\w .:-]*>"
+    rf"{_UNFILLED.pattern}|\$\([^()]*\)|\$[A-Z_][A-Z0-9_]+|%[A-Z_][A-Z0-9_]{{2,}}%"
+    r"|__[A-Z][A-Z0-9_]+__|\{+[\w .:-]*\}+|<[\w .:-]*>"
 )
+_BEGINS_JSON: Final = re.compile(r"""\s*[\[{][\s\[{]*["']""")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _QUOTES: Final = "\"'"
 _QUOTED: Final = "must not be in quotes, which some tools such as `docker run --env-file` keep; {}"
 
 
 def plain(value: object, *, shown: bool = True) -> object:
-    """Take white space away; refuse quotes around the value, which is `shown` if it's no secret."""
+    """
+    Take white space away; refuse quotes around the value, which is `shown` if it's no secret.
+
+    A secret may look like anything, other text holds no placeholder.
+    """
     if not isinstance(value, str):
         return value
     text = value.strip()
     if is_quoted(text):
         raise ValueError(_quoted(text[1:-1], shown=shown))
+    return filled(text) if shown else text
+
+
+def filled(text: str) -> str:
+    """Refuse what a tool was to replace by a value."""
+    if found := _UNFILLED.search(text):
+        msg = f"must not hold the placeholder {found[0]}, which nothing fills in"
+        raise ValueError(msg)
     return text
 
 
@@ -41,9 +58,14 @@ def _quoted(bare: str, *, shown: bool) -> str:
 def split_commas(value: str, *, shown: bool = True) -> Any:
     """Read `a,b` and `["a", "b"]` in the same way; other JSON passes to the next check."""
     if value.lstrip().startswith(("[", "{")):
-        # An IPv6 host such as [::1] starts in the same way, and is no JSON.
-        with suppress(ValueError):
+        try:
             return json.loads(value)
+        except ValueError as error:
+            # An IPv6 host such as [::1] is no JSON.
+            if _BEGINS_JSON.match(value):
+                it = f", not {value!r}" if shown else ""
+                msg = f"must be JSON, or items with commas between them{it}: {error}"
+                raise ValueError(msg) from None
     items = [item for part in value.split(",") if (item := part.strip())]
     if any(map(is_quoted, (value.strip(), *items))):
         bare = filter(None, (item.strip(_QUOTES) for item in items))
@@ -63,11 +85,28 @@ def read_json(value: str) -> Any:
 def broken_lines(file: Path, encoding: str | None) -> Iterator[int]:
     """Yield the number of each line of an env file that sets no variable, and is no comment."""
     with file.open(encoding=encoding) as stream:
-        for key, value, (text, line), error in parse_stream(stream):
+        for key, value, original, error in parse_stream(stream):
             named = key is None or (value is not None and _VARIABLE.fullmatch(key))
             if error or not named:
-                # The blank lines before it count as a part of it.
-                yield line + text[: -len(text.lstrip())].count("\n")
+                yield _line_of(original)
+
+
+def unset_names(file: Path, encoding: str | None) -> Iterator[tuple[str, str, int]]:
+    """Yield the variable, the name and the line of each `${NAME}` that an env file can't fill."""
+    known = {*os.environ}
+    with file.open(encoding=encoding) as stream:
+        for key, value, original, _ in parse_stream(stream):
+            parts = [it for it in parse_variables(value or "") if isinstance(it, Variable)]
+            unset = [it.name for it in parts if it.default is None and it.name not in known]
+            if key and not unset:
+                known.add(key)
+            yield from ((key or "", name, _line_of(original)) for name in unset)
+
+
+def _line_of(original: Original) -> int:
+    # The blank lines before it count as a part of it.
+    blank = original.string[: -len(original.string.lstrip())]
+    return original.line + blank.count("\n")
 
 
 def in_any_case(*choices: str) -> BeforeValidator:

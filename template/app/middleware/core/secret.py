@@ -38,8 +38,11 @@ _KNOWN: Final = (
     "topsecret",
     "yoursecret",
 )
-# An address, also of a secret in a store: op://, vault://, arn:.
-_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://|arn:")
+# An address, also of a secret in a store: op://, vault:, arn:, @Microsoft.KeyVault(...), a path.
+_ADDRESS: Final = re.compile(
+    r"[a-z][a-z0-9+.-]*://|(arn|secretref|secretsmanager|ssm|vault):|@[\w.]+\("
+    r"|projects/[\w-]+/secrets/|(/[a-z0-9._-]+){2,}$"
+)
 _PEM: Final = re.compile(r"-----BEGIN ([A-Z0-9]+ )*?(?P<kind>PRIVATE|PUBLIC|CERTIFICATE)\b")
 _SSH: Final = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ AAAA")
 _PARTS_OF_JWK: Final = frozenset({"keys", "kty", "x5c"})
@@ -63,7 +66,8 @@ def check_secret(value: str) -> None:
 
     """
     plain(value, shown=False)
-    if PLACEHOLDER.fullmatch(value) or _ADDRESS.match(value) or os.path.isfile(value):  # noqa: PTH113 - a Path's may raise
+    name = value.strip()
+    if PLACEHOLDER.fullmatch(name) or _ADDRESS.match(name) or os.path.isfile(value):  # noqa: PTH113 - a Path's may raise
         _refuse("must be the secret itself, not the name of where it is")
     if kind_of_key(value) not in {"", "PRIVATE"}:
         _refuse("must be a secret, not a public key, which others have too")

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PositiveInt
 
-from .reading import Plain
+from .reading import Plain, filled
 
 # An origin in lower case, or the start of one.
 ORIGIN: Final = re.compile(r"(?P<name>https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+))(:[0-9]+)?")
 
-_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# Of the characters that a name may have (RFC 9110, 5.1), those that names have.
+_HEADER: Final = re.compile(r"[A-Za-z0-9._-]+")
 _LABELS: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 # A host with what is often written around it.
 _ABOUT_HOST: Final = re.compile(
@@ -50,9 +51,11 @@ _WITH_NAME: Final = re.compile(r"user-agent\s*:\s*(?P<value>.*)", re.IGNORECASE)
 
 
 def header_name(value: str) -> str:
-    """Reject an invalid header name (RFC 9110, 5.1), and a pattern."""
-    if not _TOKEN.fullmatch(value) or set("*'") & set(value):
-        msg = f"must be a header name: letters, digits and hyphens, not {value!r}"
+    """Reject an invalid header name, a pattern and a placeholder."""
+    if not _HEADER.fullmatch(value):
+        msg = (
+            f"must be a header name: letters, digits, hyphens, dots and underscores, not {value!r}"
+        )
         raise ValueError(msg)
     return value
 
@@ -75,11 +78,11 @@ def own_header(example: str) -> Callable[[str], str]:
 
 
 def header_value(value: str) -> str:
-    """Reject what a header can't contain: line breaks, and characters outside ASCII."""
+    """Reject what no header contains: line breaks, characters outside ASCII, placeholders."""
     if not (value.isascii() and value.isprintable()):
         msg = f"must be printable ASCII on one line, not {value!r}"
         raise ValueError(msg)
-    return value
+    return filled(value)
 
 
 def exact_path(value: str, wanted: str = "an exact path such as /status", hint: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, SecretStr
 
-from app.middleware.core.reading import plain
+from app.middleware.core.reading import PLACEHOLDER, plain
 
 from .base import StorageLostError
 from .redis_clients import AddressError, Command, client
@@ -186,6 +186,9 @@ def _redis(value: SecretStr) -> SecretStr:
         " redis+sentinel://host:26379,host:26379/mymaster or redis+cluster://host:6379,host:6379;"
         " characters such as / # ? @ % in a password are percent-encoded, %2F for /"
     )
+    if _is_unfilled(value.get_secret_value()):
+        msg = "must hold the real host, user and password, not a placeholder that nothing fills in"
+        raise ValueError(msg)
     try:
         client(value.get_secret_value())
     except AddressError as error:
@@ -193,6 +196,13 @@ def _redis(value: SecretStr) -> SecretStr:
     except Exception:  # noqa: BLE001 - its text may show the password
         raise ValueError(msg) from None
     return value
+
+
+def _is_unfilled(url: str) -> bool:
+    """Find a placeholder: as the whole user or password, which may look odd, and elsewhere."""
+    begin, _, rest = url.partition("?")[0].rpartition("@")
+    login = begin.partition("://")[2].split(":", 1)
+    return bool(PLACEHOLDER.search(rest) or any(map(PLACEHOLDER.fullmatch, login)))
 
 
 StorageUrl = Annotated[SecretStr, AfterValidator(_redis)]

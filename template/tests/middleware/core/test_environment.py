@@ -207,6 +207,58 @@ def test_all_lines_that_set_nothing_are_counted(said: Said) -> None:
     assert sentence.endswith("; see line 1, 4.")
 
 
+@pytest.mark.parametrize(
+    "value", ["${OFFICE}", "'${OFFICE}'", '"${OFFICE}"', "red,${OFFICE}", "${LATER}", "${COLOUR}"]
+)
+@pytest.mark.parametrize("variable", ["ONION_COLOUR", "onion_colour"])
+def test_a_variable_that_is_not_set_is_refused(variable: str, value: str, said: Said) -> None:
+    """It would be empty without a word, as in `IP_ALLOW=${OFFICE}`, which then allows everybody."""
+    Path(".env").write_text(f"COLOUR=${{NOPE}}\n\n{variable}={value}\nLATER=1\n", "utf-8")
+
+    (sentence,) = said(Settings)
+
+    name = value[value.index("{") + 1 : value.index("}")]
+    assert sentence.startswith(f".env must fill ${{{name}}} of {variable} in line 3, which would")
+    assert sentence.endswith(f" or write ${{{name}:-default}}.")
+
+
+@pytest.mark.parametrize(
+    ("lines", "colour"),
+    [
+        ("ONION_COLOUR=${NOPE:-white}", "white"),
+        ("ONION_COLOUR=${NOPE:-}", ""),
+        ("OFFICE=white\nONION_COLOUR=${OFFICE}", "white"),
+        ("ONION_COLOUR=${FROM_OUTSIDE}", "white"),
+        ("ONION_COLOUR=white # not ${NOPE}", "white"),
+        ("ONION_COLOUR=white\nIMAGE=${REGISTRY}/onion", "white"),
+    ],
+)
+def test_a_variable_that_is_set_fills_a_value(
+    lines: str, colour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FROM_OUTSIDE", "white")
+    Path(".env").write_text(lines, "utf-8")
+
+    assert Settings().onion_colour == colour
+
+
+def test_a_value_that_the_environment_replaces_needs_no_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ONION_COLOUR", "white")
+    Path(".env").write_text("ONION_COLOUR=${NOPE}", "utf-8")
+
+    assert Settings().onion_colour == "white"
+
+
+def test_the_refusal_of_a_variable_shows_no_secret(said: Said) -> None:
+    Path(".env").write_text("ONION_COLOUR=a${hunter2}b", "utf-8")
+
+    (sentence,) = said(Settings)
+
+    assert sentence.startswith(".env must fill ${...} of ONION_COLOUR in line 1")
+
+
 def test_every_usual_line_is_read() -> None:
     Path(".env").write_text(
         "\ufeff# Colours\n\n  # and more\nexport A.b-c='1' # one\nB=\nC= # empty\n"

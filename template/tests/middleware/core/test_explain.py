@@ -375,6 +375,8 @@ def test_secrets_are_masked(form: list[str], run: Run) -> None:
     ("options", "sentence"),
     [
         (["orders"], "'orders' is no path and no URL"),
+        (["http://é..example/x"], "'é..example' is no host"),
+        ([f"https://{'ü' * 64}.example:8000"], "is no host"),
         (["a", "GET", "/orders"], "Give one method and one path"),
         (["G T", "/"], "'G T' is no method"),
         (["/", "-H", "Origin"], "'Origin' is no header"),

@@ -2,7 +2,13 @@
 
 import pytest
 
-from app.middleware.core.networks import holds_everybody, network, parse_address, parse_network
+from app.middleware.core.networks import (
+    covers,
+    holds_everybody,
+    network,
+    parse_address,
+    parse_network,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,22 @@ def test_what_is_no_address_is_none(host: str | None) -> None:
 )
 def test_a_network_has_one_form(value: str, folded: str) -> None:
     assert str(parse_network(value)) == folded
+
+
+@pytest.mark.parametrize(
+    ("networks", "inner", "outer"),
+    [
+        ("10.0.0.0/8", "10.1.0.0/16", "8.0.0.0/5"),
+        ("10.0.0.0/9 10.128.0.0/9", "10.0.0.0/8", "::/0"),
+        ("::/0 128.0.0.0/1 0.0.0.0/2 64.0.0.0/3", "128.0.0.0/1", "0.0.0.0/0"),
+        ("0.0.0.0/1 128.0.0.0/1", "0.0.0.0/0", "::/0"),
+    ],
+)
+def test_networks_hold_what_they_hold_together(networks: str, inner: str, outer: str) -> None:
+    found = [parse_network(each) for each in networks.split()]
+
+    assert covers(found, parse_network(inner))
+    assert not covers(found, parse_network(outer))
 
 
 @pytest.mark.parametrize("value", ["*", "10.0.0.1/8", "10.0.0.256", "example.com", "10.0.0.5:80"])

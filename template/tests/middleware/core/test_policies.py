@@ -34,6 +34,10 @@ def policies(table: Mapping[str, Mapping[str, Any]]) -> Policies:
     return Policies(table, fields=fields, settings=stack_settings(), stack=[])
 
 
+def no_faults(_: FastAPI) -> list[str]:
+    return []
+
+
 def answer(_: Request) -> PlainTextResponse:
     return PlainTextResponse("ok")
 
@@ -144,6 +148,34 @@ def test_two_entries_without_an_order_end_the_start(
     assert all(f"ROUTES[{name!r}]" in sentence for name in entries)
     assert f" Add '{added}'." in sentence
     assert list(policies({name: {} for name in [*entries, added]}).faults(app.routes)) == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "takers"),
+    [
+        ("/plain", ["GET /plain"]),
+        ("/v1/things/*", ["/v1/things/{thing}", "/v1/things/special", "PUT /v1/things/*"]),
+        ("GET /v1/*", ["GET /v1/things/{thing}"]),
+        ("/v1/live", ["WEBSOCKET /v1/live"]),
+        ("/files/*", ["/files/{path:path}"]),
+    ],
+)
+def test_an_entry_whose_requests_others_take_ends_the_start(
+    lost: str, takers: list[str], app: FastAPI
+) -> None:
+    """Its fields hold for no request, such as a key that everybody needs below a path."""
+
+    def said(policy: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+        table = policies({lost: policy, **dict.fromkeys(takers, others)})
+        return [it for it in table.faults(app.routes) if "has no effect" in it]
+
+    (sentence,) = said({"rate": False, "one": True}, {"rate": True})
+
+    assert sentence.startswith(f"ROUTES[{lost!r}] has no effect, because each request has")
+    assert all(f"ROUTES[{name!r}]" in sentence for name in takers)
+    assert sentence.endswith("Write one there too, or remove it.")
+    assert said({"rate": False, "one": True}, {"rate": True, "one": False}) == []
+    assert said({}, {"rate": True}) == []
 
 
 def test_head_has_the_entry_of_get_unless_it_has_one(app: FastAPI) -> None:
@@ -272,6 +304,14 @@ SITUATIONS: Final = {
         "is in AUTHENTICATION_EXEMPT; take it out there, or leave out user_rate_limit.",
         settings={"authentication_exempt": ["/probe/items"]},
     ),
+    "the page of a layer": Situation(
+        "GET /counts",
+        "access_log maintenance client_version required_headers rate_limit max_concurrency"
+        " queue_timeout authentication authentication_required cross_origin"
+        f" {OF_USERS}",
+        "/counts is METRICS_PATH; leave out rate_limit.",
+        settings={"metrics_path": "/counts"},
+    ),
     "no user": Situation(
         "POST /probe/items",
         f"{OF_USERS} conditional",
@@ -369,6 +409,8 @@ def test_the_command_tells_what_holds(
     table = policies({"POST /v1/*": {"one": False}})
     app.user_middleware.append(Middleware(OrderCheck, policies=table))
     monkeypatch.setattr("app.main.app", app)
+    # Its layers are none, so it wouldn't start.
+    monkeypatch.setattr("app.middleware.core.command_line.faults", no_faults)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["app.middleware", *arguments])
@@ -400,6 +442,19 @@ def test_the_command_names_the_path_of_a_layer(
     assert main({}) == 1
 
     assert capsys.readouterr().err.startswith("/readyz is READINESS_PATH, where a layer responds.")
+
+
+@pytest.mark.skipif("readiness" not in LAYERS, reason="no layer has a path")
+@pytest.mark.parametrize("entry", ["/readyz", "GET /readyz"])
+def test_an_entry_for_the_path_of_a_layer_names_its_setting(
+    entry: str, probe_app: ProbeApp
+) -> None:
+    (sentence,) = faults(probe_app(routes={entry: {}}))
+
+    assert sentence == (
+        f"ROUTES[{entry!r}] matches no route. /readyz is READINESS_PATH, where a layer responds."
+        " Remove the entry."
+    )
 
 
 def test_a_value_has_the_rules_of_its_setting(capsys: pytest.CaptureFixture[str]) -> None:

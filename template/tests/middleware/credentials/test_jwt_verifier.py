@@ -609,6 +609,18 @@ def test_a_key_in_another_spelling_is_no_secret(make: Callable[[], AnyKey], spel
         "vault://orders/production/keys/jwt",
         "arn:aws:secretsmanager:eu-west-1:1:secret:jwt",
         "https://id.company.com/realms/orders/keys",
+        "@Microsoft.KeyVault(VaultName=orders;SecretName=jwt-key)",
+        "@Microsoft.KeyVault(SecretUri=https://orders.vault.azure.net/secrets/jwt/)",
+        "vault:secret/data/orders/production#JWT_KEY",
+        "{{resolve:secretsmanager:/prod/orders/jwt:SecretString:key}}",
+        "projects/1234567/secrets/orders-jwt/versions/latest",
+        "/run/secrets/of-the-orders-of-the-shop/jwt_key",
+        "#{JWT_KEY_OF_THE_ORDERS_OF_THE_SHOP}#",
+        "%JWT_KEY_OF_THE_ORDERS_OF_THE_SHOP%",
+        "__JWT_KEY_OF_THE_ORDERS_OF_THE_SHOP__",
+        "$JWT_KEY_2_OF_THE_ORDERS_OF_THE_SHOP\n",
+        "{{ .Values.orders.jwt.key | quote }}",
+        "${{ secrets.JWT_KEY_OF_THE_ORDERS }}",
         __file__,
     ],
 )
@@ -628,6 +640,9 @@ def test_the_name_of_a_secret_is_no_secret(text: str) -> None:
         f'{{"key": "{SECRET}"}}',
         "".join(str(ord(letter)) for letter in SECRET),
         f'"{SECRET}',
+        f"/{base64_of(hashlib.sha512(b'tokens').digest())}",
+        "correct horse/battery: staple, gloomy onion",
+        f"{SECRET}__${{X}}%AB%",
     ],
 )
 def test_a_secret_that_looks_odd_is_one(text: str) -> None:

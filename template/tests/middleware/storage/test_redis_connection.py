@@ -273,3 +273,8 @@ def test_nonsense_is_refused_without_the_password(url: str) -> None:
         stack_settings(storage_url=url)
 
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("password", ["a<b>c", "{hunter2}!", "$HUNTER-2", "x${HUNTER2}"])
+def test_a_password_that_looks_odd_is_one(password: str) -> None:
+    stack_settings(storage_url=f"redis://:{password}@localhost:6379/0")

@@ -228,6 +228,7 @@ class _Analysis:
     def _setting(self, name: str) -> Setting:
         value = self._masker.text(shown(getattr(self._settings, name.lower())))
         given = name.lower() in self._settings.model_fields_set
+        name = self._settings.renamed(name)
         return Setting(name=name, value=value, source=name if given else "default")
 
     def _held(self, row: dict[str, Any]) -> Setting:
@@ -247,7 +248,7 @@ class _Analysis:
             endpoint=f"{endpoint.__module__}.{name}",
             where=f"{short(code.co_filename)}:{code.co_firstlineno}" if code else "",
             settings=[
-                (name.upper(), self._masker.text(shown(value)))
+                (self._settings.renamed(name.upper()), self._masker.text(shown(value)))
                 for name, value in settings
                 if value == path or (isinstance(value, (tuple, list, frozenset)) and path in value)
             ],
@@ -286,7 +287,7 @@ class _Analysis:
             scheme=self._scope["scheme"],
             responder=self._responder,
             is_outside=has_cors and self._place < self._components.index("cors"),
-            cors={name: self._setting(name).value for name in listed},
+            cors={it.name: it.value for it in map(self._setting, listed)},
         )
 
 

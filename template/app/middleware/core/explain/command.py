@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
-from app.middleware.core.check import LOST, broken_rules, policies_of, service_of
+from app.middleware.core.check import broken_rules, policies_of, service_of
 from app.middleware.core.policies import Policies
 from app.middleware.order import LAYERS, Rule
 
@@ -45,7 +45,7 @@ def explain_request(app: ASGIApp, arguments: argparse.Namespace) -> int:
     service = service_of(app)
     policies = policies_of(app)
     if service is None or policies is None:
-        print(LOST, file=sys.stderr)
+        # A fault, which is printed with the others.
         return 1
     try:
         request = read_request(arguments)

@@ -180,12 +180,20 @@ def _address(text: str) -> tuple[str, str, str]:
         if parts.scheme not in _SCHEMES or not parts.netloc:
             msg = f"{text!r} is no path and no URL: a path begins with a slash, such as /orders."
             raise WrongUseError(msg)
-        scheme, host = _SCHEMES[parts.scheme], parts.netloc.rpartition("@")[2]
+        scheme, host = _SCHEMES[parts.scheme], _host(parts.netloc.rpartition("@")[2])
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not all(map(str.isprintable, target)):
         msg = f"{target!r} has control characters; write them with %, such as %0A."
         raise WrongUseError(msg)
     return scheme, host, target
+
+
+def _host(text: str) -> str:
+    try:
+        return text if text.isascii() else text.encode("idna").decode()
+    except UnicodeError:
+        msg = f"{text!r} is no host; write a name such as api.example."
+        raise WrongUseError(msg) from None
 
 
 def _headers(lines: Sequence[str], *, host: str, body: bytes) -> tuple[RawHeaders, frozenset[str]]:
@@ -202,7 +210,7 @@ def _headers(lines: Sequence[str], *, host: str, body: bytes) -> tuple[RawHeader
         removed.add(key)
         if value:
             typed.append((key, value.encode("latin-1")))
-    defaults = [(b"host", host.encode("idna" if not host.isascii() else "ascii"))]
+    defaults = [(b"host", host.encode())]
     defaults += [(b"user-agent", b"explain"), (b"accept", b"*/*")]
     if body:
         defaults.append((b"content-type", _media_type(body)))
