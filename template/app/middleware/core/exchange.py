@@ -300,6 +300,9 @@ class Exchange:
             return self.send_head(message, len(self._changes))
         if self.filters:
             return self.filters[0][1](message)
+        if message.get("more_body", False):  # as `deliver` does, without a call for each chunk
+            self.body_bytes += len(message.get("body", b""))
+            return self._send(message)
         return self.deliver(message)
 
     def send_head(self, message: Message, depth: int) -> Awaitable[None]:
