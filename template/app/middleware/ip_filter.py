@@ -15,7 +15,7 @@ from .problem import Refusal
 
 _REMEMBERED: Final = 4096
 _REFUSAL: Final = Refusal(status=403, detail="Requests from your IP address are blocked.")
-_EVERY_CLIENT: Final = ("0.0.0.0/0", "::/0")
+_EVERYBODY: Final = ("0.0.0.0/0", "::/0")
 _ALLOW_ALONE: Final = "without IP_DENY, every client outside IP_ALLOW is blocked"
 
 
@@ -59,7 +59,7 @@ def check_lists(*, allow: Collection[str], deny: Collection[str]) -> None:
 
     """
     blocked = [parse_network(item) for item in deny]
-    if all(covers(blocked, parse_network(item)) for item in allow or _EVERY_CLIENT):
+    if all(covers(blocked, parse_network(item)) for item in allow or _EVERYBODY):
         rule = "all of IP_ALLOW, since it takes precedence" if allow else "every client"
         msg = f"IP_DENY must not block {rule}; {_ALLOW_ALONE}"
         raise ValueError(msg)

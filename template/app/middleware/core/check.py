@@ -26,15 +26,13 @@ from app.middleware.order import (
     observer_of,
 )
 
-from .annotations import of_field
 from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
 from .exchange import PROBE_METHODS
 from .layer import Layer, layers_from
-from .policies import Policies, methods_of, route_of, template_of
-from .setting_types import ExactPath, Paths
+from .policies import Policies, methods_of, paths_in, route_of, template_of
 
-LOST: Final = (
+_LOST: Final = (
     "The app that is served has no checked layers. Something wraps or replaces your app,"
     " such as VersionedFastAPI(app). Pass **stack_options(settings) to the FastAPI that is served."
 )
@@ -114,7 +112,7 @@ def faults(app: ASGIApp) -> list[str]:
     service = service_of(app)
     listed: list[Any] = [item.cls for item in service.user_middleware] if service else []
     if service is None or OrderCheck not in listed:
-        return [LOST]
+        return [_LOST]
     policies = policies_of(service)
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
@@ -183,7 +181,7 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
     def is_taken(path: str) -> bool:
         return path in templates or route_of({**scope, "path": path}) is not None
 
-    for name, path, is_of_layer in _paths_in(settings):
+    for name, path, is_of_layer in paths_in(settings):
         inner = path.removeprefix(root) if path.startswith(f"{root}/") else path
         other = path[:-1] if path.endswith("/") else f"{path}/"
         # What a layer responds to is never below the root_path.
@@ -191,17 +189,6 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
             yield _LOST_PATH.format(name, f" below the root_path {root}", path, inner)
         elif not is_of_layer and other in templates and not is_taken(path):
             yield _LOST_PATH.format(name, "", path, other)
-
-
-def _paths_in(settings: EnvironmentSettings) -> Iterator[tuple[str, str, bool]]:
-    """Yield the paths of each setting: its name, a path, and whether a layer responds there."""
-    for name, field in type(settings).model_fields.items():
-        kind = of_field(field)
-        if kind == ExactPath:
-            yield name.upper(), getattr(settings, name), True
-        elif kind == Paths:
-            for path in getattr(settings, name):
-                yield name.upper(), path, False
 
 
 def live_stack(app: ASGIApp) -> list[Any]:

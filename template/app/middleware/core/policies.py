@@ -8,8 +8,7 @@ settings of the service.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import field as field_of
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -31,7 +30,7 @@ from .exchange import HANDSHAKE
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
 from .scope import headers_by_name
-from .setting_types import ExactPath
+from .setting_types import ExactPath, Paths
 
 _ENTRY: Final = re.compile(r"(?:(?P<method>[A-Za-z]+) +)?(?P<path>/\S*)")
 _BELOW: Final = "/*"
@@ -65,7 +64,7 @@ class Rule:
     changes: Mapping[str, Mapping[str, Any] | None]
     method: str | None = None
     path: str = ""
-    replaced: dict[Layer, Layer | None] = field_of(default_factory=dict)
+    replaced: dict[Layer, Layer | None] = field(default_factory=dict)
     # Whether the limit of the body is the one that FastAPI was given.
     sized: bool = False
 
@@ -362,10 +361,19 @@ def methods_of(context: RouteContext) -> set[str] | None:
 
 def setting_of(settings: EnvironmentSettings, path: str) -> str | None:
     """Return the setting that gives a layer this path to respond to, where no route has it."""
-    for name, field in type(settings).model_fields.items():
-        if of_field(field) == ExactPath and getattr(settings, name) == path:
-            return settings.renamed(name.upper())
-    return None
+    owners = (name for name, it, is_of_layer in paths_in(settings) if is_of_layer and it == path)
+    return next(map(settings.renamed, owners), None)
+
+
+def paths_in(settings: EnvironmentSettings) -> Iterator[tuple[str, str, bool]]:
+    """Yield the paths of each setting: its name, a path, and whether a layer responds there."""
+    for name, info in type(settings).model_fields.items():
+        kind = of_field(info)
+        if kind == ExactPath:
+            yield name.upper(), getattr(settings, name), True
+        elif kind == Paths:
+            for path in getattr(settings, name):
+                yield name.upper(), path, False
 
 
 def _read(
