@@ -142,7 +142,7 @@ def _distinct(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
     return keys
 
 
-ApiKeyHeader = Annotated[HeaderName, AfterValidator(_header)]
+KeyHeader = Annotated[HeaderName, AfterValidator(_header)]
 ApiKeys = Annotated[
     tuple[Annotated[ApiKey, BeforeValidator(_api_key)], ...],
     AfterValidator(_distinct),
