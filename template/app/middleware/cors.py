@@ -45,15 +45,18 @@ _FORBIDDEN_HEADERS: Final = re.compile(
     r"|set-cookie|te|trailer|transfer-encoding|upgrade|via",
     re.IGNORECASE,
 )
-# Names that many owners share: the label before one is whose it is. The others are of one owner.
+# Below these, as below a public suffix, each label has an owner of its own.
 _SHARED: Final = (
-    r"(?:appspot|firebaseapp|herokuapp|onrender)\.com|(?:azurewebsites|cloudfront)\.net"
-    r"|(?:fly|pages|workers)\.dev|(?:github|gitlab|ngrok)\.io"
-    r"|(?:netlify|ngrok-free|vercel|web|up\.railway)\.app"
+    *("a.run.app", "amplifyapp.com", "app.github.dev", "appspot.com", "azurewebsites.net"),
+    *("cloudfront.net", "deno.dev", "firebaseapp.com", "fly.dev", "github.io", "gitlab.io"),
+    *("herokuapp.com", "netlify.app", "ngrok-free.app", "ngrok-free.dev", "ngrok.app", "ngrok.io"),
+    *("onrender.com", "pages.dev", "replit.app", "s3.amazonaws.com", "trycloudflare.com"),
+    *("up.railway.app", "vercel.app", "web.app", "workers.dev"),
 )
 # What one owner has, unless nobody can register it (RFC 6762, appendix G, and RFC 6761).
 _OWNED: Final = re.compile(
-    rf"(?P<label>[^./]+)\.(?:(?P<shared>{_SHARED})|(?:(?:ac|co|com|edu|gov|net|org)\.[a-z]{{2}}"
+    rf"(?P<label>[^./]+)\.(?:(?P<shared>{'|'.join(map(re.escape, _SHARED))})"
+    r"|(?:(?:ac|co|com|edu|go|gob|gov|ne|net|or|org)\.[a-z]{2}"
     r"|(?!(?:corp|home|internal|intranet|lan|local|localhost|private|test)$)[a-z][a-z0-9-]*))$"
 )
 # What is tried in place of free characters, and how many combinations are.

@@ -118,7 +118,7 @@ _PERMISSION: Final = re.compile(
     rf"""[a-z][a-z0-9-]*=(\*|self|\(\s*((\*|self|"(?i:https?://{_HOST})")\s*)*\))"""
     r"""(\s*;\s*report-to=[A-Za-z"][\w."-]*)?"""
 )
-# Those that browsers know. Others are experiments, unless one is nearly the same.
+# Those that browsers know. Another may be an experiment, but not if it nearly is one of these.
 _FEATURES: Final = (
     *("accelerometer", "ambient-light-sensor", "aria-notify", "attribution-reporting", "autoplay"),
     *("battery", "bluetooth", "browsing-topics", "camera", "captured-surface-control"),
