@@ -213,18 +213,20 @@ def test_no_setting_takes_a_header_of_a_layer(scheme: str, reader: Reader) -> No
 
 @pytest.mark.parametrize("scheme", SERVICES)
 def test_quotes_and_white_space_are_no_part_of_a_value(scheme: str, reader: Reader) -> None:
-    """`docker run --env-file` keeps both."""
+    """`docker run --env-file` keeps both, and documents have some of their own."""
     names = sorted(name for name in {*KNOBS} - SECRETS if _scheme(name) == scheme)
     usual = {name: _usual(name) for name in names}
 
     plain = reader.read(scheme, [{name: usual[name]} for name in names])
     spaced = reader.read(scheme, [{name: f" {usual[name]}\t"} for name in names])
-    quoted = reader.read(scheme, [{name: f'"{usual[name]}"'} for name in names])
-    single = reader.read(scheme, [{name: f"'{usual[name]}'"} for name in names])
+    wrong = [
+        reader.read(scheme, [{name: form.format(usual[name])} for name in names])
+        for form in ('"{}"', "'{}'", "\u201c{}\u201d", "\xab{}\xbb", "{}\u200b", "\ufeff{}")
+    ]
 
     assert [result for result in plain if not isinstance(result, dict)] == []
     assert spaced == plain
-    for name, *results in zip(names, quoted, single, strict=True):
+    for name, *results in zip(names, *wrong, strict=True):
         for result in results:
             assert _is_refusal(result, name, usual[name], usual[name].split(",")[0].strip()), result
 
@@ -234,6 +236,10 @@ def test_quotes_and_white_space_are_no_part_of_a_value(scheme: str, reader: Read
     [
         *(("jwt", name, f'"{SECRET}"', "leave them out") for name in ("JWT_KEY", "SESSION_SECRET")),
         ("jwt", "SESSION_SECRET", f" '{SECRET}' ", "leave them out"),
+        ("jwt", "SESSION_SECRET", f"\u201c{SECRET}\u201d", "leave them out"),
+        ("jwt", "JWT_KEY", f"{SECRET}\u200b", "character U+200B; leave it out"),
+        ("api_key", "API_KEYS", f"\ufeffa:{SECRET}", "character U+FEFF; leave it out"),
+        ("api_key", "STORAGE_URL", f"redis://:{SECRET}@localhost\u200b", "leave it out"),
         ("api_key", "API_KEYS", f'"a:{SECRET}"', "leave them out"),
         ("api_key", "API_KEYS", f"a:{SECRET[::-1]},'b:{SECRET}'", "leave them out"),
         ("api_key", "API_KEYS", f'{{"a": "{SECRET}"}}', "must be a list"),

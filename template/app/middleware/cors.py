@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import product
-from typing import Annotated, Final
+from importlib import import_module
+from itertools import chain, islice, product
+from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import AfterValidator
 from starlette.datastructures import Headers
@@ -16,9 +17,13 @@ from .core.headers import Clash, HeaderRule
 from .core.headers import Headers as RawHeaders
 from .core.layer import HTTP, Layer
 from .core.memo import Memo
+from .core.networks import parse_address
 from .core.reading import Plain
-from .core.setting_types import check_origin, header_name_or_all
+from .core.setting_types import ORIGIN, browser_origin, check_origin, header_name_or_all
 from .problem import record_refusal
+
+# A text, and a mask of its characters.
+_Sample: TypeAlias = tuple[str, str]
 
 _REMEMBERED: Final = 128
 _OK: Final = 200
@@ -40,17 +45,23 @@ _FORBIDDEN_HEADERS: Final = re.compile(
     r"|set-cookie|te|trailer|transfer-encoding|upgrade|via",
     re.IGNORECASE,
 )
-_NOBODY: Final = "any.invalid"
-_PORTS: Final = ("", ":1", ":80", ":3000", ":8000")
-# Literal text: how a name begins, and the label before its end, which are also free in `.*\.com`.
-_BEGIN: Final = re.compile(r"://([a-z0-9-]*)", re.IGNORECASE)
-_SECOND: Final = r"(?:ac|co|com|edu|gov|net|org)"
-_NAME_AT_END: Final = re.compile(
-    rf"([a-z0-9-]*)\\?\.((?:{_SECOND}\\?\.)?[a-z]{{2,}})(?![\w.\\-])", re.IGNORECASE
+# Below these, as below a public suffix, each label has an owner of its own.
+_SHARED: Final = (
+    *("a.run.app", "amplifyapp.com", "app.github.dev", "appspot.com", "azurewebsites.net"),
+    *("cloudfront.net", "deno.dev", "firebaseapp.com", "fly.dev", "github.io", "gitlab.io"),
+    *("herokuapp.com", "netlify.app", "ngrok-free.app", "ngrok-free.dev", "ngrok.app", "ngrok.io"),
+    *("onrender.com", "pages.dev", "replit.app", "s3.amazonaws.com", "trycloudflare.com"),
+    *("up.railway.app", "vercel.app", "web.app", "workers.dev"),
 )
-_PUBLIC: Final = re.compile(
-    rf"(?:{_SECOND}\.)?[a-z]{{2}}|com|net|org|info|biz|app|dev|cloud|online|shop|site|store|tech|xyz"
+# What one owner has, unless nobody can register it (RFC 6762, appendix G, and RFC 6761).
+_OWNED: Final = re.compile(
+    rf"(?P<label>[^./]+)\.(?:(?P<shared>{'|'.join(map(re.escape, _SHARED))})"
+    r"|(?:(?:ac|co|com|edu|go|gob|gov|ne|net|or|org)\.[a-z]{2}"
+    r"|(?!(?:corp|home|internal|intranet|lan|local|localhost|private|test)$)[a-z][a-z0-9-]*))$"
 )
+# What is tried in place of free characters, and how many combinations are.
+_FREE: Final = ("evil.xyz", "xyz", "io", "x", "1", "-", ".", "https", "https://evil.xyz")
+_MOST: Final = 20_000
 # What is in a class such as [^/] decides nothing.
 _CLASS: Final = re.compile(r"(?<!\\)\[(\^?)\]?(?:\\.|[^]\\])*\]")
 # What no origin holds, or what keeps an expression from matching a whole one.
@@ -213,9 +224,8 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
     """
     Refuse to share credentials with every origin.
 
-    Starlette accepts that silently and mirrors any Origin. It matches the whole origin, so each
-    name must be anchored: a bare `.*` allows `https://evil.example`, and `https://.*app.example`
-    allows `https://evilapp.example`.
+    Starlette accepts that silently and mirrors any Origin that matches: that of everybody, if what
+    a stranger can register isn't spelled out. Origins that aren't of a web page are not checked.
 
     Raises:
         ValueError: with a message that says what to set.
@@ -226,36 +236,80 @@ def check_credentials(*, origins: tuple[str, ...], regex: str, credentials: bool
     if "*" in origins:
         msg = "CORS_ALLOW_ORIGINS must not be '*' with CORS_ALLOW_CREDENTIALS; list the origins"
         raise ValueError(msg)
-    if regex and not (regex.startswith("^") and regex.endswith("$")):
+    if regex and (stranger := _find_stranger(regex)):
         msg = (
-            "CORS_ALLOW_ORIGIN_REGEX must start with ^ and end with $ with"
-            f" CORS_ALLOW_CREDENTIALS; it is {regex!r}"
-        )
-        raise ValueError(msg)
-    stranger = next((it for it in _strangers(regex) if re.fullmatch(regex, it)), None)
-    if stranger is not None:
-        every = "every origin, such as " if _NOBODY in stranger else ""
-        msg = (
-            f"CORS_ALLOW_ORIGIN_REGEX must not allow {every}{stranger} with CORS_ALLOW_CREDENTIALS,"
-            r" but a whole name, such as ^https://([a-z0-9-]+\.)?app\.example$"
-            f"; it is {regex!r}"
+            f"CORS_ALLOW_ORIGIN_REGEX must not allow {stranger}, which anybody can have, with"
+            r" CORS_ALLOW_CREDENTIALS, but whole names with \. for a dot, such as"
+            rf" ^https://([a-z0-9-]+\.)?app\.example$; it is {regex!r}"
         )
         raise ValueError(msg)
 
 
-def _strangers(regex: str) -> Iterator[str]:
-    """Yield origins that anybody can have: those of nobody, and names that end like one of ours."""
-    bare = regex.replace("[.]", r"\.")
-    begin = _BEGIN.search(bare)
-    start = begin[1] if begin else ""
-    hosts = [_NOBODY]
-    for label, end in _NAME_AT_END.findall(bare):
-        domain = end.replace("\\", "")
-        # Below another end than those, a label of any kind may be of our own network.
-        if label or _PUBLIC.fullmatch(domain):
-            hosts += [f"evil{label}.{domain}", f"{start}evil{label}.{domain}"]
-    for scheme, host, port in product(("https", "http"), hosts, _PORTS):
-        yield f"{scheme}://{host}{port}"
+def _find_stranger(regex: str) -> str | None:
+    """Return an origin that matches and that anybody can have, None if there seems to be none."""
+    if re.fullmatch(regex, "null"):
+        return "null"
+    samples = _samples(import_module("re._parser").parse(regex))
+    strange = (text for text, mask in samples if _is_strange(text, mask))
+    return next((text for text in strange if re.fullmatch(regex, text)), None)
+
+
+def _is_strange(text: str, mask: str) -> bool:
+    """Return whether `text` is an origin whose owner depends on a free character."""
+    origin = ORIGIN.fullmatch(text)
+    if origin is None or browser_origin(text) != text:
+        return False
+    start, end = text.index("//") + 2, origin.end("name")
+    if owned := _OWNED.search(text, start, end):
+        # Of a label below a shared name, one literal character is taken for the owner's.
+        of_owner = owned["shared"] and "=" in mask[owned.start() : owned.end("label")]
+        start = owned.end("label") if of_owner else owned.start()
+    elif (address := parse_address(text[start:end].strip("[]"))) is None or address.is_private:
+        return False
+    return "?" in mask[start:end]
+
+
+def _samples(nodes: Any) -> list[_Sample]:
+    """
+    Return texts that a parsed expression matches, one of each kind, and a mask for each.
+
+    The mask has `=` where the expression spells a character, and `?` where it is free.
+    """
+    each = [dict.fromkeys(_samples_of(nodes[at : at + 1])) for at in range(len(nodes))]
+    # The last one varies first, as it decides whose the origin is.
+    chosen = islice(product(*each), _MOST)
+    return [("".join(it[0] for it in parts), "".join(it[1] for it in parts)) for parts in chosen]
+
+
+def _samples_of(node: Any) -> Iterator[_Sample]:
+    ((kind, content),) = node
+    match kind.name, content:
+        case "LITERAL", code:
+            yield chr(code).lower(), "="
+        case "IN", items if all(it.name == "LITERAL" for it, _ in items):
+            yield from ((chr(code).lower(), "=") for _, code in items)
+        case "ANY" | "IN" | "NOT_LITERAL", _:
+            yield from _free(node)
+        case "BRANCH", (_, branches):
+            yield from chain.from_iterable(map(_samples, branches))
+        case "SUBPATTERN", (*_, group):
+            yield from _samples(group)
+        case "ATOMIC_GROUP", group:
+            yield from _samples(group)
+        case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT", (least, most, group):
+            if most > 1:
+                yield from _free(node)
+            for times in range(least, min(most, least + 1) + 1):
+                yield from ((text * times, mask * times) for text, mask in _samples(group))
+        case _:  # It matches no characters.
+            yield "", ""
+
+
+def _free(node: Any) -> Iterator[_Sample]:
+    """Yield what matches a part of an expression that leaves its characters open."""
+    flags = node.state.flags | re.IGNORECASE
+    matches = import_module("re._compiler").compile(node, flags).fullmatch
+    yield from ((text, "?" * len(text)) for text in _FREE if matches(text))
 
 
 _Name = Annotated[str, AfterValidator(header_name_or_all), Plain]

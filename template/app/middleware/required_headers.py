@@ -1,8 +1,9 @@
 """Required headers: returns 400 to requests without a required header."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator
 from starlette.types import ASGIApp
@@ -12,6 +13,9 @@ from .core.layer import HTTP, NOTHING, Layer
 from .core.reading import is_quoted
 from .core.setting_types import header_name, header_value
 from .problem import Refusal
+
+# Signs of a pattern, and of another header.
+_NO_VALUE: Final = re.compile(r"^\*$|^\^|\$$|\.[*+]|;\s*[\w-]+:\s")
 
 
 class RequiredHeadersMiddleware(Layer):
@@ -66,10 +70,10 @@ def _refuse_quotes(item: str) -> None:
 
 def _header(item: str) -> str:
     name, _, value = (part.strip() for part in item.partition(":"))
-    if not value or value == "*":
+    if not value or _NO_VALUE.search(value):
         msg = (
-            "must be headers such as X-Environment: production, each with its exact value,"
-            f' or JSON such as {{"X-Environment": "production"}}, not {item!r}'
+            "must be headers such as X-Environment: production, with commas between them, each with"
+            f' its exact value, or JSON such as {{"X-Environment": "production"}}, not {item!r}'
         )
         raise ValueError(msg)
     return f"{header_name(name)}: {header_value(value)}"

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 from .core.exchange import Addition, Exchange, Filter
 from .core.headers import Clash, HeaderRule, Headers, first
 from .core.layer import HTTP, Layer
-from .core.reading import PLACEHOLDER, in_any_case
+from .core.reading import PLACEHOLDER, in_any_case, is_quoted
 from .core.setting_types import HeaderValue
 
 _RULE: Final = HeaderRule(
@@ -59,9 +59,15 @@ _SOURCES: Final = frozenset(
 )
 _NONE: Final = "'none'"
 _BESIDE_NONE: Final = frozenset({_NONE, "'report-sample'"})
+_ANCESTORS: Final = frozenset({_NONE, "'self'"})
+_WITH_SOURCES: Final = (_SOURCES, _ANCESTORS)
 # Without the colon they are names of hosts, which nobody has.
-_SCHEMES: Final = frozenset(
-    {"blob", "data", "filesystem", "http", "https", "mediastream", "ws", "wss"}
+_SCHEMES: Final = ("blob", "data", "filesystem", "http", "https", "mediastream", "ws", "wss")
+_HOST: Final = r"(\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*\.?)(:([0-9]+|\*))?(/[^?#\"]*)?"
+# A scheme or a host (CSP3, 2.3.1).
+_SOURCE: Final = re.compile(
+    rf"[a-z][a-z0-9+.-]*:|(?!({'|'.join(_SCHEMES)})(/|:(?!//)))([a-z][a-z0-9+.-]*://)?{_HOST}",
+    re.IGNORECASE,
 )
 _SANDBOX: Final = frozenset(
     f"allow-{permission}"
@@ -77,7 +83,7 @@ _DIRECTIVES: Final[Mapping[str, Collection[str]]] = {
     **dict.fromkeys(
         (
             *("base-uri", "child-src", "connect-src", "default-src", "fenced-frame-src"),
-            *("font-src", "form-action", "frame-ancestors", "frame-src", "img-src"),
+            *("font-src", "form-action", "frame-src", "img-src"),
             *("manifest-src", "media-src", "navigate-to", "object-src", "prefetch-src"),
             *("script-src", "script-src-attr", "script-src-elem", "style-src", "style-src-attr"),
             *("style-src-elem", "worker-src"),
@@ -92,6 +98,7 @@ _DIRECTIVES: Final[Mapping[str, Collection[str]]] = {
         ),
         (),
     ),
+    "frame-ancestors": _ANCESTORS,
     "require-trusted-types-for": ("'script'",),
     "sandbox": _SANDBOX,
     "trusted-types": ("'allow-duplicates'", "'none'"),
@@ -108,9 +115,25 @@ _REFERRER_POLICIES: Final = (
     "unsafe-url",
 )
 _PERMISSION: Final = re.compile(
-    r"""[a-z][a-z0-9-]*=(\*|self|src|\(\s*((\*|self|src|"https?://[^\s"]+")\s*)*\))"""
+    rf"""[a-z][a-z0-9-]*=(\*|self|\(\s*((\*|self|"(?i:https?://{_HOST})")\s*)*\))"""
     r"""(\s*;\s*report-to=[A-Za-z"][\w."-]*)?"""
 )
+# Those that browsers know. Another may be an experiment, but not if it nearly is one of these.
+_FEATURES: Final = (
+    *("accelerometer", "ambient-light-sensor", "aria-notify", "attribution-reporting", "autoplay"),
+    *("battery", "bluetooth", "browsing-topics", "camera", "captured-surface-control"),
+    *("clipboard-read", "clipboard-write", "compute-pressure", "cross-origin-isolated"),
+    *("deferred-fetch", "deferred-fetch-minimal", "digital-credentials-create"),
+    *("digital-credentials-get", "display-capture", "document-domain", "encrypted-media"),
+    *("fullscreen", "gamepad", "geolocation", "gyroscope", "hid", "identity-credentials-get"),
+    *("idle-detection", "keyboard-map", "language-detector", "local-fonts", "local-network"),
+    *("local-network-access", "loopback-network", "magnetometer", "microphone", "midi"),
+    *("on-device-speech-recognition", "otp-credentials", "payment", "picture-in-picture"),
+    *("publickey-credentials-create", "publickey-credentials-get", "screen-wake-lock", "serial"),
+    *("speaker-selection", "storage-access", "summarizer", "sync-xhr", "translator", "unload"),
+    *("usb", "web-share", "window-management", "xr-spatial-tracking"),
+)
+_NEARLY: Final = 0.9
 
 
 class SecurityHeadersMiddleware(Layer):
@@ -217,10 +240,16 @@ def _content_security(value: str) -> str:
         for directive in filter(None, map(str.strip, policy.split(";"))):
             meant = _meant_directive(directive)
             if meant is None or meant != directive.split():
-                hint = f"; write {' '.join(meant)}" if meant else ""
+                hint = f"; write {' '.join(meant)}" if meant and not _unread(meant) else ""
                 msg = (
                     "must be directives such as default-src 'none', with ; between them, keywords"
                     f" in quotes, and without the name of the header, not {directive!r}{hint}"
+                )
+                raise ValueError(msg)
+            if wrong := _unread(meant):
+                msg = (
+                    "must have sources that browsers read there, such as img-src *.app.example"
+                    f" https://app.example:8000 data:, not {wrong!r} in {directive!r}"
                 )
                 raise ValueError(msg)
             names.append(meant[0].lower())
@@ -241,7 +270,7 @@ def _meant_directive(directive: str) -> list[str] | None:
         return None
     meant = [name]
     for word in (*filter(None, more), *words):
-        if known is _SOURCES and "-" in word and word.lower() in _DIRECTIVES:
+        if known in _WITH_SOURCES and "-" in word and word.lower() in _DIRECTIVES:
             meant[-1] += ";"
         meant.append(_meant_word(word, known))
     # Browsers ignore it beside others.
@@ -249,6 +278,17 @@ def _meant_directive(directive: str) -> list[str] | None:
     if others and _NONE in known and not any(";" in word for word in meant):
         return [word for word in meant if word.lower() != _NONE]
     return meant
+
+
+def _unread(directive: list[str]) -> str | None:
+    """Return a source that browsers leave out, None if there is none."""
+    name, *words = (word.rstrip(";") for word in directive)
+    known = _DIRECTIVES[name.lower()]
+    if known not in _WITH_SOURCES:
+        return None
+    words = [word for word in words if word.lower() not in known and not _SOURCE.fullmatch(word)]
+    # An unknown word in quotes may be one of tomorrow.
+    return next((word for word in words if known is _ANCESTORS or not is_quoted(word)), None)
 
 
 def _meant_word(word: str, known: Collection[str]) -> str:
@@ -260,15 +300,16 @@ def _meant_word(word: str, known: Collection[str]) -> str:
         return word
     if quoted:
         return f"'{bare}'"
-    if known is _SOURCES and word.lower() in _SCHEMES:
+    if known in _WITH_SOURCES and word.lower() in _SCHEMES:
         return f"{word}:"
     similar = [bare.lower()] if bare.lower() in spelled else []
-    # Without quotes a source may be the name of a host.
-    if word != bare or known is _SANDBOX:
+    quotes = word != bare or known is _SANDBOX
+    # Without quotes a source with one of these is a host.
+    if quotes or (known in _WITH_SOURCES and not set(".:*/") & set(word)):
         similar = similar or get_close_matches(bare.lower(), spelled, n=1, cutoff=_SIMILAR)
     if similar:
         return spelled[similar[0]]
-    # An unknown word in quotes may be one of tomorrow; an address is none.
+    # An address is no word of tomorrow.
     return word if word == f"'{bare}'" and not set(".:*") & set(bare) else bare
 
 
@@ -290,6 +331,11 @@ def _permissions(value: str) -> str:
         )
         raise ValueError(msg)
     names = [item.partition("=")[0] for item in items]
+    for name in names:
+        near = get_close_matches(name, _FEATURES, n=1, cutoff=_NEARLY)
+        if near and near[0] != name:
+            msg = f"must hold features that browsers know, such as {near[0]}=(), not {name!r}"
+            raise ValueError(msg)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"must have each feature once, or only the last counts, not {twice[0]} twice"
         raise ValueError(msg)

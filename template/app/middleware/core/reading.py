@@ -20,19 +20,27 @@ PLACEHOLDER: Final = re.compile(
 )
 _BEGINS_JSON: Final = re.compile(r"""\s*[\[{][\s\[{]*["']""")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
-_QUOTES: Final = "\"'"
+# As word processors make them.
+_TYPOGRAPHIC: Final = "\u201c\u201d\u201e\u2018\u2019\u201a\xab\xbb"
+_QUOTES: Final = f"\"'{_TYPOGRAPHIC}"
+_IN_QUOTES: Final = re.compile(
+    rf"""(["']).*\1|[{_TYPOGRAPHIC}][^{_TYPOGRAPHIC}]*[{_TYPOGRAPHIC}]""", re.DOTALL
+)
+# Those that come along with copied text: spaces without a width, byte order marks, directions.
+_INVISIBLE: Final = re.compile("[\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _QUOTED: Final = "must not be in quotes, which some tools such as `docker run --env-file` keep; {}"
 
 
 def plain(value: object, *, shown: bool = True) -> object:
     """
-    Take white space away; refuse quotes around the value, which is `shown` if it's no secret.
+    Take white space away; refuse quotes around the value, and what nobody sees in it.
 
-    A secret may look like anything, other text holds no placeholder.
+    The value is `shown` if it's no secret. A secret may look like anything, other text holds no
+    placeholder.
     """
     if not isinstance(value, str):
         return value
-    text = value.strip()
+    text = _visible(value, shown=shown).strip()
     if is_quoted(text):
         raise ValueError(_quoted(text[1:-1], shown=shown))
     return filled(text) if shown else text
@@ -48,7 +56,15 @@ def filled(text: str) -> str:
 
 def is_quoted(text: str) -> bool:
     """Return whether there are quotes around it."""
-    return len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES
+    return bool(_IN_QUOTES.fullmatch(text))
+
+
+def _visible(value: str, *, shown: bool) -> str:
+    if found := _INVISIBLE.search(value):
+        way_out = f"write {_INVISIBLE.sub('', value).strip()}" if shown else "leave it out"
+        msg = f"must not hold the invisible character U+{ord(found[0]):04X}; {way_out}"
+        raise ValueError(msg)
+    return value
 
 
 def _quoted(bare: str, *, shown: bool) -> str:
@@ -57,7 +73,7 @@ def _quoted(bare: str, *, shown: bool) -> str:
 
 def split_commas(value: str, *, shown: bool = True) -> Any:
     """Read `a,b` and `["a", "b"]` in the same way; other JSON passes to the next check."""
-    if value.lstrip().startswith(("[", "{")):
+    if _visible(value, shown=shown).lstrip().startswith(("[", "{")):
         try:
             return json.loads(value)
         except ValueError as error:

@@ -27,27 +27,35 @@ _WILD: Final = re.compile(r"[*()\\]|^https?://\.", re.IGNORECASE)
 _NUMBER_AT_END: Final = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 # They frame a message, or have another meaning in a request or a response.
 _RESERVED: Final = re.compile(
-    r"accept(-.*)?|access-control-.*|age|allow|alt-svc|authentication-info|authorization"
-    r"|baggage|cache-control|clear-site-data|connection|content-.*|cookie|cross-origin-.*|date"
-    r"|etag|expect|expires|forwarded|from|host|idempotency-(key|replayed)|if-.*|keep-alive"
-    r"|last-modified|link"
-    r"|location|max-forwards|origin|permissions-policy|pragma|proxy-.*|range|ratelimit(-.*)?"
-    r"|referer|referrer-policy|refresh|retry-after|sec-.*|server|server-timing|set-cookie"
-    r"|strict-transport-security|te|traceparent|tracestate|trailer|transfer-encoding|upgrade"
-    r"|user-agent|vary|via"
-    r"|warning|www-authenticate|x-content-type-options|x-frame-options"
-    r"|x-forwarded-(for|host|port|prefix|proto)|x-process-time",
+    r"accept(-.*)?|access-control-.*|activate-storage-access|age|allow|alt-svc"
+    r"|attribution-reporting-.*|authentication-info|authorization|baggage|cache-control"
+    r"|clear-site-data|connection|content-.*|cookie|critical-ch|cross-origin-.*|date|digest"
+    r"|document-policy(-.*)?|early-data|etag|expect|expires|forwarded|from|host"
+    r"|idempotency-(key|replayed)|if-.*|integrity-policy(-.*)?|keep-alive|last-modified|link"
+    r"|location|max-forwards|nel|no-vary-search|observe-browsing-topics|origin"
+    r"|origin-agent-cluster|permissions-policy(-.*)?|pragma|prefer|preference-applied|priority"
+    r"|proxy-.*|range|ratelimit(-.*)?|referer|referrer-policy|refresh|report-to"
+    r"|reporting-endpoints|repr-digest|retry-after|sec-.*|server|server-timing"
+    r"|service-worker-allowed|set-cookie|set-login|signature(-input)?|sourcemap|speculation-rules"
+    r"|strict-transport-security|supports-loading-mode|surrogate-.*|te|timing-allow-origin"
+    r"|traceparent|tracestate|trailer|transfer-encoding|upgrade|user-agent|vary|via"
+    r"|want-.*|warning|www-authenticate|x-accel-.*|x-content-type-options|x-dns-prefetch-control"
+    r"|x-forwarded-(for|host|port|prefix|proto)|x-frame-options|x-http-method-override"
+    r"|x-lighttpd-send-file|x-original-url|x-permitted-cross-domain-policies|x-process-time"
+    r"|x-real-ip|x-rewrite-url|x-robots-tag|x-sendfile|x-sourcemap|x-xss-protection",
     re.IGNORECASE,
 )
 # What requests send otherwise, and what patterns have; `$` also is in paths such as /$metadata.
 _NO_PATH: Final = re.compile(r"[][|^?#{}<>*%,; \\]|//|/:|\$$|\.\+|/\.\.?(/|$)")
 # Signs of a pattern, of which none is in `Mozilla/5.0 (X11; U) [en]`.
 _PATTERN: Final = re.compile(
-    r"^\^|[*\\]|\$$|^/.*/\w*$|\.[+?]|\(\?|\([\w.]*\|[\w.|]*\)|\S\[[\w-]+\]"
+    r"^\^|[*\\]|\$$|^/.*/\w*$|\.[+?]|\(\?|\([\w.]*\|[\w.|]*\)|\S\[[\w-]+\]|\d\.[xX]\b|[<>]=?\s*\d"
+    # Several in one.
+    r"|/[\w.]*\s*\|\s*[\w.-]+/|^(?P<product>[\w.-]+/)[^()]*;\s*(?P=product)"
 )
 # A bracket that closes before one opens.
 _CUT: Final = re.compile(r"[^(]*\).*|[^\[]*\].*")
-_WITH_NAME: Final = re.compile(r"user-agent\s*:\s*(?P<value>.*)", re.IGNORECASE)
+_WITH_NAME: Final = re.compile(r"user-agent\s*[:=]\s*(?P<value>.*)", re.IGNORECASE)
 
 
 def header_name(value: str) -> str:
@@ -204,8 +212,8 @@ def _item(value: str) -> str:
         raise ValueError(msg)
     if _PATTERN.search(value):
         msg = (
-            "must hold prefixes of what clients send, such as LegacyApp/1, not a pattern such as"
-            f" {value!r}"
+            "must hold prefixes of what clients send, with commas between them, such as"
+            f" LegacyApp/1, not a pattern such as {value!r}"
         )
         raise ValueError(msg)
     if named := _WITH_NAME.fullmatch(value):
