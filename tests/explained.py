@@ -36,7 +36,7 @@ SETTINGS: Final = {
 }
 
 # Added to the routes of a rendered service, which are the user's.
-_ROUTES: Final = '''
+ADDED_ROUTES: Final = '''
 
 @router.get("/events")
 async def events() -> StreamingResponse:
@@ -257,7 +257,7 @@ def prepare(service: Path) -> None:
     routes = service / "app/routes.py"
     text = routes.read_text("utf-8")
     text = text.replace("from fastapi import APIRouter, Request\n", _IMPORTS)
-    routes.write_text(text + _ROUTES, "utf-8")
+    routes.write_text(text + ADDED_ROUTES, "utf-8")
 
 
 def explain(service: Path, run: Run, *options: str, **settings: str) -> Done:

@@ -169,7 +169,7 @@ def test_a_layer_responds_with_what_its_page_says(service: Path) -> None:
             )
         }
         text = (service / f"docs/layers/{name}.md").read_text("utf-8")
-        row = re.search(r"^[|] Rejects with [|] (.+) [|]$", text, re.MULTILINE)
+        row = re.search(r"^[|] Responds with [|] (.+) [|]$", text, re.MULTILINE)
         said = {int(status) for status in re.findall(r"\d{3}", row[1])} if row else set()
 
         assert {*layer.get("refuses", ()), *layer.get("answers", ())} <= said <= known
@@ -202,7 +202,7 @@ def test_old_links_still_lead_somewhere(service: Path) -> None:
     )
 
 
-def test_the_picture_has_the_order_of_the_stack(service: Path) -> None:
+def test_the_picture_has_the_order_and_the_statuses_of_the_table(service: Path, page: str) -> None:
     picture = ET.parse(service / "docs/onion.svg")  # noqa: S314 - our own
     shown = [
         (item.get("class"), "".join(item.itertext()))
@@ -212,9 +212,10 @@ def test_the_picture_has_the_order_of_the_stack(service: Path) -> None:
     assert [text for kind, text in shown if kind == "layer"] == [
         LAYERS[name]["label"] for name in chosen(service)
     ]
-    for name in chosen(service):
-        for status in LAYERS[name].get("refuses", ()):
-            assert any(kind == "status" and str(status) in text.split() for kind, text in shown)
+    rows = re.findall(r"\(layers/(\w+)[.]md\) [|].*[|] (.*) [|]$", page, re.MULTILINE)
+    numbers = {name: " ".join(re.findall(r"\d{3}", cell)) for name, cell in rows}
+    of_chips = [text for kind, text in shown if kind == "status" and text != "rejected"]
+    assert of_chips == [numbers[name] for name in chosen(service) if numbers[name]]
 
 
 def test_the_name_is_shown_as_it_is(service: Path, page: str) -> None:
@@ -411,6 +412,8 @@ def test_symptoms_name_layers_that_exist() -> None:
         assert set(row) <= {
             *("symptom", "common", "when", "any", "without", "layers", "look", "explain")
         }
+        asked = row.get("explain", {})
+        assert set(asked) <= {"settings", "options", "instead", "shows"}
         conditions = (row.get(key, ()) for key in ("when", "any", "without"))
         named = {*row["layers"], *chain.from_iterable(conditions)}
         assert named <= set(ORDER["layers"])
@@ -427,6 +430,30 @@ def test_the_first_command_of_the_readme_starts_the_service(service: Path) -> No
     program = "from app.main import app; print(len(app.user_middleware))"
 
     assert int(output_of(service, "-c", program, **first_run(service))) > len(chosen(service))
+
+
+def test_a_token_for_the_key_that_is_kept_gets_in(render: Render, tmp_path: Path) -> None:
+    """As the README says: nothing in front of the command overrides `.env`."""
+    service = render(layers=["authentication"], authentication_required=True)
+    readme = (service / "README.md").read_text("utf-8")
+    keep, end, start = blocks(readme, "sh")[1].rpartition("END\n")
+    (sign,) = re.findall(r"`uv run (python -c .*jwt[.]encode.*)`", readme)
+    (tmp_path / "uv").write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} "$@"\n')
+    (tmp_path / "uv").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+
+    done = run("bash", "-c", f"{keep}{end}uv run {sign}", cwd=service, PATH=path)
+
+    program = """
+import sys
+from app.main import app
+from fastapi.testclient import TestClient
+client = TestClient(app, base_url="http://localhost")
+for headers in ({}, {"Authorization": f"Bearer {sys.argv[1]}"}):
+    print(client.get("/orders/1", headers=headers).status_code)
+"""
+    assert start == f"uv run {SERVE}\n"
+    assert output_of(service, "-c", program, done.stdout.strip()).split() == ["401", "200"]
 
 
 def test_the_readme_leads_to_files_that_exist(service: Path) -> None:

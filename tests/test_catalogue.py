@@ -88,7 +88,7 @@ KEYS_OF_AN_ENTRY: Final = {
         "setup",
         "summary",
     ),
-    *("test_dependencies", "variants", "way_in", "websocket"),
+    *("test_dependencies", "variants", "websocket"),
 }
 KEYS_OF_A_LAYER: Final = {
     *("label", "summary", "band", "class", "place", "websocket", "per_route", "client_sees"),
@@ -110,7 +110,7 @@ KEYS_INSIDE: Final = {
     "exception_handlers": {"import", "call"},
     "routes": {"import", "call"},
     "telemetry": {"import", "call"},
-    "schemes": {"name", "call"},
+    "schemes": {"name", "way_in", "call"},
     "variants": {"authentication_scheme", "number_of_schemes", "session_and", "storage"},
     "authentication_scheme": {*SCHEMES},
     "number_of_schemes": {"several"},

@@ -17,6 +17,7 @@ from copier import run_copy
 
 from .conftest import Render
 from .explained import (
+    ADDED_ROUTES,
     ELIDED,
     PAGE,
     PAGE_RUNS,
@@ -101,7 +102,7 @@ def test_the_page_shows_what_is_printed(answers: dict[str, Any], render: Render)
         assert shlex.split(typed) == [*PAGE_RUNS[layer].options]
         printed = explain(service, replace(PAGE_RUNS[layer], settings=settings)).stdout
         _, result, *ways, _ = parts(printed)
-        found, *found_ways = parts(f"\n\nResult\n{block}")[1:]
+        found, *found_ways = parts(f"\n\n{block}")[1:]
         assert " ".join(" ".join(found).split()) in " ".join(" ".join(result).split())
         assert [_cut(way) for way in found_ways] == [_cut(way) for way in ways]
 
@@ -156,6 +157,26 @@ def test_a_symptom_has_its_line(lacks: str | None, service: Path, render: Render
         if row.get("without", []) == [lacks] * bool(lacks) and "explain" in row
     ]
 
+    _assert_shown(rows, folder)
+
+
+def test_a_symptom_needs_no_layer_that_its_row_lacks(render: Render) -> None:
+    folder = render(layers=["cors"])
+    rows = read_yaml(ROOT / "hooks/symptoms.yml")
+
+    _assert_shown([row for row in rows if row.get("when") == ["cors"]], folder)
+
+
+def test_a_symptom_says_which_routes_a_new_service_lacks() -> None:
+    lacking = tuple(re.findall(r"^@?router[.].*[(]\"(/\w+)\"", ADDED_ROUTES, re.MULTILINE))
+    asked = [row.get("explain", {"options": ""}) for row in read_yaml(ROOT / "hooks/symptoms.yml")]
+
+    assert [it for it in asked if it["options"].startswith(lacking)] == [
+        it for it in asked if "instead" in it
+    ]
+
+
+def _assert_shown(rows: list[dict[str, Any]], folder: Path) -> None:
     assert rows
     for row in rows:
         asked = row["explain"]
@@ -183,6 +204,7 @@ def test_each_symptom_of_one_request_has_its_line() -> None:
         "The limit is higher than the setting",
         "Tests of your routes fail with 429",
         "The access log shows the proxy's IP address",
+        "A repeated POST gets the response of another client",
         "A layer of yours mixes the data of requests or websockets",
         "An endpoint hangs since a layer of yours reads the body",
         *["An `HTTPException` that a layer of yours raises becomes a 500"] * 2,

@@ -28,6 +28,7 @@ from .support import (
     TEMPLATE,
     UV,
     Done,
+    blocks,
     commit,
     git,
     python,
@@ -406,24 +407,8 @@ def credentials() -> dict[str, str]:
 
 def test_a_migration_needs_no_setting_of_the_middleware(service: Path) -> None:
     """As the README says; what Alembic writes is nobody's to format."""
-    _write(
-        service,
-        "app/settings.py",
-        '''"""The settings."""
-
-from .middleware import EnvironmentSettings, StackSettings
-
-
-class DatabaseSettings(EnvironmentSettings):
-    """What migrations need."""
-
-    database_url: str
-
-
-class Settings(DatabaseSettings, StackSettings):
-    """What the service needs."""
-''',
-    )
+    (settings,) = blocks(_read(service, "README.md"), "python")
+    _write(service, "app/settings.py", settings)
     (service / "alembic").mkdir()
     _write(service, "alembic/env.py", "import os, sys\nx = 'a'\n")
     read = "from app.settings import *; print({}.from_environment().database_url)"

@@ -16,7 +16,7 @@ from .problem import Refusal
 
 _REMEMBERED: Final = 1024
 _REFUSAL: Final = Refusal(
-    status=400, detail="Send exactly one Host header, with a host name of this service."
+    status=400, detail="The Host header must be a host name of this service, sent once."
 )
 _HOST: Final = re.compile(
     r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)(:(?P<port>[1-9]\d{0,4})?)?",

@@ -20,6 +20,9 @@ from .openapi import narrow_openapi
 from .policies import Policies, methods_of, route_of, setting_of, template_of
 
 _WRONG_USE: Final = 2
+_LEGEND: Final = """
+default: nobody set the setting. stack: no entry of ROUTES changes it.
+Anything else is the setting, the entry, the max_body_size or the method that decides."""
 
 
 def add_route_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +69,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
         found = {"route": template_of(context), "methods": methods, "holds": rows}
         print(json.dumps(found, indent=2))
     else:
-        print("\n".join([template_of(context), *_lines(rows)]))
+        print("\n".join([template_of(context), *_lines(rows), _LEGEND]))
     return 0
 
 

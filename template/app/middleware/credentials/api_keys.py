@@ -60,7 +60,7 @@ class ApiKeyVerifier(Scheme):
     def user(self, exchange: Exchange) -> User:
         key = exchange.headers[self.header]
         if key is None:
-            msg = "Send one key, once."
+            msg = "The request has more than one key. Send one."
             raise BadCredentialError(msg, code="invalid_request")
         if (user := self._owner(key)) is None:
             msg = "The key is not known here."

@@ -171,7 +171,7 @@ def _single(exchange: Exchange) -> bytes:
         subprotocols: Sequence[str] = exchange.scope["subprotocols"]
         return b"bearer " + subprotocols[subprotocols.index("bearer") + 1].encode()
     if offered or sent is None:
-        msg = "Send one token, once."
+        msg = "The request has more than one token. Send one."
         raise BadCredentialError(msg, code="invalid_request")
     return sent
 

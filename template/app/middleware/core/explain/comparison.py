@@ -88,7 +88,7 @@ def print_comparison(
 def _results(declared: Explanation, changed: Explanation) -> Iterator[Difference]:
     both = (declared, changed)
     yield Difference("Response by", *(item.responded_by or "" for item in both))
-    yield Difference("Says", *(item.says or "" for item in both))
+    yield Difference("Detail", *(item.says or "" for item in both))
     faults = (item.fault for item in both)
     yield Difference(
         "Exception", *(f"{item.error}: {item.message}" if item else "" for item in faults)

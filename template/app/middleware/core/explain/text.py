@@ -42,7 +42,7 @@ def print_explanation(
     heading(console, "Way in, outermost layer first (+ added, ~ changed, - removed)")
     reached = [step for step in explanation.steps if step.reached]
     console.print(_way(reached, lambda step: _arrival(step, explanation, ends=step is reached[-1])))
-    heading(console, "Way out, innermost layer first, with the time that each layer takes itself")
+    heading(console, "Way out, innermost layer first, with the time spent in each layer itself")
     console.print(_way(reversed(reached), _departure, timed=True))
     heading(console, "Response, as the client gets it")
     _print_response(explanation.response, console, whole_body=whole_body)
@@ -110,7 +110,7 @@ def _who(name: str | None) -> str:
 def _findings(explanation: Explanation) -> Iterator[tuple[str, str]]:
     yield from _labelled("Wrong order", _order(explanation.broken_rules))
     if explanation.says:
-        yield "Says", f'"{explanation.says}"'
+        yield "Detail", f'"{explanation.says}"'
     if refusal := explanation.refusal:
         yield from _labelled("Decided by", _deciding(refusal))
     fault = explanation.fault
@@ -188,7 +188,7 @@ def _handled(fault: Fault, response: Received) -> str:
 
 def _arrival(step: Step, explanation: Explanation, *, ends: bool) -> Iterator[Text]:
     if step.responded and ends:
-        word = "refuses" if explanation.refusal else "responds"
+        word = "rejects" if explanation.refusal else "responds"
         yield Text(word, style="yellow" if explanation.refusal else "green")
     elif step.name == ROUTES:
         yield Text("reached")
