@@ -229,6 +229,26 @@ def test_what_a_user_is_answered_loses_nothing(user_client: UserClient) -> None:
     assert response.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize(
+    "path", ["/probe/ok", "/probe/headers?name=Cache-Control&value=max-age=60"]
+)
+def test_what_a_user_is_answered_inside_a_mounted_app_is_not_stored(
+    path: str, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """Its layers let the path be, those around it don't."""
+    app = probe_app(**SETTINGS)
+    mounted = probe_app(**SETTINGS, authentication_exempt=["/probe/ok", "/probe/headers"])
+    mounted.title = "Mounted"
+    app.mount("/mounted", mounted)
+
+    response = probe_client(app=app).get("/mounted" + path, headers=headers("alice"))
+
+    direct = probe_client(**SETTINGS).get(path, headers=headers("alice"))
+    for name in ("cache-control", "vary"):
+        found, expected = ({*it.headers.get(name, "").split(", ")} for it in (response, direct))
+        assert found == expected
+
+
 def test_an_endpoint_decides_about_its_own_cache_control(user_client: UserClient) -> None:
     response = user_client().get(
         "/probe/headers?name=Cache-Control&value=private", headers=headers("alice")
