@@ -453,6 +453,19 @@ def test_the_readme_lists_the_layers() -> None:
     ]
 
 
+def test_the_page_about_mounted_apps_lists_what_acts_once() -> None:
+    page = (TEMPLATE / "docs" / "policies.md.jinja").read_text("utf-8")
+    folder = TEMPLATE / "app" / "middleware"
+    acting = [name for name in LAYERS if "once = True" in source(folder, name)]
+
+    assert f"'in', {acting}" in page
+
+
+def source(folder: Path, name: str) -> str:
+    (file,) = folder.glob(f"{name}.py*")
+    return file.read_text("utf-8")
+
+
 def test_a_new_layer_needs_no_change_elsewhere(
     template: Path, render: Render, tmp_path: Path, mypy_cache: Path
 ) -> None:

@@ -34,6 +34,8 @@ class AccessLogMiddleware(Layer):
     requests with `logs=False` when they fail.
     """
 
+    once = True
+
     def __init__(self, app: ASGIApp, *, silent_paths: Collection[str], logs: bool = True) -> None:
         super().__init__(app)
         self.logs = logs

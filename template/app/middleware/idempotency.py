@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .core.exchange import Decision, Exchange, Place
 from .core.layer import HTTP, Layer
 from .problem import Refusal
-from .storage.base import Storage, StorageLostError, attend_lifespan, namespace
+from .storage.base import Storage, StorageLostError, attend_lifespan, namespace, same_titles
 from .storage.responses import NOT_KEPT, RUNNING, Claim, Keeper, read, replay
 
 _METHODS: Final = frozenset({"POST", "PATCH"})
@@ -71,6 +71,9 @@ class IdempotencyMiddleware(Layer):
         self.key_required = key_required
         self.storage = storage
         self.ttl = ttl
+
+    def faults(self, service: Any) -> Iterator[str]:
+        return same_titles(self.storage, service)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await attend_lifespan(self.storage, self.app, scope, receive, send)

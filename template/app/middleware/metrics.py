@@ -48,6 +48,8 @@ class MetricsMiddleware(Layer):
     all paths without a route share one, and so do all unknown methods.
     """
 
+    once = True
+
     def __init__(self, app: ASGIApp, *, readings: Sequence[Reading] = ()) -> None:
         super().__init__(app)
         one_worker = not workers_share()

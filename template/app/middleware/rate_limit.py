@@ -1,15 +1,15 @@
 """Rate limit: limits how many requests one IP address can send in a period."""
 
 import socket
-from collections.abc import Awaitable, Collection
-from typing import Final
+from collections.abc import Awaitable, Collection, Iterator
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .core.exchange import Decision, Exchange
 from .core.layer import Layer
 from .core.memo import Memo
-from .storage.base import Storage, attend_lifespan
+from .storage.base import Storage, attend_lifespan, same_titles
 from .storage.limits import Limit, OnError
 
 _REMEMBERED: Final = 1024
@@ -44,6 +44,9 @@ class RateLimitMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         client = exchange.scope["client"]
         return self.limit.spend(self.keys[client[0] if client else ""], exchange)
+
+    def faults(self, service: Any) -> Iterator[str]:
+        return same_titles(self.storage, service)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await attend_lifespan(self.storage, self.app, scope, receive, send)

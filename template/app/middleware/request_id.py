@@ -27,6 +27,8 @@ class RequestIdMiddleware(Layer):
     `request.state.request_id`. A websocket gets it in the response to its handshake.
     """
 
+    once = True
+
     def __init__(self, app: ASGIApp, *, header: str) -> None:
         super().__init__(app)
         self.header = header.lower().encode("ascii")

@@ -22,6 +22,7 @@ class TimingMiddleware(Layer):
     """
 
     scopes = HTTP
+    once = True
 
     def head(self, exchange: Exchange, message: Message) -> Addition:  # noqa: ARG002
         seconds = perf_counter() - exchange.started_at

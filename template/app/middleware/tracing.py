@@ -41,6 +41,8 @@ class TracingMiddleware(Layer):
     sampled pass at once, and so do all requests without an exporter.
     """
 
+    once = True
+
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         telemetry = getattr(scope["app"], "_telemetry", {})
         if _is_provided() and not telemetry.get("tracing"):

@@ -85,6 +85,8 @@ class Scheme(ABC):
         """
         Return the user of a request; awaitable if the check has to wait.
 
+        Endpoints may change lists and dictionaries in it, so no two requests share one.
+
         Raises:
             BadCredentialError: the credential is wrong.
             CannotCheckError: the check isn't possible at the moment.

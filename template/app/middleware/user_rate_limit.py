@@ -1,12 +1,13 @@
 """User rate limit: limits how many requests one user can send in a period."""
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Iterator
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .core.exchange import Decision, Exchange
 from .core.layer import Layer
-from .storage.base import Storage, attend_lifespan
+from .storage.base import Storage, attend_lifespan, same_titles
 from .storage.limits import Limit, OnError
 
 
@@ -41,6 +42,9 @@ class UserRateLimitMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         user = exchange.state.get("user")
         return None if user is None else self.limit.spend(user.account, exchange)
+
+    def faults(self, service: Any) -> Iterator[str]:
+        return same_titles(self.storage, service)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await attend_lifespan(self.storage, self.app, scope, receive, send)

@@ -97,6 +97,19 @@ def test_a_page_of_a_mounted_app_has_its_prefix(
     assert line["route"] == "/shops/{shop}/openapi.json"
 
 
+def test_a_mounted_app_with_layers_has_no_line_of_its_own(
+    probe_app: ProbeApp, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    app, mounted = probe_app(), probe_app()
+    mounted.title = "Mounted"
+    app.mount("/mounted", mounted)
+
+    probe_client(app=app).get("/mounted/probe/ok")
+
+    (line,) = requests(log_lines())
+    assert line["route"] == "/mounted/probe/ok"
+
+
 @pytest.mark.parametrize(
     ("path", "level"),
     [("ok", "info"), ("raise/404", "info"), ("raise/503", "error"), ("boom", "error")],

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import FrozenInstanceError
 from importlib import import_module
 from itertools import permutations
@@ -10,9 +11,11 @@ from typing import Annotated, Any, Final
 import pytest
 from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.testclient import WebSocketDenialResponse
 
-from app.middleware import Policy
+from app.middleware import Policy, StackSettings
 from app.middleware.authentication import (
     AuthenticationMiddleware,
     CurrentUser,
@@ -42,6 +45,10 @@ GATES: Final = [
     )
     if name in LAYERS
 ]
+
+EXEMPT: Final = StackSettings.model_fields["authentication_exempt"].default
+# Those of FastAPI itself.
+PAGES: Final[list[Any]] = FastAPI().routes
 
 UserApp = Callable[..., FastAPI]
 UserClient = Callable[..., TestClient]
@@ -178,6 +185,16 @@ def test_only_get_and_head_are_probes(setting: str, status: int, user_client: Us
     assert client.delete("/anybody").status_code == status
 
 
+@pytest.mark.skipif(not EXEMPT, reason="the service is open")
+def test_the_documentation_of_a_closed_service_is_open(user_client: UserClient) -> None:
+    """The page that an identity provider sends a browser back to, too, without credentials."""
+    client = user_client(authentication_required=True, authentication_exempt=EXEMPT)
+
+    statuses = {route.path: client.get(route.path).status_code for route in PAGES}
+
+    assert set(statuses.values()) == {200}, statuses
+
+
 def test_exempt_paths_are_exact(user_client: UserClient) -> None:
     client = user_client(authentication_required=True, authentication_exempt=["/any"])
 
@@ -210,6 +227,26 @@ def test_what_a_user_is_answered_loses_nothing(user_client: UserClient) -> None:
     assert response.headers["x-order"] == "7"
     assert response.headers["content-type"].startswith("text/plain")
     assert response.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path", ["/probe/ok", "/probe/headers?name=Cache-Control&value=max-age=60"]
+)
+def test_what_a_user_is_answered_inside_a_mounted_app_is_not_stored(
+    path: str, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """Its layers let the path be, those around it don't."""
+    app = probe_app(**SETTINGS)
+    mounted = probe_app(**SETTINGS, authentication_exempt=["/probe/ok", "/probe/headers"])
+    mounted.title = "Mounted"
+    app.mount("/mounted", mounted)
+
+    response = probe_client(app=app).get("/mounted" + path, headers=headers("alice"))
+
+    direct = probe_client(**SETTINGS).get(path, headers=headers("alice"))
+    for name in ("cache-control", "vary"):
+        found, expected = ({*it.headers.get(name, "").split(", ")} for it in (response, direct))
+        assert found == expected
 
 
 def test_an_endpoint_decides_about_its_own_cache_control(user_client: UserClient) -> None:
@@ -265,6 +302,33 @@ def test_a_websocket_refuses_nobody_alike(required: bool, user_client: UserClien
 
     assert denial.value.status_code == 401
     assert "www-authenticate" in denial.value.headers
+
+
+def test_no_two_requests_share_what_can_be_changed(
+    user_app: UserApp, probe_client: ProbeClient
+) -> None:
+    app = user_app()
+    seen: list[str] = []
+
+    @app.get("/mutate")
+    async def mutate(user: CurrentUser) -> None:
+        claims: Any = user.claims
+        seen.append(repr(claims))
+        with suppress(TypeError):
+            claims["owner"] = True
+
+    @app.exception_handler(HTTPException)
+    async def handle(_: Request, exc: HTTPException) -> Response:
+        seen.append(repr(exc.headers))
+        exc.headers["X-Seen"] = "yes"  # type: ignore[index]
+        return Response(status_code=exc.status_code)
+
+    client = probe_client(app=app)
+    for sent in (headers("alice"), {}):
+        for _ in range(2):
+            client.get("/mutate", headers=sent)
+
+    assert seen[0::2] == seen[1::2]
 
 
 def test_a_user_can_not_be_changed() -> None:

@@ -340,6 +340,16 @@ def test_the_path_of_another_route_ends_the_start(path: str, probe_app: ProbeApp
     assert [bool(re.match(fault, sentence)) for sentence in faults(app)] == [True]
 
 
+def test_the_path_of_a_mount_ends_the_start(probe_app: ProbeApp) -> None:
+    """The page of prometheus-client is often mounted there."""
+    app = probe_app()
+    app.mount("/metrics", prometheus_client.make_asgi_app())
+
+    assert [fault.partition(" (")[0] for fault in faults(app)] == [
+        "METRICS_PATH is also the path of another route"
+    ]
+
+
 def test_a_route_may_take_other_methods_there(probe_app: ProbeApp) -> None:
     app = probe_app()
 

@@ -239,6 +239,15 @@ def test_a_route_of_that_path_ends_the_start(probe_app: ProbeApp) -> None:
     assert [bool(re.match(fault, sentence)) for sentence in faults(app)] == [True]
 
 
+def test_a_mount_of_that_path_ends_the_start(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.mount("/readyz", FastAPI())
+
+    assert [fault.partition(" (")[0] for fault in faults(app)] == [
+        "READINESS_PATH is also the path of a route"
+    ]
+
+
 @pytest.mark.skipif("metrics" not in LAYERS, reason="no metrics")
 def test_the_path_of_the_metrics_is_named_so(probe_app: ProbeApp) -> None:
     fault = "METRICS_PATH must not be the path of READINESS_PATH, /readyz"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import Policy, StackSettings, innermost, inside, outermost, outside
@@ -123,6 +124,47 @@ def test_an_app_is_found_inside_of_a_wrapper(probe_app: ProbeApp) -> None:
     assert faults(Mine(probe_app())) == []
 
 
+def test_the_faults_of_mounted_apps_are_found(probe_app: ProbeApp) -> None:
+    """A server runs no lifespan of theirs, so nobody else would look."""
+    app, admin, hosted, deep = (probe_app(routes={"/nope": Policy()}) for _ in range(4))
+    for each, title in ((admin, "Admin"), (hosted, "Hosted"), (deep, "Deep")):
+        each.title = title
+    admin.add_middleware(Mine)
+    router = Router([Mount("/{any}", deep), Mount("/around", Mine(app))])
+    app.mount("/plain", Starlette(routes=[Mount("/in", router)]))
+    app.mount("/admin", Mine(admin))
+    app.mount("/open", FastAPI())
+    app.host("admin.localhost", hosted)
+    fault = "ROUTES['/nope'] matches no route."
+
+    found = faults(app)
+
+    assert found[0].startswith(fault)
+    places = ["/admin", "/admin", "admin.localhost", "/plain/in/{any}"]
+    assert [it.partition(": ")[0] for it in found[1:]] == [
+        f"In the app mounted at {place}" for place in places
+    ]
+    assert [fault in it for it in found[1:]] == [False, True, True, True]
+
+
+def test_layers_of_a_mounted_app_repeat_nothing(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app, mounted = probe_app(), probe_app()
+    mounted.title = "Mounted"
+    app.mount("/mounted", mounted)
+
+    response = probe_client(app=app).get(
+        "/mounted/probe/state", headers={"Origin": "http://a.example"}
+    )
+
+    once = ("x-request-id", "server-timing", "x-process-time", "vary")
+    assert all(len(response.headers.get_list(name)) <= 1 for name in once)
+    varied = response.headers.get("vary", "").split(", ")
+    assert len(varied) == len({*varied})
+    assert response.json()["request_id"] == response.headers.get("x-request-id")
+
+
 @pytest.mark.parametrize("double", list(DOUBLES)[:1])
 def test_a_double_outside_gets_one_sentence(double: str, probe_app: ProbeApp) -> None:
     module, _, name = double.rpartition(".")
@@ -232,6 +274,20 @@ def test_a_path_that_a_route_has_but_for_the_last_slash_is_refused(
 
         assert fault.startswith(f"{name.upper()} must hold paths as the routes have them, not ")
         assert fault.endswith(f"'{path}'; write {other}.")
+        assert faults(app) == []
+
+
+@pytest.mark.skipif(not EXACT, reason="no setting holds paths")
+def test_the_path_of_a_mount_ends_with_a_slash(probe_app: ProbeApp) -> None:
+    """The router redirects requests without it, so the setting would never match."""
+    for name in EXACT:
+        app = probe_app(**{name: ["/mounted", "/nowhere"]})
+        app.mount("/mounted", FastAPI())
+
+        (fault,) = faults(app)
+        app.add_api_route("/mounted", lambda: None)
+
+        assert fault.endswith("not '/mounted'; write /mounted/.")
         assert faults(app) == []
 
 

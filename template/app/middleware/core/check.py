@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Host, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.order import (
@@ -108,11 +108,19 @@ def broken_rules(order: Sequence[str | None]) -> list[Rule]:
 
 
 def faults(app: ASGIApp) -> list[str]:
-    """Return a sentence for each fault in the stack of `app`; none when all is well."""
+    """Return a sentence for each fault in the stacks of `app` and of what is mounted in it."""
     service = service_of(app)
-    listed: list[Any] = [item.cls for item in service.user_middleware] if service else []
-    if service is None or OrderCheck not in listed:
+    if service is None or OrderCheck not in _listed(service):
         return [_LOST]
+    found = _faults_of(service)
+    for place, mounted in mounted_in(service):
+        found += [f"In the app mounted at {place}: {fault}" for fault in _faults_of(mounted)]
+    return found
+
+
+def _faults_of(service: Starlette) -> list[str]:
+    """Return a sentence for each fault in the stack of one app; none when all is well."""
+    listed = _listed(service)
     policies = policies_of(service)
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
@@ -147,12 +155,41 @@ def faults(app: ASGIApp) -> list[str]:
     return [sentence for sentence in dict.fromkeys(found) if sentence]
 
 
+def mounted_in(service: Starlette) -> Iterator[tuple[str, Starlette]]:
+    """
+    Yield the apps with layers of their own that are mounted at any depth, each with its place.
+
+    Servers run no lifespan of these, so nothing else checks them.
+    """
+    seen = [service]
+    places = [("", service.routes)]
+    for prefix, routes in places:
+        for context in iter_route_contexts(routes):
+            route: Any = context.original_route
+            if not isinstance(route, Mount | Host):
+                continue
+            place = prefix + (route.host if isinstance(route, Host) else context.path or "/")
+            app = service_of(route.app)
+            # Some packages mount what holds the app around it.
+            if app in seen:
+                continue
+            places.append((place, app.routes if app else route.routes))
+            if app is not None:
+                seen.append(app)
+                if OrderCheck in _listed(app):
+                    yield place, app
+
+
+def _listed(app: Starlette) -> list[Any]:
+    return [item.cls for item in app.user_middleware]
+
+
 def readers_of(service: Starlette, path: str) -> list[BaseRoute]:
-    """Return the routes of exactly this path that take GET or HEAD."""
+    """Return the routes, mounts too, of exactly this path that take GET or HEAD."""
     return [
         route.original_route
         for route in iter_route_contexts(service.routes)
-        if template_of(route) == path and PROBE_METHODS & (methods_of(route) or PROBE_METHODS)
+        if (route.path or "") == path and PROBE_METHODS & (methods_of(route) or PROBE_METHODS)
     ]
 
 
@@ -184,10 +221,11 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
     for name, path, is_of_layer in paths_in(settings):
         inner = path.removeprefix(root) if path.startswith(f"{root}/") else path
         other = path[:-1] if path.endswith("/") else f"{path}/"
+        others = {other, f"{other}{{path:path}}"}  # the latter is a mount
         # What a layer responds to is never below the root_path.
         if inner != path and (is_of_layer or (is_taken(inner) and not is_taken(path))):
             yield _LOST_PATH.format(name, f" below the root_path {root}", path, inner)
-        elif not is_of_layer and other in templates and not is_taken(path):
+        elif not is_of_layer and others & templates and not is_taken(path):
             yield _LOST_PATH.format(name, "", path, other)
 
 

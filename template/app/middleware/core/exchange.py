@@ -46,6 +46,8 @@ PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 # The key of the scope for the app whose layers have seen the request.
 _OUTER: Final = "app.middleware"
+# The one for the app around it, where that has layers too.
+_AROUND: Final = "app.middleware.around"
 # The one for a request whose client has left without a response.
 _ABANDONED: Final = "app.middleware.abandoned"
 _logger: Final = logging.getLogger(__name__)
@@ -153,12 +155,19 @@ class Exchange:
         # What took over the response, with the places from the inside out.
         self.filters: list[tuple[Place, Send]] = []
         self._receive = receive
+        self._changes: list[Change] = []
+        self.leaving: list[Leaving] = []
+        # Where an app has several exchanges, all but the outermost raise what ended the request.
+        app, outer = scope.get("app"), scope.get(_OUTER, scope)
+        self.is_outermost = outer is not app
+        scope[_OUTER] = app
+        if self.is_outermost and outer is not scope:
+            scope[_AROUND] = outer
+            self._part()
+        if _AROUND in scope:
+            chain = chain.inside(scope[_AROUND])
         if chain.reads_bodies and "extensions" in scope:
             self.read_files()
-        # Where an app has several exchanges, all but the outermost raise what ended the request.
-        app = scope.get("app")
-        self.is_outermost = scope.get(_OUTER, scope) is not app
-        scope[_OUTER] = app
         # Whether more of the body is to come; None before anything was received.
         self._arriving: bool | None = None
         self._gone = False
@@ -169,9 +178,20 @@ class Exchange:
         probed = path in chain.exempt and self.method in PROBE_METHODS
         self._steps = iter(chain.exempt[path] if probed else chain.steps)
         self._send = send
-        self._changes: list[Change] = []
-        self.leaving: list[Leaving] = []
         self.at_wait: list[Callable[[], object]] = []
+
+    def _part(self) -> None:
+        """Begin a state for the layers of a mounted app, which may find another user, or none."""
+        outer, inner = self.state, {**self.state}
+        self.state = self.scope["state"] = inner
+
+        def hand_out(*_: object) -> None:
+            for key, value in inner.items():
+                if outer.get(key) is None:
+                    outer[key] = value
+
+        self.at_head(hand_out)
+        self.at_exit(hand_out)
 
     # What a layer calls when a request enters.
 

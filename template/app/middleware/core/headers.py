@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final, TypeAlias
 
@@ -25,12 +26,13 @@ class Clash(Enum):
     KEEP = "keep the one that is there"
     REPLACE = "replace the one that is there"
     PREPEND = "put the items of the layer in front, in one header (RFC 9110, 5.3)"
-    APPEND = "put the items of the layer at the end, in one header"
+    APPEND = "put the items of the layer at the end, in one header; those of Vary that it lacks"
     BOTH = "send both, each on a line of its own"
 
 
 # Python looks a member up in its class as slowly as it merges a header.
-_KEEP, _REPLACE, _PREPEND, _, _BOTH = Clash
+_KEEP, _REPLACE, _PREPEND, _APPEND, _BOTH = Clash
+_VARY: Final = b"vary"
 
 
 class HeaderRule:
@@ -73,10 +75,20 @@ class HeaderRule:
                     other = names.index(name, place + 1)
                     del names[other]
                     present += b", " + theirs.pop(other)[1]
-                if clash is not _REPLACE:
+                if clash is _APPEND and name == _VARY:
+                    value = _varied(present, value)
+                elif clash is not _REPLACE:
                     value = b", ".join((value, present) if clash is _PREPEND else (present, value))
                 theirs[place] = (name, value)
         return None if added is None else added | self.shared
+
+
+@lru_cache(maxsize=128)
+def _varied(present: bytes, names: bytes) -> bytes:
+    """Return a Vary with the names that it lacks, in any case (RFC 9110, 12.5.5)."""
+    known = {name.strip().lower() for name in present.split(b",")}
+    lacked = [name for name in names.split(b", ") if name.lower() not in known]
+    return b", ".join([present, *lacked])
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

@@ -45,6 +45,7 @@ class Layer:
     A subclass overrides what concerns it:
 
     - `scopes`: the types of scopes that it handles; others pass.
+    - `once`: whether it does nothing in a mounted app, where the outer one has the same layer.
     - `reads_bodies`: whether it needs the bytes of every response, those of files too, which some
       servers can send themselves.
     - `exempt_paths`: exact paths, without `root_path`, whose GET and HEAD requests pass too.
@@ -59,6 +60,7 @@ class Layer:
     """
 
     scopes: Collection[str] = HTTP | WEBSOCKET
+    once = False
     reads_bodies = False
     # Other settings for single routes; None where no route has any.
     policies: "Policies | None" = None
@@ -155,7 +157,7 @@ class Chain:
         self.app = app
         self._layers = layers
         self._kind = kind
-        self._others: dict[Rule, Chain] = {}
+        self._others: dict[Any, Chain] = {}
         concerned = [layer for layer in layers if kind in layer.scopes]
         self.steps = _steps(concerned)
         self.reads_bodies = any(layer.reads_bodies for layer in concerned)
@@ -176,6 +178,14 @@ class Chain:
             present = [layer for layer in others if layer is not None]
             self._others[rule] = Chain(self.app, present, self._kind)
         return self._others[rule]
+
+    def inside(self, outer: Any) -> "Chain":
+        """Return what they do with requests that have passed the layers of another app."""
+        if outer not in self._others:
+            done = {item.cls for item in getattr(outer, "user_middleware", ())}
+            others = [layer for layer in self._layers if not (layer.once and type(layer) in done)]
+            self._others[outer] = Chain(self.app, others, self._kind)
+        return self._others[outer]
 
 
 def _steps(layers: Iterable[Layer]) -> tuple[Step, ...]:

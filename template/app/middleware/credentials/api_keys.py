@@ -50,9 +50,7 @@ class ApiKeyVerifier(Scheme):
     def __init__(self, *, header: str, api_keys: Iterable[ApiKey]) -> None:
         self.header = header.lower().encode("ascii")
         self.varies_on = header
-        self.callers = [
-            (key.digest.encode("ascii"), User(key.name, key.scopes)) for key in api_keys
-        ]
+        self.callers = [(key.digest.encode("ascii"), key) for key in api_keys]
 
     def is_used(self, exchange: Exchange) -> bool:
         return self.header in exchange.headers
@@ -62,19 +60,19 @@ class ApiKeyVerifier(Scheme):
         if key is None:
             msg = "The request has more than one key. Send one."
             raise BadCredentialError(msg, code="invalid_request")
-        if (user := self._owner(key)) is None:
+        if (caller := self._owner(key)) is None:
             msg = "The key is not known here."
             raise BadCredentialError(msg)
-        return user
+        return User(caller.name, caller.scopes)
 
-    def _owner(self, key: bytes) -> User | None:
+    def _owner(self, key: bytes) -> ApiKey | None:
         if not 0 < len(key) <= _MAXIMUM_LENGTH:
             return None
         digest = sha256(key).hexdigest().encode("ascii")
         found = None
-        for known, user in self.callers:
+        for known, caller in self.callers:
             if hmac.compare_digest(known, digest):
-                found = user
+                found = caller
         return found
 
 

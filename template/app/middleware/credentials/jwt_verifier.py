@@ -1,6 +1,8 @@
 """JWT: the user that a bearer token names, signed with a key that the service trusts."""
 
+import json
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import replace
 from time import time
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, NamedTuple
@@ -39,6 +41,8 @@ _REASONS: Final[Mapping[type[Exception], str]] = {
 
 class _Verified(NamedTuple):
     user: User
+    # As JSON, where a list or an object is among them, which an endpoint can change.
+    claims: str | None
     not_before: float
     expires: float
 
@@ -96,7 +100,9 @@ class JwtVerifier(Scheme):
             self._verified.clear()
         known = self._verified.get(credential)
         if known is not None and known.not_before <= time() < known.expires:
-            return known.user
+            if known.claims is None:
+                return known.user
+            return replace(known.user, claims=MappingProxyType(json.loads(known.claims)))
         return self._verified_user(credential)
 
     async def _verified_user(self, credential: bytes) -> User:
@@ -151,8 +157,10 @@ class JwtVerifier(Scheme):
         self._verified.pop(credential, None)
         if len(self._verified) >= _MAXIMUM_REMEMBERED:
             del self._verified[next(iter(self._verified))]
+        changeable = any(isinstance(claim, dict | list) for claim in claims.values())
         self._verified[credential] = _Verified(
             user,
+            claims=json.dumps({**claims}) if changeable else None,
             not_before=int(claims["nbf"]) - _LEEWAY if "nbf" in claims else -_FOREVER,
             expires=int(claims["exp"]) + _LEEWAY,
         )

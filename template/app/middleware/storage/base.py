@@ -1,8 +1,11 @@
 """The storage of counts and responses, as layers use it; other modules implement it."""
 
-from typing import Final, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.middleware.core.check import mounted_in
 
 _STARTED: Final = "lifespan.startup.complete"
 _STOPPED: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
@@ -57,6 +60,22 @@ async def attend_lifespan(
         await send(message)
 
     await app(scope, receive, send_attended)
+
+
+def same_titles(storage: Storage, service: Any) -> Iterator[str]:
+    """Yield a sentence for each mounted app that would share what is kept for another one."""
+    if isinstance(storage, CountsAtOnce):
+        return  # each app has its own
+    titles = [service.title]
+    for place, mounted in mounted_in(service):
+        title = namespace({"app": mounted})
+        if title in titles:
+            yield (
+                f"The app mounted at {place} has the title {title!r} of another app here, and"
+                " STORAGE_URL keeps by title what layers count and store. Give it one of its own,"
+                f" such as FastAPI(title='{title} {place}')."
+            )
+        titles.append(title)
 
 
 def namespace(scope: Scope) -> str:

@@ -22,6 +22,8 @@ from app.middleware.core.layer import Layer
 from app.middleware.problem import Refusal
 from tests.middleware.asgi import CutOff, Dialogue
 
+OK = PlainTextResponse("ok")
+
 
 class Witness(Layer):
     """Records the outcome that it gets."""
@@ -327,6 +329,95 @@ def test_what_stands_between_two_is_seen_by_the_outer_one_alone() -> None:
 
     assert [exchange.status for exchange in outer] == [418]
     assert [exchange.status for exchange in inner] == [200]
+
+
+class Once(Witness):
+    """Records the outcome, once for a request."""
+
+    once = True
+
+
+class Known(Layer):
+    """Names a user of its own, or none."""
+
+    def __init__(self, app: ASGIApp, *, user: str | None) -> None:
+        super().__init__(app)
+        self.user = user
+
+    def enter(self, exchange: Exchange) -> None:
+        exchange.state["user"] = self.user
+
+
+def mounted(outer: list[Middleware], inner: list[Middleware], app: ASGIApp = OK) -> Starlette:
+    """Return an app with layers, in which another one with layers is mounted."""
+    own = Starlette(routes=[Mount("/", app)], middleware=inner)
+    plain = Starlette(routes=[Mount("/plain", own), Mount("/", own)])
+    return Starlette(routes=[Mount("/mounted", plain)], middleware=outer)
+
+
+@pytest.mark.parametrize("path", ["/mounted/", "/mounted/plain/"])
+def test_what_is_done_once_is_done_by_the_outer_app(path: str) -> None:
+    outer: list[Exchange] = []
+    inner: list[Exchange] = []
+    own = [Middleware(Witness, told=[]), Middleware(Teapot), Middleware(Once, told=inner)]
+
+    app = mounted([Middleware(Once, told=outer)], own)
+    response = TestClient(app).get(path)
+
+    assert response.status_code == 418
+    assert [exchange.status for exchange in outer] == [418]
+    assert inner == []
+
+
+def test_what_only_a_mounted_app_has_is_done_there() -> None:
+    told: list[Exchange] = []
+    own = [Middleware(Once, told=told)]
+
+    TestClient(mounted([Middleware(Witness, told=[])], own)).get("/mounted/")
+    TestClient(Starlette(routes=[Mount("/", OK)], middleware=own)).get("/")
+
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "inside", "outside"),
+    [
+        ("alice", None, None, "alice"),
+        ("alice", "bob", "bob", "alice"),
+        (None, "bob", "bob", "bob"),
+    ],
+)
+def test_a_mounted_app_has_a_state_of_its_own(
+    outer: str | None, inner: str | None, inside: str | None, outside: str | None
+) -> None:
+    """Its layers may not recognize a user, whose response is no less theirs for the outer ones."""
+    told: list[Exchange] = []
+    around = [Middleware(Witness, told=told), Middleware(Known, user=outer)]
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(str(scope["state"]["user"]))(scope, receive, send)
+
+    response = TestClient(mounted(around, [Middleware(Known, user=inner)], tell)).get("/mounted/")
+
+    assert response.text == str(inside)
+    assert told[0].state["user"] == outside
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_rejection_of_a_mounted_app_is_known_outside(kind: str) -> None:
+    told: list[Exchange] = []
+    app = mounted([Middleware(Witness, told=told)], [Middleware(Closed)])
+
+    async def receive() -> Message:
+        return {"type": f"{kind}.connect"}
+
+    async def send(_: Message) -> None:
+        pass
+
+    asyncio.run(app({**Dialogue("GET", "/mounted/").scope, "type": kind}, receive, send))
+
+    assert told[0].status == 403
+    assert told[0].state["refused_by"] == "test_exchange"
 
 
 class Closed(Layer):

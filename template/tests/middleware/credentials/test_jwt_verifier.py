@@ -121,6 +121,27 @@ def test_a_good_token_names_its_user(start: Callable[..., TestClient]) -> None:
     assert client.get("/me", headers={"Authorization": f"bearer {good}"}).json() == "alice"
 
 
+def test_what_an_endpoint_does_to_claims_ends_with_its_request(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """The token is remembered, and so is nothing that was done to its claims."""
+    app = probe_app(**SETTINGS)
+
+    @app.get("/mutate")
+    async def mutate(user: CurrentUser) -> list[str]:
+        roles: Any = user.claims["roles"]
+        organisation: Any = user.claims["organisation"]
+        organisation["owners"].append(user.id)
+        roles.append("owner")
+        return [*roles, *organisation["owners"]]
+
+    client = probe_client(app=app)
+    good = bearer(token(roles=["user"], organisation={"owners": []}))
+
+    for _ in range(3):
+        assert client.get("/mutate", headers=good).json() == ["user", "owner", "alice"]
+
+
 @pytest.mark.parametrize(
     ("claims", "reason"),
     [
@@ -406,6 +427,16 @@ def test_a_token_is_verified_once(verified: list[str]) -> None:
         assert asyncio.run(ask(verify, good)) == User("alice", claims=jwt_claims(good))
 
     assert verified == [good]
+
+
+def test_plain_claims_are_not_copied() -> None:
+    verify, plain, listed = verifier(), token(), token(roles=["user"])
+
+    def is_shared(token: str) -> bool:
+        first, second = (asyncio.run(ask(verify, token)) for _ in range(2))
+        return first is second
+
+    assert [is_shared(plain), is_shared(listed)] == [True, False]
 
 
 def jwt_claims(token: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.middleware.core.check import faults
 from app.middleware.storage.base import StorageLostError, namespace
 from tests.middleware.conftest import ProbeApp
 
@@ -31,6 +32,13 @@ class LostStorage:
         raise StorageLostError
 
 
+class OwnStorage(LostStorage):
+    """One that no other process sees."""
+
+    def count(self, *_: object) -> tuple[int, float]:
+        return 1, 1.0
+
+
 def with_storage(app: FastAPI, storage: object) -> FastAPI:
     """Give the layers of `app` another storage."""
     layers: list[Any] = app.user_middleware
@@ -54,3 +62,25 @@ def test_services_do_not_share_keys() -> None:
     orders, bills = FastAPI(title="Orders"), FastAPI(title="Bills")
 
     assert namespace({"app": orders}) != namespace({"app": bills})
+
+
+def test_apps_that_share_a_storage_have_titles_of_their_own(probe_app: ProbeApp) -> None:
+    """A request would count twice, and one with an Idempotency-Key wait for itself."""
+    app, mounted, other = (with_storage(probe_app(), LostStorage()) for _ in range(3))
+    app.mount("/mounted", mounted)
+    app.mount("/other", other)
+    mounted.title = other.title = "Mounted"
+
+    (fault,) = faults(app)
+    other.title = fault.partition("title='")[2].removesuffix("').")
+
+    assert fault.startswith("The app mounted at /other has the title 'Mounted' of another app")
+    assert other.title == "Mounted /other"
+    assert faults(app) == []
+
+
+def test_apps_that_share_no_storage_may_have_one_title(probe_app: ProbeApp) -> None:
+    app, mounted = (with_storage(probe_app(), OwnStorage()) for _ in range(2))
+    app.mount("/mounted", mounted)
+
+    assert faults(app) == []
