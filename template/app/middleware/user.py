@@ -1,9 +1,13 @@
 """The user of a request, the schemes of authentication, and the errors of checking credentials."""
 
+import copyreg
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
+
+from pydantic import PlainSerializer
 
 from .core.exchange import Exchange
 
@@ -18,13 +22,24 @@ class User:
 
     id: str
     scopes: frozenset[str] = frozenset()
-    claims: Mapping[str, object] = field(default_factory=dict, repr=False)
+    # An endpoint can return a user, though requests with one token share its claims.
+    claims: Annotated[Mapping[str, object], PlainSerializer(dict)] = field(
+        default_factory=dict, repr=False
+    )
     scheme: str = ""
 
     @property
     def account(self) -> str:
         """The key of what is kept for a user: schemes can give one ID to different users."""
         return f"{self.scheme}:{self.id}" if self.scheme else self.id
+
+
+def _copied(claims: Any) -> Any:
+    return dict, ({**claims},)
+
+
+# So FastAPI can copy a user that is part of what an endpoint returns.
+copyreg.pickle(MappingProxyType, _copied)
 
 
 def read_scopes(value: object) -> frozenset[str]:

@@ -121,6 +121,28 @@ def test_a_good_token_names_its_user(start: Callable[..., TestClient]) -> None:
     assert client.get("/me", headers={"Authorization": f"bearer {good}"}).json() == "alice"
 
 
+@pytest.mark.parametrize("claims", [{"email": "a@example.com"}, {"roles": ["owner"]}])
+def test_an_endpoint_can_return_its_user(
+    claims: dict[str, Any], probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app(**SETTINGS)
+
+    @app.get("/whoami")
+    async def whoami(user: CurrentUser) -> User:
+        return user
+
+    @app.get("/about", response_model=None)
+    async def about(user: CurrentUser) -> dict[str, Any]:
+        return {"user": user}
+
+    client = probe_client(app=app)
+    alone = client.get("/whoami", headers=bearer(token(**claims))).json()
+    inside = client.get("/about", headers=bearer(token(**claims))).json()["user"]
+    assert alone == inside
+    assert alone["id"] == "alice"
+    assert alone["claims"].items() >= claims.items()
+
+
 def test_what_an_endpoint_does_to_claims_ends_with_its_request(
     probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
