@@ -431,16 +431,16 @@ def test_the_development_environment_runs_every_service() -> None:
 
 def test_the_check_can_read_whom_it_knows() -> None:
     """A package of agents with the switch of its span, and classes by their dotted names."""
-    observers, waiting = BASE["observers"], BASE["wait_for_exceptions"]
+    observers, trackers = BASE["observers"], BASE["trackers"]
 
     assert all(observer.keys() == {"package", "name", "switch"} for observer in observers)
     assert all(observer["switch"].endswith(".") for observer in observers)
     packages = [observer["package"] for observer in observers]
     assert all(re.fullmatch(r"[a-z_]+([.][a-z_]+)*", package) for package in packages)
-    assert all(re.fullmatch(r"[a-z_]+([.][a-z_]+)*[.][A-Z]\w+", name) for name in waiting)
-    assert [name for name in waiting if name.startswith(tuple(packages))] == []
-    assert waiting == sorted(waiting)
-    assert len(waiting) == len({*waiting})
+    assert all(re.fullmatch(r"[a-z_]+([.][a-z_]+)*[.][A-Z]\w+", name) for name in trackers)
+    assert [name for name in trackers if name.startswith(tuple(packages))] == []
+    assert trackers == sorted(trackers)
+    assert len(trackers) == len({*trackers})
 
 
 def test_the_readme_lists_the_layers() -> None:

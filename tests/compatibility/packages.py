@@ -4,12 +4,16 @@ import http.client
 import zlib
 from contextlib import closing
 from functools import partial
+from typing import Final
 
 from tests.serving import SECONDS, Server, wait_until
 
 from .bench import Bench, assert_layers_work, case
 
 package = partial(case, kind="packages")
+
+# Of a unit of work, with the status of its request.
+_ENDS: Final = (("succeeds", 200), ("fails", 500), ("waits", 504), ("succeeds", 200))
 
 
 def _page(server: Server, path: str, status: int = 200, method: str = "GET", **more: str) -> str:
@@ -195,12 +199,13 @@ async def events() -> EventSourceResponse:
     "dishka",
     "dishka",
     setup=(
-        '`own=[inside("error_handler", Middleware(ContainerMiddleware))]` and'
+        "`own=[innermost(Middleware(ContainerMiddleware))]` and"
         " `app.state.dishka_container = container` instead of `setup_dishka`"
     ),
 )
 def dishka(bench: Bench) -> None:
     before = """
+import asyncio
 from collections.abc import AsyncIterator
 
 from dishka import Provider, Scope, make_async_container, provide
@@ -209,7 +214,7 @@ from dishka.integrations.starlette import ContainerMiddleware
 from fastapi import APIRouter
 from starlette.middleware import Middleware
 
-from .middleware import inside
+from .middleware import innermost
 
 
 class Unit:
@@ -220,7 +225,7 @@ class Units(Provider):
     @provide(scope=Scope.REQUEST)
     async def unit(self) -> AsyncIterator[Unit]:
         crashed = yield Unit()
-        print("crashed" if crashed else "committed", flush=True)
+        print(type(crashed).__name__ if crashed else "committed", flush=True)
 
 
 container = make_async_container(Units())
@@ -229,22 +234,62 @@ container = make_async_container(Units())
 units = APIRouter(route_class=DishkaRoute)
 
 
-@units.get("/unit/{fails}")
-async def unit(fails: bool, unit: FromDishka[Unit]) -> None:
-    if fails:
+@units.get("/unit/{how}")
+async def unit(how: str, unit: FromDishka[Unit]) -> None:
+    if how == "fails":
         raise RuntimeError("no commit")
+    if how == "waits":
+        await asyncio.sleep(3600)
 
 
 app.include_router(units)
 app.state.dishka_container = container
 """
-    bench.write_main(before, 'inside("error_handler", Middleware(ContainerMiddleware))', after)
-    with bench.serving() as server:
+    bench.write_main(before, "innermost(Middleware(ContainerMiddleware))", after)
+    with bench.serving(REQUEST_TIMEOUT="1", QUEUE_TIMEOUT="0") as server:
         # The unit ends after the response.
-        _page(server, "/unit/false")
-        wait_until(lambda: "committed" in server.log().splitlines())
-        _page(server, "/unit/true", 500)
-        wait_until(lambda: "crashed" in server.log().splitlines())
+        for how, status in _ENDS:
+            _page(server, f"/unit/{how}", status)
+        ends = ["committed", "RuntimeError", "CancelledError", "committed"]
+        wait_until(lambda: [line for line in server.log().splitlines() if line in ends] == ends)
+
+
+@package(
+    "fastapi-async-sqlalchemy",
+    "fastapi-async-sqlalchemy",
+    "aiosqlite",
+    "greenlet",
+    setup="`own=[innermost(Middleware(SQLAlchemyMiddleware, ...))]`",
+)
+def fastapi_async_sqlalchemy(bench: Bench) -> None:
+    before = """
+import asyncio
+
+from fastapi_async_sqlalchemy import SQLAlchemyMiddleware, db
+from sqlalchemy import text
+from starlette.middleware import Middleware
+
+from .middleware import innermost
+
+URL = "sqlite+aiosqlite:///onions.db"
+"""
+    after = """
+
+@app.post("/onions/{how}")
+async def onions(how: str) -> int | None:
+    await db.session.execute(text("CREATE TABLE IF NOT EXISTS onions (id INTEGER)"))
+    await db.session.execute(text("INSERT INTO onions VALUES (1)"))
+    if how == "fails":
+        raise RuntimeError("no commit")
+    if how == "waits":
+        await asyncio.sleep(3600)
+    return (await db.session.execute(text("SELECT count(*) FROM onions"))).scalar()
+"""
+    own = "innermost(Middleware(SQLAlchemyMiddleware, db_url=URL, commit_on_exit=True))"
+    bench.write_main(before, own, after)
+    with bench.serving(REQUEST_TIMEOUT="1", QUEUE_TIMEOUT="0") as server:
+        counted = [_page(server, f"/onions/{how}", status, "POST") for how, status in _ENDS]
+        assert (counted[0], counted[-1]) == ("1", "2")
 
 
 @package("FastMCP", "fastmcp", setup="`app.mount`, and its lifespan")
@@ -273,6 +318,39 @@ app.mount("/mcp", mcp)
         )
         assert response.status == 200, (response, server.log())
         assert '"serverInfo"' in response.body
+
+
+@package(
+    "FastMCP, `FastMCP.from_fastapi`",
+    "fastmcp",
+    setup=(
+        '`from_fastapi(app, httpx_client_kwargs={"base_url": "https://localhost"})`,'
+        " with a host of `ALLOWED_HOSTS`"
+    ),
+)
+def fastmcp_from_fastapi(bench: Bench) -> None:
+    bench.write_main()
+    code = """
+import asyncio
+
+from fastmcp import Client, FastMCP
+
+from app.main import app
+
+mcp = FastMCP.from_fastapi(app, httpx_client_kwargs={"base_url": "https://localhost"})
+
+
+async def main() -> None:
+    async with Client(mcp) as client:
+        names = [tool.name for tool in await client.list_tools()]
+        (name,) = [name for name in names if name.startswith("ok_")]
+        print((await client.call_tool(name)).data)
+
+
+asyncio.run(main())
+"""
+    done = bench.run("python", "-c", code)
+    assert "{'status': 'ok'}" in done.stdout, done.stdout
 
 
 @package(

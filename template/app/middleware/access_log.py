@@ -41,10 +41,12 @@ class AccessLogMiddleware(Layer):
         self.logs = logs
         self.silent_paths = frozenset(silent_paths)
         self.write = {level: line_writer(level) for level in ("info", "error")}
-        # uvicorn writes a line of its own only if this logger has a handler.
+        # uvicorn writes a line of its own only if this logger has a handler, which
+        # `uvicorn.run(app)` can give it later.
         server_log = logging.getLogger("uvicorn.access")
         server_log.handlers = []
         server_log.propagate = False
+        server_log.addFilter(_nothing)
         # It logs websockets through this one, with the query string.
         logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
 
@@ -82,6 +84,10 @@ class AccessLogMiddleware(Layer):
             line["refused_by"] = state["refused_by"]
             line["reason"] = state["refused_because"]
         self.write[level](line)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
 
 
 def _is_of_no_websocket(record: logging.LogRecord) -> bool:

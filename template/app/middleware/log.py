@@ -44,9 +44,13 @@ _render_stack: Final = StackInfoRenderer([__name__])
 _OF_PYDANTIC: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _LONGEST_TEXT: Final = 2048
 _LONGEST_TRACEBACK: Final = 65_536
-_UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
+_UVICORN: Final = [
+    logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")
+]
 # It logs each changed file; in a log file inside the project, that line is the next change.
 _RELOADER: Final = "watchfiles"
+# What structlog got here last; your code, an agent or a test can change that at any time.
+_given: Final[dict[str, Any]] = {}
 
 
 def bind(**fields: object) -> Token[Mapping[str, object]]:
@@ -70,27 +74,65 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     """
     Send structlog's and the standard library's lines to standard output, in one format.
 
-    `auto` is `console` on a terminal and `json` elsewhere.
+    `auto` is `console` on a terminal and `json` elsewhere. If structlog is configured already,
+    and not from here, that stays.
     """
-    readable = sys.stdout.isatty() if log_format == "auto" else log_format == "console"
-    render = _bounded(_console_line() if readable else _json_line)
-    structlog.configure(
-        processors=[_complete, render],
-        wrapper_class=_any_level(structlog.make_filtering_bound_logger(level)),
-        logger_factory=_StandardOutput,
-        cache_logger_on_first_use=False,
-    )
+    if not structlog.is_configured() or _complete in structlog.get_config()["processors"]:
+        readable = sys.stdout.isatty() if log_format == "auto" else log_format == "console"
+        render = _bounded(_console_line() if readable else _json_line)
+        _given.update(
+            processors=[_complete, render],
+            context_class=dict,
+            wrapper_class=_any_level(level),
+            logger_factory=_StandardOutput,
+            cache_logger_on_first_use=False,
+        )
+        # A list of its own, since structlog's tests change it in place.
+        structlog.configure(**{**_given, "processors": [_complete, render]})
     root = logging.getLogger()
     root.handlers = [item for item in root.handlers if not isinstance(item, _ToStructlog)]
+    if _ends_in_logging():
+        return
+    _take_over(root)
     root.addHandler(_ToStructlog())
     root.setLevel(level)
-    for name in _UVICORN:
-        logger = logging.getLogger(name)
-        # A logger without handlers was switched off, for example by `--no-access-log`.
-        if logger.hasHandlers():
-            logger.handlers = []
-            logger.propagate = True
+    for logger in _UVICORN:
+        # `uvicorn.run(app)` gives it handlers later. A filter stays, and runs before these.
+        logger.addFilter(_take_over_uvicorn)
+    _take_over_uvicorn()
     logging.getLogger(_RELOADER).setLevel(logging.WARNING)
+
+
+def _take_over_uvicorn(*_: object) -> bool:
+    """Pass the lines of uvicorn to the root, except where they were switched off."""
+    for logger in _UVICORN:
+        if _take_over(logger):
+            logger.propagate = True
+    return True
+
+
+def _take_over(logger: logging.Logger) -> bool:
+    """
+    Remove handlers that would write to the terminal too, in another format.
+
+    Others stay, such as those of files, of trackers and of tests. A logger without a handler was
+    switched off, for example by `--no-access-log`.
+    """
+    found = [item for item in logger.handlers if _is_of_terminal(item)]
+    for handler in found:
+        logger.removeHandler(handler)
+    return bool(found)
+
+
+def _is_of_terminal(handler: logging.Handler) -> bool:
+    terminal = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    return type(handler) is logging.StreamHandler and handler.stream in terminal
+
+
+def _ends_in_logging() -> bool:
+    """Return whether structlog passes its lines to the standard library, whose handlers write."""
+    factory = structlog.get_config()["logger_factory"]
+    return isinstance(factory, structlog.stdlib.LoggerFactory)
 
 
 def begin_line(level: str, event: object) -> dict[str, Any]:
@@ -103,25 +145,32 @@ def begin_line(level: str, event: object) -> dict[str, Any]:
 
 def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     """
-    Return a function that writes a line that `begin_line` began.
+    Return a function that writes a line that `begin_line` began, as structlog is configured then.
 
-    The line is structlog's, as configured now, without a call of its logger, which would double
-    the cost of a line that every request writes.
+    Where that was done here, it calls no logger of structlog, which would double the cost of a
+    line that every request writes.
     """
-    render = structlog.get_config()["processors"][-1]
+    number = logging.getLevelNamesMapping()[level.upper()]
     output = _StandardOutput()
 
     def write(line: dict[str, Any]) -> None:
-        output.msg(render(output, level, line))
+        found = structlog.get_config()
+        if found != _given:
+            fields = {key: line[key] for key in line if key not in _RESERVED_IN_EXTRA}
+            getattr(structlog.get_logger(), level)(line["event"], **fields)
+        elif number >= found["wrapper_class"].lowest:
+            output.write(found["processors"][-1](output, level, line))
 
-    wanted = structlog.get_logger().is_enabled_for(logging.getLevelNamesMapping()[level.upper()])
-    return write if wanted else lambda _: None
+    return write
 
 
-def _any_level(logger: Any) -> Any:
+def _any_level(least: LogLevel) -> Any:
     """Return structlog's class of loggers with the levels that libraries define, such as NOTICE."""
+    logger: Any = structlog.make_filtering_bound_logger(least)
 
     class AnyLevel(logger):  # type: ignore[misc]
+        lowest = logging.getLevelNamesMapping()[least]
+
         def log(self, level: int, event: str, *args: Any, **fields: Any) -> Any:
             return super().log(_nearest(level), event, *args, **_named(level) | fields)
 
@@ -147,7 +196,11 @@ class _StandardOutput:
         self._stream: TextIO | None = None
         self._descriptor: int | None = None
 
-    def msg(self, line: bytes) -> None:
+    def msg(self, line: str | bytes) -> None:
+        """Write what a renderer of structlog returns: those of its own return texts."""
+        self.write(line.encode("utf-8", "backslashreplace") if isinstance(line, str) else line)
+
+    def write(self, line: bytes) -> None:
         line += b"\n"
         try:
             stream = sys.stdout
@@ -179,6 +232,8 @@ class _ToStructlog(logging.Handler):
     """Passes the log records of libraries and of the server to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if _ends_in_logging():
+            return  # it would come back, and other handlers write it
         extra = {key: value for key, value in vars(record).items() if key not in _PLAIN_RECORD}
         extra.pop("color_message", None)  # uvicorn's second form of the same message
         if record.stack_info:
@@ -186,7 +241,6 @@ class _ToStructlog(logging.Handler):
         try:
             structlog.get_logger().log(
                 record.levelno,
-                "%s",
                 record.getMessage(),
                 logger=record.name,
                 exc_info=record.exc_info,

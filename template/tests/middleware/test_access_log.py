@@ -2,11 +2,15 @@
 
 import logging
 import re
+from logging.config import dictConfig
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from structlog.typing import EventDict
+from uvicorn.config import LOGGING_CONFIG
 
 from app.middleware import Policy, innermost
 from app.middleware.order import LAYERS
@@ -203,6 +207,41 @@ def test_the_server_s_own_lines_of_websockets_are_silent(
     server_log.error("connection handler failed")
 
     assert [line["event"] for line in log_lines()] == ["connection handler failed"]
+
+
+def test_the_server_has_no_access_log_beside_this_one(
+    probe_client: ProbeClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor where `uvicorn.run(app)` configures its log after the stack was built."""
+    client = probe_client()
+    dictConfig(LOGGING_CONFIG)
+    client.get("/probe/ok")
+    capfd.readouterr()
+
+    logging.getLogger("uvicorn.error").info("Started server process [1]")
+    logging.getLogger("uvicorn.access").info("GET /?token=hidden")
+
+    written = capfd.readouterr()
+    assert "hidden" not in written.out + written.err
+    assert "Started" in written.out
+
+
+def test_a_processor_of_the_service_sees_the_line(
+    probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    def redact(_: object, __: str, event: EventDict) -> EventDict:
+        return {**event, "client": "redacted"} if "client" in event else event
+
+    client = probe_client()
+    client.get("/probe/ok")
+    *fields, render = structlog.get_config()["processors"]
+    structlog.configure(processors=[*fields, redact, render])
+    client.get("/probe/ok")
+
+    before, after = requests(log_lines())
+    assert before["client"] == "127.0.0.1"
+    assert after.keys() == before.keys()
+    assert after["client"] == "redacted"
 
 
 @pytest.mark.skipif("request_id" not in LAYERS, reason="the stack has no request_id")

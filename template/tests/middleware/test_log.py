@@ -4,25 +4,51 @@ import errno
 import io
 import json
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import redirect_stdout
-from typing import Any, Final
+from logging.config import dictConfig
+from pathlib import Path
+from typing import Any, Final, TextIO
 
 import pytest
 import structlog
 from structlog.contextvars import bound_contextvars
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+from uvicorn.config import LOGGING_CONFIG
 
-from app.middleware.log import LogFormat, bind, configure_logging, unbind
+from app.middleware.log import (
+    LogFormat,
+    begin_line,
+    bind,
+    configure_logging,
+    line_writer,
+    unbind,
+)
 
 from .conftest import LogLines, stack_settings
 
 
 @pytest.fixture(autouse=True)
 def server_log() -> Iterator[logging.Logger]:
-    logger = logging.getLogger("uvicorn.access")
-    handlers, propagate = [*logger.handlers], logger.propagate
-    yield logger
-    logger.handlers[:], logger.propagate = handlers, propagate
+    names = ("uvicorn", "uvicorn.error", "uvicorn.access")
+    before = [(logger, {**vars(logger)}) for logger in map(logging.getLogger, names)]
+    for logger, _ in before:
+        logger.handlers, logger.filters = [], []
+    yield before[-1][0]
+    for logger, attributes in before:
+        vars(logger).update(attributes)
+
+
+@pytest.fixture(autouse=True)
+def _own_configuration() -> Iterator[None]:
+    """Keep what a test does to logging and structlog out of the other tests."""
+    root = logging.getLogger()
+    handlers = [*root.handlers]
+    yield
+    root.handlers = handlers
+    structlog.reset_defaults()
 
 
 def test_the_server_s_lines_are_written_in_the_one_format(server_log: logging.Logger) -> None:
@@ -42,6 +68,178 @@ def test_a_log_that_was_switched_off_stays_off(server_log: logging.Logger) -> No
     configure_logging(level="INFO", log_format="json")
 
     assert not server_log.hasHandlers()
+
+
+def test_handlers_that_the_server_puts_back_write_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """`fastapi run` and `uvicorn.run(app)` configure uvicorn's log after the app was imported."""
+    configure_logging(level="INFO", log_format="json")
+    dictConfig(LOGGING_CONFIG)
+
+    logging.getLogger("uvicorn.error").info("Started server process [1]")
+    logging.getLogger("uvicorn.access").info("GET /")
+
+    written = capfd.readouterr()
+    lines = [json.loads(line) for line in written.out.splitlines()]
+    assert [line["logger"] for line in lines] == ["uvicorn.error", "uvicorn.access"]
+    assert written.err == ""
+
+
+def test_a_handler_that_writes_to_the_terminal_too_is_replaced(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Packages and agents call `logging.basicConfig()`."""
+    for stream in (sys.stdout, sys.stderr):
+        logging.getLogger().addHandler(logging.StreamHandler(stream))
+
+    configure_logging(level="INFO", log_format="json")
+    logging.getLogger("library").warning("once")
+
+    written = capfd.readouterr()
+    assert (written.out.count("once"), written.err) == (1, "")
+
+
+class Exporter(logging.StreamHandler[TextIO]):
+    """A handler that sends records elsewhere; to inherit `emit` was the least work."""
+
+
+@pytest.mark.parametrize("name", [None, "uvicorn"])
+def test_a_handler_that_writes_elsewhere_stays(name: str | None, tmp_path: Path) -> None:
+    others: list[logging.Handler] = [
+        logging.FileHandler(tmp_path / "log", delay=True),
+        logging.StreamHandler(io.StringIO()),
+        logging.NullHandler(),
+        Exporter(),
+    ]
+    logger = logging.getLogger(name)
+    for handler in others:
+        logger.addHandler(handler)
+    propagate = logger.propagate = name is None
+
+    configure_logging(level="INFO", log_format="json")
+
+    assert [handler for handler in logger.handlers if handler in others] == others
+    assert logger.propagate == propagate
+
+
+def _owned(_: object, __: str, event: EventDict) -> EventDict:
+    return {**event, "owner": "team"}
+
+
+def _in_front() -> None:
+    structlog.configure(processors=[_owned, *structlog.get_config()["processors"]])
+
+
+def _before_the_renderer() -> None:
+    *fields, render = structlog.get_config()["processors"]
+    structlog.configure(processors=[*fields, _owned, render])
+
+
+def _in_place() -> None:
+    structlog.get_config()["processors"].insert(0, _owned)
+
+
+def _another_format() -> None:
+    structlog.configure(processors=[_owned, structlog.processors.JSONRenderer()])
+
+
+def _another_output() -> None:
+    _another_format()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())
+
+
+def _through_logging() -> None:
+    structlog.configure(
+        processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    renderer = structlog.processors.JSONRenderer()
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _owned, renderer]
+    )
+    handler.setFormatter(formatter)
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel("INFO")
+
+
+@pytest.mark.parametrize(
+    ("configure", "when"),
+    [
+        (_in_front, "after"),
+        (_before_the_renderer, "after"),
+        (_in_place, "after"),
+        (_another_format, "after"),
+        (_another_output, "after"),
+        (_another_output, "before"),
+        (_through_logging, "after"),
+        (_through_logging, "before"),
+    ],
+)
+def test_every_line_passes_the_processors_of_the_service(
+    configure: Callable[[], None], when: str, log_lines: LogLines
+) -> None:
+    """Those of requests too: one that redacts would fail silently there."""
+    if when == "before":
+        configure()
+    configure_logging(level="INFO", log_format="json")
+    write = line_writer("info")
+    if when == "after":
+        configure()
+
+    write(begin_line("info", "of requests"))
+    structlog.get_logger().info("of structlog")
+    logging.getLogger("library").info("of a library")
+
+    found = [(line["event"], line["owner"]) for line in log_lines()]
+    assert found == [(f"of {origin}", "team") for origin in ("requests", "structlog", "a library")]
+
+
+def test_the_line_of_a_request_has_its_fields_whatever_structlog_does(log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+    token = bind(order_id=1, level="gold", self="it")
+    line = begin_line("info", "request")
+    write = line_writer("info")
+
+    write({**line, "status": 200})
+    _in_front()
+    write({**line, "status": 200})
+    unbind(token)
+
+    one, other = log_lines()
+    assert {**other, "timestamp": one["timestamp"]} == {**one, "owner": "team"}
+
+
+def test_the_level_that_holds_when_a_line_is_written_counts(log_lines: LogLines) -> None:
+    configure_logging(level="ERROR", log_format="json")
+    write = line_writer("info")
+    write(begin_line("info", "too low"))
+
+    configure_logging(level="INFO", log_format="json")
+    write(begin_line("info", "high enough"))
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("ERROR"))
+    write(begin_line("info", "too low again"))
+
+    assert [line["event"] for line in log_lines()] == ["high enough"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_tests_capture_the_lines_of_requests(when: str, log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+    write = line_writer("info")
+    if when == "before":
+        write(begin_line("info", "earlier"))
+        log_lines()
+
+    with capture_logs() as captured:
+        (line_writer("info") if when == "after" else write)(begin_line("info", "request"))
+
+    write(begin_line("info", "later"))
+    assert [line["event"] for line in captured] == ["request"]
+    assert [line["event"] for line in log_lines()] == ["later"]
 
 
 class FullDisk(io.RawIOBase):

@@ -17,7 +17,7 @@ from app.middleware import Policy, StackSettings, innermost, inside, outermost, 
 from app.middleware.core.check import faults, live_stack
 from app.middleware.core.command_line import main
 from app.middleware.core.setting_types import Paths
-from app.middleware.order import DOUBLES, LAYERS, RULES, WAIT_FOR_EXCEPTIONS, Rule, layer_of
+from app.middleware.order import DOUBLES, LAYERS, RULES, TRACKERS, Rule, layer_of
 from app.middleware.stack import build_stack
 
 from .conftest import COMMAND, ProbeApp, ProbeClient, stack_settings
@@ -107,7 +107,7 @@ def test_a_decorator_is_refused(probe_app: ProbeApp) -> None:
     (fault,) = faults(app)
 
     assert "mine was added outside the middleware stack by @app.middleware" in fault
-    assert "Middleware(BaseHTTPMiddleware, dispatch=mine)" in fault
+    assert "own=[innermost(Middleware(BaseHTTPMiddleware, dispatch=mine))]" in fault
 
 
 def test_an_app_that_lost_its_layers_is_refused(probe_app: ProbeApp) -> None:
@@ -193,8 +193,8 @@ def test_an_agent_that_observes_is_let_be(probe_app: ProbeApp) -> None:
     assert faults(app) == []
 
 
-@pytest.mark.parametrize("name", sorted(WAIT_FOR_EXCEPTIONS))
-def test_what_waits_for_exceptions_gets_a_place_that_sees_them(
+@pytest.mark.parametrize("name", sorted(TRACKERS))
+def test_a_tracker_gets_a_place_where_it_sees_the_exceptions_of_layers(
     name: str, probe_app: ProbeApp
 ) -> None:
     module, _, short = name.rpartition(".")
@@ -205,6 +205,69 @@ def test_what_waits_for_exceptions_gets_a_place_that_sees_them(
 
     assert name in fault
     assert ('inside("error_handler"' if "error_handler" in LAYERS else "innermost(") in fault
+
+
+class UnitOfWork:
+    """A layer that commits what ended without an exception."""
+
+    def __init__(self, app: ASGIApp, *, ended: list[str]) -> None:
+        self.app = app
+        self.ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except BaseException:
+            self.ended.append("rolled back")
+            raise
+        self.ended.append("committed")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("ok", 200),
+        ("boom", 500),
+        pytest.param(
+            *("slow?seconds=60", 504),
+            marks=pytest.mark.skipif("timeout" not in LAYERS, reason="nothing ends it"),
+        ),
+    ],
+)
+def test_a_unit_of_work_commits_nothing_that_failed_where_the_sentence_puts_it(
+    path: str, status: int, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    ended: list[str] = []
+    app = probe_app()
+    app.add_middleware(UnitOfWork, ended=ended)
+    (fault,) = faults(app)
+    place = innermost if "own=[innermost(Middleware(UnitOfWork))]" in fault else outermost
+
+    client = probe_client(
+        own=[place(Middleware(UnitOfWork, ended=ended))], request_timeout=0.2, queue_timeout=0
+    )
+    ended.clear()  # the start of the service
+    response = client.get(f"/probe/{path}")
+
+    assert response.status_code == status
+    assert ended == ["committed" if status == 200 else "rolled back"]
+
+
+def _made() -> type[Mine]:
+    class _Hidden(Mine):
+        pass
+
+    return _Hidden
+
+
+Offered = _made()
+
+
+def test_a_class_is_named_as_its_module_offers_it(probe_app: ProbeApp) -> None:
+    app = probe_app()
+    app.add_middleware(Offered)
+
+    assert "own=[innermost(Middleware(Offered))]" in faults(app)[0]
 
 
 def test_an_instrumentor_that_replaces_the_stack_is_refused(probe_app: ProbeApp) -> None:
@@ -334,7 +397,7 @@ def test_a_function_that_makes_a_layer_is_named(probe_app: ProbeApp) -> None:
     (fault,) = faults(app)
 
     assert f"{making.__module__}.making was added outside" in fault
-    assert "own=[outermost(Middleware(making))]" in fault
+    assert "own=[innermost(Middleware(making))]" in fault
 
 
 def test_the_server_is_told_why_it_may_not_start(probe_app: ProbeApp) -> None:

@@ -1,5 +1,6 @@
 """The check of the order: when the service starts, and for `python -m app.middleware`."""
 
+import sys
 from asyncio import get_running_loop
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from app.middleware.order import (
     DOUBLES,
     LAYERS,
     RULES,
-    WAIT_FOR_EXCEPTIONS,
+    TRACKERS,
     Rule,
     dotted_name,
     layer_of,
@@ -45,6 +46,14 @@ _BODY_SIZE: Final = (
     "FastAPI(max_body_size=...) responds outside every layer, so no page can read its 413. Remove"
     " it, and set {}. The max_body_size of a route or a router can stay."
 )
+_HAND_OVER: Final = " Pass it to stack_options instead: own=[{}]."
+# There it sees what it would see in an app without these layers: a transaction must not commit
+# what another layer stopped.
+_NEXT_TO_THE_ROUTES: Final = (
+    f"{_HAND_OVER.format('innermost(Middleware({}))')} It sees every unhandled exception there."
+    " Use outermost if it must see every response, rejections too."
+)
+_AROUND_LAYERS: Final = _HAND_OVER.format('inside("error_handler", Middleware({}, ...))')
 _LOST_PATH: Final = "{} must hold paths as the routes have them{}, not {!r}; write {}."
 
 
@@ -254,9 +263,8 @@ def _sentence(layer: Any, cls: Any, *, traces: bool) -> str:
         function = layer.dispatch_func
         return (
             f"The function {dotted_name(function)} was added outside the middleware stack by"
-            " @app.middleware. Pass it to stack_options instead:"
-            f" own=[outermost(Middleware(BaseHTTPMiddleware, dispatch={_short(function)}))]."
-        )
+            " @app.middleware."
+        ) + _NEXT_TO_THE_ROUTES.format(f"BaseHTTPMiddleware, dispatch={_short(function)}")
     if observer := observer_of(cls):
         if traces or dotted_name(cls) in DOUBLES:
             return (
@@ -266,16 +274,11 @@ def _sentence(layer: Any, cls: Any, *, traces: bool) -> str:
         return ""
     if job := DOUBLES.get(dotted_name(cls)) or layer_of(cls):
         return _double(dotted_name(cls), job)
-    place = "outermost(Middleware({}))"
-    if dotted_name(cls) in WAIT_FOR_EXCEPTIONS:
-        handler = "error_handler"
-        place = f'inside("{handler}", Middleware({{}}, ...))'
-        if handler not in LAYERS:
-            place = "innermost(Middleware({}, ...))"
+    is_tracker = dotted_name(cls) in TRACKERS and "error_handler" in LAYERS
     return (
         f"{dotted_name(cls)} was added outside the middleware stack (by add_middleware or an"
-        f" instrumentor). Pass it to stack_options instead: own=[{place.format(_short(cls))}]."
-    )
+        " instrumentor)."
+    ) + (_AROUND_LAYERS if is_tracker else _NEXT_TO_THE_ROUTES).format(_short(cls))
 
 
 def _double(name: str, layer: str) -> str:
@@ -283,7 +286,10 @@ def _double(name: str, layer: str) -> str:
 
 
 def _short(cls: Any) -> str:
-    return dotted_name(cls).rpartition(".")[2]
+    """Return the name in its module, which a class made by a function doesn't have itself."""
+    names = getattr(sys.modules.get(cls.__module__), "__dict__", {}).items()
+    own = dotted_name(cls).rpartition(".")[2]
+    return next((name for name, value in names if value is cls), own)
 
 
 def _outsiders(app: Starlette) -> list[Any]:
