@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from asyncio import CancelledError
+from asyncio import CancelledError, timeout
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -282,6 +283,14 @@ class Exchange:
     async def skip(self) -> None:
         """Receive and discard; a disconnect now isn't a 499, since the response is out."""
         self._arriving = (await self._receive()).get("more_body", False)
+
+    async def has_left(self) -> bool:
+        """Return whether the client has left, as far as the server says so without a wait."""
+        with suppress(TimeoutError):
+            async with timeout(0):
+                while not self._gone:
+                    await self.received()
+        return self._gone
 
     def is_arriving(self) -> bool:
         """Return whether more of the body is to come."""
