@@ -114,7 +114,7 @@ class _Waiter(asyncio.Future[None]):
         self.is_held = False
 
     def cancel(self, msg: Any = None) -> bool:
-        own = sys._getframe(1).f_code.co_qualname in _CANCEL_THEIR_OWN_TASK
+        own = sys._getframe(1).f_code.co_qualname in _CANCEL_THEIR_OWN_TASK  # noqa: SLF001
         if own or not _is_shielded(self._task):
             return super().cancel(msg)
         self.is_held = True

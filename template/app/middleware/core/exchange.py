@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.problem import Refusal, refusal_response, respond
 
-from .headers import NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
+from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
 from .scope import can_respond, complete, headers_by_name, route_path, route_template
 from .upload import announces_body, linger
 
@@ -187,13 +187,19 @@ class Exchange:
         return None if value is None else value.decode("latin-1")
 
     def lines(self, name: bytes) -> list[bytes]:
-        """Return the values of a header, one for each time that it was sent."""
+        """
+        Return the values of a header, one for each time that it was sent.
+
+        None are returned if they are longer than 16 KiB, since layers parse them.
+        """
         if name not in self.headers:
             return []
         alone = self.headers[name]
-        if alone is not None:
-            return [alone]
-        return [value for key, value in self.scope["headers"] if key == name]
+        if alone is None:
+            values = [value for key, value in self.scope["headers"] if key == name]
+        else:
+            values = [alone]
+        return values if sum(map(len, values)) + len(values) <= LONGEST else []
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:
         """Add `headers` to the response, whatever it will be; see `Layer.head` for late ones."""
