@@ -294,8 +294,9 @@ class Exchange:
         """Return whether the client has left, as far as the server says so without a wait."""
         with suppress(TimeoutError):
             async with timeout(0):
-                while not self._gone:
+                while self._arriving is not False:
                     await self.received()
+                await self.received()  # after the body there is nothing else
         return self._gone
 
     def is_arriving(self) -> bool:
