@@ -49,7 +49,8 @@ class CompressionMiddleware(Layer):
     responses (206) and encoded bodies aren't changed. A compressed response loses Accept-Ranges
     (14.3) and digests, which describe the uncompressed body. A strong ETag becomes weak, on a 304
     to such a client too (8.8.3.3). HEAD has the headers of GET, without Content-Length where its
-    response comes without a body (9.3.2). Large bodies are compressed in a thread.
+    response comes without a body (9.3.2). Large bodies are compressed in a thread. A client with
+    HTTP/1.0 gets no compressed response.
     """
 
     scopes = HTTP
@@ -73,7 +74,10 @@ class CompressionMiddleware(Layer):
         replaces_200 = message["status"] in _INSTEAD_OF_200
         if not replaces_200 and not self._gains(headers):
             return None
-        coding = self.preferred[b",".join(exchange.lines(b"accept-encoding"))]
+        coding = _IDENTITY
+        # HTTP/1.0 has no chunks, by which a body without a length ends (RFC 9112, 6.1).
+        if exchange.scope["http_version"] != "1.0":
+            coding = self.preferred[b",".join(exchange.lines(b"accept-encoding"))]
         if coding != _IDENTITY and not replaces_200:
             library = self.encoders[coding]
             return lambda send: _Encoder(exchange.scope, library, send).send

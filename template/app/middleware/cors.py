@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
-from .core.headers import Clash, HeaderRule
+from .core.headers import LONGEST, Clash, HeaderRule
 from .core.headers import Headers as RawHeaders
 from .core.layer import HTTP, Layer
 from .core.memo import Memo
@@ -127,7 +127,8 @@ class CorsMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Response | None:
         origin = exchange.headers.get(b"origin")
         if origin is not None and exchange.method == "OPTIONS" and _PREFLIGHT in exchange.headers:
-            response = self.rules.preflight_response(Headers(scope=exchange.scope))
+            asked = [(name, value[:LONGEST]) for name, value in exchange.scope["headers"]]
+            response = self.rules.preflight_response(Headers(raw=asked))
             if response.status_code != _OK:
                 record_refusal(exchange.scope, self.name, bytes(response.body).decode())
             return response

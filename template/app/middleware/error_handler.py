@@ -40,7 +40,7 @@ class ErrorHandlerMiddleware(Layer):
     exception again if the response has started, so that the server closes the connection, and in
     `debug` mode, for Starlette's page with the traceback. It closes a websocket with 1011, and
     responds to its handshake with 500. A client that disconnected is no error. A request that is
-    cancelled, for example by a stopping server, gets 503.
+    cancelled by a stopping server gets 503.
     """
 
     def faults(self, service: Any) -> Iterable[str]:
@@ -64,8 +64,9 @@ class ErrorHandlerMiddleware(Layer):
                 _logger.debug("the client went away")
                 return
             if _ends_the_request(exc):
-                # A stopping server cancels late requests, and would respond with a plain 500.
-                if not place.started:
+                # A stopping server cancels late requests, and would respond with a plain 500. Some
+                # servers cancel those whose client has left, too.
+                if not (place.started or await exchange.has_left()):
                     response = problem_response(
                         exchange.scope, 503, _DETAIL_OF_503, headers={"Retry-After": "1"}
                     )

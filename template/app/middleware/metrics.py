@@ -21,6 +21,7 @@ from .core.check import readers_of
 from .core.counters import DIRECTORY, Counters, ProcessCounters, SharedCounters, workers_share
 from .core.exchange import HANDSHAKE, Exchange
 from .core.gauges import Gauges, Reading
+from .core.headers import LONGEST
 from .core.layer import Layer
 from .core.networks import parse_address, parse_network
 from .core.threads import Threads
@@ -97,7 +98,7 @@ class _MetricsPage:
         registry = scope["state"]["metrics_registry"]
         if workers_share():
             registry = await _threads.run(_registry_of_all_workers)
-        accept = Request(scope).headers.get("accept", "")
+        accept = Request(scope).headers.get("accept", "")[:LONGEST]
         try:
             encode, media_type = choose_encoder(accept)
         except (TypeError, ValueError):  # of prometheus-client, for a version that is no number

@@ -12,6 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornPr
 
 from .core.check import fail_start
 from .core.exchange import Exchange
+from .core.headers import LONGEST
 from .core.layer import Layer
 from .core.networks import MAPPED_BITS, covers, holds_everybody, network, parse_network
 from .core.reading import in_any_case
@@ -19,6 +20,7 @@ from .core.threads import run_at_once
 
 # A peer on a unix socket has no address.
 _UNIX: Final = "unix"
+_ADDRESSES: Final = b"x-forwarded-for"
 # What uvicorn and gunicorn trust by default.
 _DEFAULTS: Final = frozenset({"127.0.0.1", "::1"})
 # All that the internet has (RFC 4291, 2.4).
@@ -75,6 +77,9 @@ class ProxyHeadersMiddleware(Layer):
 
     def _correct(self, exchange: Exchange) -> None:
         scope = exchange.scope
+        forwarded = exchange.headers.get(_ADDRESSES, b"")
+        if forwarded is None or len(forwarded) > LONGEST:
+            _shorten(exchange)
         run_at_once(self.uvicorn(scope, exchange.receive, exchange.send))
         exchange.client = scope["client"]
         schemes = _entries(exchange, b"x-forwarded-proto")
@@ -90,7 +95,7 @@ class ProxyHeadersMiddleware(Layer):
         If each proxy added to both lists, the entry at the client's position has it, and
         entries left of that can be forged. Otherwise it is the leftmost, the first proxy's.
         """
-        addresses = _entries(exchange, b"x-forwarded-for")
+        addresses = _entries(exchange, _ADDRESSES)
         if len(addresses) == 1:
             # A proxy added a header after the client's: the last one counts.
             return length - len(exchange.lines(b"x-forwarded-proto")[-1].split(b","))
@@ -99,6 +104,15 @@ class ProxyHeadersMiddleware(Layer):
         parse = self.uvicorn.trusted_hosts.get_trusted_client_address
         client = exchange.client
         return max((at for at, item in enumerate(addresses) if parse(item) == client), default=0)
+
+
+def _shorten(exchange: Exchange) -> None:
+    """Keep the end of a long list of addresses, which is what the proxies added."""
+    sent = b",".join(value for name, value in exchange.scope["headers"] if name == _ADDRESSES)
+    if len(sent) > LONGEST:
+        exchange.drop_headers(frozenset({_ADDRESSES}))
+        exchange.headers[_ADDRESSES] = sent[-LONGEST:]
+        exchange.scope["headers"].append((_ADDRESSES, sent[-LONGEST:]))
 
 
 def _stated(server: UvicornProxyHeaders) -> set[str]:

@@ -53,7 +53,7 @@ class SessionMiddleware(Layer):
 
     def enter(self, exchange: Exchange) -> None:
         cookies = exchange.headers.get(b"cookie", b"")
-        if cookies is None or self.cookie in cookies:
+        if (cookies is None or self.cookie in cookies) and exchange.lines(b"cookie"):
             run_at_once(self.starlette(exchange.scope, exchange.receive, _nowhere))
         else:
             exchange.scope["session"] = Session()
@@ -64,7 +64,8 @@ class SessionMiddleware(Layer):
         if session.accessed and message["type"] == "http.response.start":
             # In a copy of the scope, since Starlette reads the session from the cookie again.
             sends: list[Send] = []
-            scope = {**exchange.scope, _SENDS: sends}
+            cookies = [(b"cookie", value) for value in exchange.lines(b"cookie")]
+            scope = {**exchange.scope, "headers": cookies, _SENDS: sends}
             run_at_once(self.starlette(scope, exchange.receive, _nowhere))
             scope["session"] = session
             run_at_once(sends.pop()(message))

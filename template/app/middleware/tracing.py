@@ -28,6 +28,11 @@ _LATE: Final = (
     " Set the tracer provider before create_app(), at the top of app/main.py."
 )
 _STOPPED: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+# Clients choose the host, the path and the query. Events have a limit of their own: a traceback is
+# longer, and its end is what counts.
+_LENGTH: Final = "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"
+_LENGTHS: Final = frozenset({_LENGTH, "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"})
+_LONGEST_TEXT: Final = "2048"
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
@@ -88,10 +93,13 @@ def telemetry() -> TelemetryConfig:
 
     FastAPI's metrics and logs stay off: the log has the trace ID already, and messages of
     exceptions must not be exported. Spans of dependencies and serialization would multiply what
-    is exported for each request.
+    is exported for each request. The attributes of spans have at most 2048 characters, unless the
+    environment has a limit.
     """
     exported = any(os.environ.get(name) for name in _ENDPOINTS)
     provided = _is_provided()
+    if exported and not provided and _LENGTHS.isdisjoint(os.environ):
+        os.environ[_LENGTH] = _LONGEST_TEXT
     return TelemetryConfig(
         tracing=exported or provided,
         metrics=False,

@@ -57,6 +57,26 @@ def test_the_client_chooses(accepted: str, coding: str | None, probe_client: Pro
     assert (int(response.headers["content-length"]) < 2000) is (coding is not None)
 
 
+def test_a_long_list_is_read(probe_client: ProbeClient) -> None:
+    headers = {"Accept-Encoding": "any, " * 1600 + "gzip"}
+
+    response = probe_client().get("/probe/large", headers=headers)
+
+    assert response.headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(("version", "coding"), [("1.0", None), ("1.1", "gzip"), ("2", "gzip")])
+def test_http_1_0_is_left_alone(version: str, coding: str | None, probe_app: ProbeApp) -> None:
+    """Its server would end a body without a length by a chunk, which such a client can't read."""
+    dialogue = Dialogue("GET", "/probe/large", headers=GZIP)
+    dialogue.scope["http_version"] = version
+
+    dialogue.run(probe_app())
+
+    assert dialogue.headers.get("content-encoding") == coding
+    assert "accept-encoding" in dialogue.headers["vary"].lower()
+
+
 def test_trailers_follow_the_body(probe_app: ProbeApp) -> None:
     async def summed(_: Scope, __: Receive, send: Send) -> None:
         head = {"status": 200, "headers": [(b"content-type", b"text/plain")], "trailers": True}

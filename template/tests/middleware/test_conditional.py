@@ -79,6 +79,14 @@ def test_another_tag_spares_nothing(condition: str, probe_client: ProbeClient) -
     assert response.text == "ok"
 
 
+def test_a_long_list_is_read(probe_client: ProbeClient) -> None:
+    headers = {"If-None-Match": '"other", ' * 900 + '"mine"'}
+
+    response = probe_client().get('/probe/headers?name=ETag&value="mine"', headers=headers)
+
+    assert response.status_code == 304
+
+
 def test_several_lines_are_one_list(probe_client: ProbeClient) -> None:
     headers = [("If-None-Match", '"other"'), ("If-None-Match", '"mine"')]
 

@@ -257,6 +257,19 @@ def test_a_request_that_the_server_gives_up_is_answered_503(probe_app: ProbeApp)
     assert json.loads(dialogue.body)["status"] == 503
 
 
+def test_a_request_that_the_server_gives_up_with_its_client_is_answered_nothing(
+    probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some servers cancel the request of a client that has left."""
+    dialogue = CutOff("GET", "/probe/slow?seconds=60")
+    dialogue.chunks.clear()
+
+    dialogue.cancel(probe_app())
+
+    assert dialogue.sent == []
+    assert '"level":"error"' not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("path", ["/peer", "/job"])
 def test_what_the_endpoint_lost_is_no_end_of_the_request(
     path: str, probe_app: ProbeApp, probe_client: ProbeClient, caplog: pytest.LogCaptureFixture

@@ -12,6 +12,8 @@ from fastapi.testclient import TestClient
 from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import ValidationError
 from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from app.middleware import Policy, idempotency
 from app.middleware.order import LAYERS
@@ -389,6 +391,30 @@ def test_a_stream_too_large_to_keep_is_passed_on(
     assert first.text.count("line") == 5
     assert second.status_code == 409
     assert shop.orders == 1
+
+
+def test_what_is_no_part_of_a_response_is_not_kept(shop: Shop, probe_client: ProbeClient) -> None:
+    """Servers of HTTP/2 take such messages between its parts."""
+
+    class Pushes:
+        async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+            push = {"type": "http.response.push", "path": "/style.css", "headers": list[Any]()}
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send(push)
+            await send({"type": "http.response.body", "body": b"the ", "more_body": True})
+            await send(push)
+            await send({"type": "http.response.body", "body": b"whole"})
+
+    shop.app.router.routes.append(Route("/pushes", Pushes(), methods=["POST"]))
+    client = probe_client(app=shop.app)
+    sent = {**headers("alice"), "Idempotency-Key": "first"}
+
+    pushed = [item["type"] for item in Dialogue("POST", "/pushes", headers=sent).run(shop.app).sent]
+
+    assert pushed.count("http.response.push") == 2
+    again = post(client, url="/pushes", body="")
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.text == "the whole"
 
 
 def test_a_file_is_kept_where_the_server_could_send_it_itself(

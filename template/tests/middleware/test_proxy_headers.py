@@ -87,6 +87,15 @@ def test_the_rightmost_untrusted_entry_wins(
     assert client_of(ask(probe_client, ("X-Forwarded-For", forwarded))) == client
 
 
+@pytest.mark.parametrize("lines", [1, 2])
+def test_of_a_long_list_the_end_counts(lines: int, probe_client: ProbeClient) -> None:
+    """The proxies added it; the client could send any length ahead of it."""
+    headers = [("X-Forwarded-For", "6.6.6.6, " * 2000 + "10.0.0.6")] * lines
+    headers[-1] = ("X-Forwarded-For", headers[0][1] + ", 198.51.100.7, 10.0.0.5")
+
+    assert client_of(ask(probe_client, *headers)) == "198.51.100.7"
+
+
 @pytest.mark.parametrize("peer", ["10.255.0.1", "::ffff:10.0.0.1", "2001:db8:1::1"])
 def test_a_proxy_may_be_of_a_network(peer: str, probe_client: ProbeClient) -> None:
     response = ask(probe_client, ("X-Forwarded-For", "198.51.100.7"), peer=peer)

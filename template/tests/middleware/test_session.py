@@ -116,6 +116,18 @@ def test_services_on_one_host_have_a_cookie_each(
     assert second.get("/basket").json() == "leek"
 
 
+@pytest.mark.parametrize(("others", "basket"), [(800, "onion"), (2000, None)])
+def test_a_cookie_among_many_is_read_unless_they_are_too_long(
+    others: int, basket: str | None, app: FastAPI, probe_client: ProbeClient
+) -> None:
+    cookie = TimestampSigner(SECRET).sign("eyJiYXNrZXQiOiAib25pb24ifQ==").decode()
+    client = probe_client(app=app)
+    headers = {"Cookie": "a=bcdefg; " * others + f"session={cookie}"}
+
+    assert client.get("/basket", headers=headers).json() == basket
+    assert client.post("/basket/leek", headers=headers).status_code == 200
+
+
 def test_who_stores_nothing_gets_no_cookie(app: FastAPI, probe_client: ProbeClient) -> None:
     response = probe_client(app=app).get("/probe/ok")
 

@@ -359,3 +359,34 @@ def test_the_environment_says_where_spans_go(
     assert attributes["service.name"] == "orders"
     (span,) = resource.scope_spans[0].spans
     assert span.name == "GET"
+
+
+@pytest.mark.parametrize(
+    ("variable", "limit"),
+    [
+        (None, 2048),
+        ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", 100),
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", 3000),
+    ],
+)
+def test_what_a_client_sends_fills_no_span(
+    variable: str | None,
+    limit: int,
+    collector: tuple[str, list[ExportTraceServiceRequest]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Spans wait in memory until they are sent, and a batch that is too large is lost."""
+    address, received = collector
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    if variable is not None:
+        monkeypatch.setenv(variable, str(limit))
+    long = "a" * 5000
+    asked = f'client.get("/{long}?{long}", headers={{"Host": "{long}"}})'
+    code = _SERVICE.replace('client.get("/nowhere")', asked)
+
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)  # noqa: S603
+
+    (span,) = received[0].resource_spans[0].scope_spans[0].spans
+    lengths = {item.key: len(item.value.string_value) for item in span.attributes}
+    assert {lengths[name] for name in ("server.address", "url.path", "url.query")} == {limit}
+    assert max(lengths.values()) == limit

@@ -1,15 +1,19 @@
 """Cancellation: a task that is cancelled keeps what AnyIO shields, such as a thread at work."""
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable
-from functools import partial
-from typing import Any, Final
+import sys
+from collections.abc import Callable, Generator
+from typing import Any, Final, TypeAlias
 
 from anyio._backends._asyncio import _task_states
 
 _CLEAN_UP_SECONDS: Final = 5.0
 
-Steps = Generator[asyncio.Future[Any] | None, None, None]
+# The functions of asyncio by which code cancels the task that it runs in.
+_CANCEL_THEIR_OWN_TASK: Final = frozenset({"Timeout._on_timeout", "TaskGroup._on_task_done"})
+
+_Awaited: TypeAlias = asyncio.Future[Any] | None
+Steps = Generator[_Awaited, None, None]
 
 
 async def until_cancelled_have_ended() -> None:
@@ -24,32 +28,34 @@ class KeepingShields:
     """
     Do the rest of `steps`, in which the shields of AnyIO hold when the task is cancelled.
 
-    `Task.cancel`, which ends a late request, or one of a server that stops, breaks the shield with
-    which AnyIO waits for a worker thread: the thread loses its place in the pool, and its
-    dependencies are closed while it uses them. Here the cancellation waits until the shield ends.
-    A cancel scope of AnyIO instead would cancel each `await` of the clean-up too.
+    `Task.cancel`, which ends a late request, and by which servers end one that is late at a stop or
+    whose client has left, breaks the shield with which AnyIO waits for a worker thread: the thread
+    loses its place in the pool, and its dependencies are closed while it uses them. Here the
+    cancellation waits until the shield ends. A cancel scope of AnyIO instead would cancel each
+    `await` of the clean-up too.
 
-    Both give a reason. `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside
-    cancels itself, give none, and are let through at once: they would not wait for it either.
+    `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside cancels itself, are let
+    through at once: they would not wait for it either.
 
     Whenever it waits, it calls and forgets what is in `at_wait`.
     """
 
-    __slots__ = ("_at_wait", "_future", "_held", "_steps")
+    __slots__ = ("_at_wait", "_future", "_is_held", "_steps")
 
     def __init__(
         self,
         steps: Any,
-        future: asyncio.Future[Any] | None,
+        future: _Awaited,
         at_wait: list[Callable[[], object]],
     ) -> None:
         self._steps = steps
         self._at_wait = at_wait
         # What the first step waits for.
         self._future = future
-        self._held: BaseException | None = None
+        self._is_held = False
 
     def __await__(self) -> Steps:
+        task = asyncio.current_task()
         future = self._future
         thrown: BaseException | None = None
         try:
@@ -57,12 +63,12 @@ class KeepingShields:
                 while self._at_wait:
                     self._at_wait.pop()()
                 try:
-                    if _is_shielded():
-                        yield from self._shielded(future)
-                    elif self._held is None:
-                        yield future
-                    else:
+                    if _is_shielded(task):
+                        yield from self._shielded(task, future)
+                    elif self._is_held:
                         yield from self._cancelled(future)
+                    else:
+                        yield future
                 except BaseException as exc:  # noqa: BLE001 - it goes where it was sent to
                     thrown = exc
                 steps = self._steps
@@ -73,47 +79,55 @@ class KeepingShields:
         finally:
             thrown = None  # else it would hold this frame, which holds it
 
-    def _shielded(self, future: asyncio.Future[Any] | None) -> Steps:
+    def _shielded(self, task: "asyncio.Task[Any] | None", future: _Awaited) -> Steps:
         """Let the task wait for something that a cancellation of the task does not reach."""
+        waiter = _Waiter(task)
         if future is None:
-            yield from self._holding()
-            return
-        # As the task itself does with what it waits for.
-        future._asyncio_future_blocking = False  # noqa: SLF001
-        try:
-            while not future.done():
-                waiter = future.get_loop().create_future()
-                future.add_done_callback(partial(_wake, waiter))
-                yield from self._holding(waiter)
-        except BaseException:
-            future.cancel()
-            raise
-
-    def _holding(self, waiter: Iterable[asyncio.Future[None] | None] = (None,)) -> Steps:
+            waiter.get_loop().call_soon(waiter.wake)
+        else:
+            # As the task itself does with what it waits for.
+            future._asyncio_future_blocking = False  # noqa: SLF001
+            future.add_done_callback(waiter.wake)
         try:
             yield from waiter
-        except asyncio.CancelledError as exc:
-            if not exc.args or not _is_shielded():
-                raise
-            self._held = exc
+        except BaseException:
+            if future is not None:
+                future.cancel()
+            raise
+        finally:
+            self._is_held |= waiter.is_held
+            del waiter  # else a cancelled task would hold this frame, which holds it
 
-    def _cancelled(self, future: asyncio.Future[Any] | None) -> Steps:
-        held, self._held = self._held, None
-        if future is not None and future.cancel():
-            yield future
-        elif held is not None:
-            raise held
-
-
-def _wake(waiter: asyncio.Future[None], _: object) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+    def _cancelled(self, future: _Awaited) -> Steps:
+        self._is_held = False
+        if future is None or not future.cancel():
+            raise asyncio.CancelledError
+        yield future
 
 
-def _is_shielded() -> bool:
-    """Return whether AnyIO keeps cancellations from outside away from the current task."""
+class _Waiter(asyncio.Future[None]):
+    """What `task` waits for instead, which `Task.cancel` asks to end, and which decides."""
+
+    def __init__(self, task: "asyncio.Task[Any] | None") -> None:
+        super().__init__()
+        self._task = task
+        self.is_held = False
+
+    def cancel(self, msg: Any = None) -> bool:
+        own = sys._getframe(1).f_code.co_qualname in _CANCEL_THEIR_OWN_TASK  # noqa: SLF001
+        if own or not _is_shielded(self._task):
+            return super().cancel(msg)
+        self.is_held = True
+        return True
+
+    def wake(self, *_: object) -> None:
+        if not self.done():
+            self.set_result(None)
+
+
+def _is_shielded(task: "asyncio.Task[Any] | None") -> bool:
+    """Return whether AnyIO keeps cancellations from outside away from `task`."""
     # AnyIO doesn't expose this, and a scope of our own would slow down every request.
-    task = asyncio.current_task()
     state = None if task is None else _task_states.get(task)
     scope = None if state is None else state.cancel_scope
     while scope is not None and not scope.cancel_called:

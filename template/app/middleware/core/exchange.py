@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from asyncio import CancelledError
+from asyncio import CancelledError, timeout
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -15,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.problem import Refusal, refusal_response, respond
 
-from .headers import NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
+from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
 from .scope import can_respond, complete, headers_by_name, route_path, route_template
 from .upload import announces_body, linger
 
@@ -206,13 +207,19 @@ class Exchange:
         return None if value is None else value.decode("latin-1")
 
     def lines(self, name: bytes) -> list[bytes]:
-        """Return the values of a header, one for each time that it was sent."""
+        """
+        Return the values of a header, one for each time that it was sent.
+
+        None are returned if they are longer than 16 KiB, since layers parse them.
+        """
         if name not in self.headers:
             return []
         alone = self.headers[name]
-        if alone is not None:
-            return [alone]
-        return [value for key, value in self.scope["headers"] if key == name]
+        if alone is None:
+            values = [value for key, value in self.scope["headers"] if key == name]
+        else:
+            values = [alone]
+        return values if sum(map(len, values)) + len(values) <= LONGEST else []
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:
         """Add `headers` to the response, whatever it will be; see `Layer.head` for late ones."""
@@ -302,6 +309,15 @@ class Exchange:
     async def skip(self) -> None:
         """Receive and discard; a disconnect now isn't a 499, since the response is out."""
         self._arriving = (await self._receive()).get("more_body", False)
+
+    async def has_left(self) -> bool:
+        """Return whether the client has left, as far as the server says so without a wait."""
+        with suppress(TimeoutError):
+            async with timeout(0):
+                while self._arriving is not False:
+                    await self.received()
+                await self.received()  # after the body there is nothing else
+        return self._gone
 
     def is_arriving(self) -> bool:
         """Return whether more of the body is to come."""

@@ -15,6 +15,10 @@ NO_NAMES: Final[frozenset[bytes]] = frozenset()
 NAME: Final = itemgetter(0)
 
 
+# How many bytes of one header of a request are parsed at most, since all others wait meanwhile: as
+# many as uvicorn and hypercorn take with h11. Other servers take more, some any number.
+LONGEST: Final = 16 * 1024
+
 # All names that some rule has: a response with none of them clashes with no layer.
 rule_names: Final[set[bytes]] = set()
 _first_rules: Final[dict[bytes, "HeaderRule"]] = {}

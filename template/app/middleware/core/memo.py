@@ -3,17 +3,20 @@
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from .headers import LONGEST
+
 Key = TypeVar("Key", bound=str | bytes)
 Value = TypeVar("Value")
 
-_LONGEST: Final = 255
+_LONGEST_REMEMBERED: Final = 255
 
 
 class Memo(dict[Key, Value]):
     """
     What `function` returns for each key, remembered for `most` keys: the oldest make room.
 
-    Long keys aren't remembered: clients choose them, and could fill the memory.
+    Clients choose the keys: long ones aren't remembered, or they could fill the memory, and those
+    that are too long to be parsed count as empty.
     """
 
     def __init__(self, function: Callable[[Key], Value], *, most: int) -> None:
@@ -22,8 +25,8 @@ class Memo(dict[Key, Value]):
         self._most = most
 
     def __missing__(self, key: Key) -> Value:
-        value = self._function(key)
-        if len(key) <= _LONGEST:
+        value = self._function(key if len(key) <= LONGEST else type(key)())
+        if len(key) <= _LONGEST_REMEMBERED:
             if len(self) >= self._most:
                 del self[next(iter(self))]
             self[key] = value

@@ -73,7 +73,8 @@ class Keeper:
         if message["type"] == "http.response.start":
             self.succeeds = message["status"] in _SUCCESSES
             self._answer = bytearray(_head(message))
-        elif self.succeeds and not self._kept:
+        # Others, such as `http.response.push`, are no part of the response.
+        elif message["type"] == "http.response.body" and self.succeeds and not self._kept:
             self._take(message)
             if not message.get("more_body", False):
                 self._kept = True
@@ -86,7 +87,7 @@ class Keeper:
         if self._answer is None:
             return
         self._answer.extend(message.get("body", b""))
-        if message["type"] != "http.response.body" or len(self._answer) > LARGEST:
+        if len(self._answer) > LARGEST:
             self._answer = None
 
     async def end(self) -> None:

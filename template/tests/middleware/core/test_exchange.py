@@ -1,6 +1,7 @@
 """Exchange: layers see once how a request ended, neighbours in one exchange."""
 
 import asyncio
+import tracemalloc
 from asyncio import CancelledError
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -18,9 +19,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.core.exchange import Exchange, Filter, Place
+from app.middleware.core.headers import LONGEST
 from app.middleware.core.layer import Layer
 from app.middleware.problem import Refusal
 from tests.middleware.asgi import CutOff, Dialogue
+from tests.middleware.conftest import ProbeApp
+
+# Those that some layer or library reads, and one that none does.
+HEADERS = (
+    "Accept",
+    "Accept-Encoding",
+    "Access-Control-Request-Headers",
+    "Access-Control-Request-Method",
+    "Authorization",
+    "Content-Length",
+    "Content-Type",
+    "Cookie",
+    "Host",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Origin",
+    "Range",
+    "Sec-Fetch-Site",
+    "User-Agent",
+    "X-API-Key",
+    "X-Environment",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Nothing",
+    "X-Request-ID",
+)
+LONG = 32 * LONGEST
 
 OK = PlainTextResponse("ok")
 
@@ -607,3 +636,42 @@ def test_the_routes_of_a_mount_are_few_whatever_is_asked(path: str, route: str) 
     ask(Middleware(Witness, told=told), path=path)
 
     assert [exchange.route for exchange in told] == [route]
+
+
+@pytest.mark.parametrize("lines", [1, 64])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize("name", HEADERS)
+def test_no_layer_parses_a_long_header(
+    name: str, method: str, lines: int, probe_app: ProbeApp
+) -> None:
+    """Some servers take megabytes; all requests would wait, and each part takes its own memory."""
+
+    class Plain:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if "session" in scope:
+                scope["session"]["changed"] = True
+            await PlainTextResponse("onion " * 500)(scope, receive, send)
+
+    app = probe_app(
+        cors_allow_origins=["https://app.example"],
+        metrics_allow=["0.0.0.0/0"],
+        required_headers=["X-Environment: test"],
+        trusted_proxies=["127.0.0.1"],
+    )
+    app.router.routes.append(Route("/plain", Plain(), methods=["GET", "POST"]))
+    others = {"X-Environment": "test"}
+    if method == "OPTIONS":
+        others |= {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+    for path in ("/plain", "/metrics"):
+        for part in ("ab,", "ab;", '"a",', "a."):
+            dialogue = Dialogue(method, path, headers={**others, name: ""})
+            value = (part * (LONG // lines // len(part)) + "session=x").encode()
+            sent = [item for item in dialogue.scope["headers"] if item[1]]
+            dialogue.scope["headers"] = sent + [(name.lower().encode(), value)] * lines
+            tracemalloc.start()
+            dialogue.run(app)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+
+            # As a text, in one piece, and in lower case.
+            assert peak < 5 * LONG, (path, part)

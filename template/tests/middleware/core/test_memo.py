@@ -1,5 +1,6 @@
 """Tests for the memo."""
 
+from app.middleware.core.headers import LONGEST
 from app.middleware.core.memo import Memo
 
 
@@ -25,3 +26,8 @@ def test_long_keys_are_not_remembered() -> None:
     assert memo[b"a" * 256] == b"A" * 256
     assert memo[b"a" * 255] == b"A" * 255
     assert [len(key) for key in memo] == [255]
+
+
+def test_a_key_that_is_too_long_counts_as_empty() -> None:
+    memo: Memo[str, int] = Memo(len, most=2)
+    assert (memo["a" * LONGEST], memo["a" * (LONGEST + 1)]) == (LONGEST, 0)
