@@ -1,12 +1,12 @@
 """Routes: what a request can reach below the layers, whatever kind it is of."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import Any, Final
 
-from fastapi.routing import APIRouter, RouteContext, _FrontendRoute, iter_route_contexts
+from fastapi.routing import RouteContext, _FrontendRoute, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Match, Mount, Router, compile_path
@@ -34,11 +34,9 @@ def routes_of(app: Starlette) -> Iterator[RouteContext]:
 
 def _late_routes(router: Router) -> Iterator[RouteContext]:
     """Yield what the router asks after all routes, in its order: frontends, and a default."""
-    groups: Iterable[Any] = ()
-    if isinstance(router, APIRouter):
-        groups = router._iter_low_priority_routes()  # noqa: SLF001 - they have no public name
     found: list[Any] = []
-    for group in groups:
+    # FastAPI's, which have no public name; a router of Starlette has none.
+    for group in getattr(router, "_iter_low_priority_routes", tuple)():
         prefix = getattr(group, "frontend_prefix", "")
         for route in getattr(group, "original_route", group).routes:
             frontend = copy(route)
@@ -66,7 +64,7 @@ def _taking(scope: Scope, app: Starlette) -> RouteContext | None:
         if match is Match.FULL:
             return context
         partial = partial or match is Match.PARTIAL
-    late = [] if partial else [*_late_routes(app.router)]
+    late: list[RouteContext] = [] if partial else [*_late_routes(app.router)]
     if not late or _is_redirected(scope, app):
         return None
     for context in late:
@@ -137,13 +135,14 @@ def _path(scope: Scope, notes: Mapping[str, Any]) -> str | None:
         return None  # a layer responded
     endpoint, router = scope.get("endpoint"), scope["app"].router
     included = getattr(notes.get("effective_route_context"), "starlette_route", None)
-    for route in (included, *router.routes):
-        if isinstance(route, Host) and route.matches(scope)[0] is Match.FULL:
-            return _ANY
+    routes: list[Any] = [included, *router.routes]
+    for route in routes:
         # Starlette's own, such as `/docs`; several may have one endpoint.
         is_its = endpoint is not None and getattr(route, "endpoint", None) is endpoint
         if is_its and route.matches(scope)[0] is not Match.NONE:
             return str(route.path)
+        if isinstance(route, Host) and route.matches(scope)[0] is Match.FULL:
+            return _ANY
     return None if router.default == router.not_found else _ANY
 
 

@@ -664,7 +664,9 @@ def test_json_and_its_members_are_one_value_as_in_the_library(
         Path(".env").write_text(lines, "utf-8")
 
     class Bare(BaseSettings):
-        model_config = SettingsConfigDict(**NESTED, env_file=".env", extra="ignore")
+        model_config = SettingsConfigDict(
+            env_nested_delimiter="__", env_file=".env", extra="ignore"
+        )
 
     create: Any = create_model
     bare = create("Bare", __base__=Bare, size=(kind, Field(**of)))
