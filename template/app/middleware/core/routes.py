@@ -16,6 +16,8 @@ from starlette.types import Scope
 EVERYTHING: Final = "/{path:path}"
 # The same as FastAPI writes it in templates.
 _ANY: Final = "/{path}"
+# Routes that lead to the one that was taken; a tuple, since each request asks.
+_LEADING: Final = (Host, Mount)
 _NO_NOTES: Final[Mapping[str, Any]] = {}
 
 
@@ -125,8 +127,7 @@ def route_template(scope: Scope) -> str | None:
 def _path(scope: Scope, notes: Mapping[str, Any]) -> str | None:
     """Return the path of what was taken, in the app that took it."""
     route = scope.get("route")
-    # These lead to the one that was taken.
-    if route is not None and not isinstance(route, Host | Mount):
+    if route is not None and not isinstance(route, _LEADING):
         return getattr(route, "path", None)
     if "frontend_specificity" in notes:
         # The length of its path.
