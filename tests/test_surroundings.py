@@ -379,19 +379,14 @@ def test(settings):
 JWKS_URL: Final = "JWT_JWKS_URL=https://id.example/keys"
 
 
-@pytest.mark.parametrize("place", ["file", "environment"])
-def test_tests_add_only_what_is_not_set(place: str, service: Path) -> None:
+def test_tests_add_only_what_is_not_set(service: Path) -> None:
     """A key of their own beside the address of keys would end every test."""
-    name, _, value = JWKS_URL.partition("=")
-    exported: dict[str, Any] = {name: value} if place == "environment" else {}
-    if place == "file":
-        _write(service, ".env.test", f"{JWKS_URL}\n")
+    _write(service, ".env.test", f"{JWKS_URL}\n")
     _write(service, "tests/conftest.py", _read(service, "tests/conftest.py") + CREDENTIALS)
 
     done = python(
         *("pytest", "-q", "-p", "no:xdist", "tests/test_routes.py::test_a_probe_is_answered"),
         cwd=service,
-        **exported,
     )
 
     assert done.returncode == 0, done.stdout

@@ -3,6 +3,8 @@
 from hashlib import sha256
 from typing import Any, Final
 
+import pytest
+
 from .conftest import Render
 from .support import python
 
@@ -13,7 +15,76 @@ def test_no_test_spends_the_limit_of_another(render: Render) -> None:
     """No test of them sends more than two; all together send more."""
     service = render(layers=["rate_limit"])
 
-    done = python("pytest", "-q", "tests/test_routes.py", cwd=service, RATE_LIMIT="2/hour")
+    (service / ".env.test").write_text("RATE_LIMIT=2/hour\n", "utf-8")
+
+    done = python("pytest", "-q", "tests/test_routes.py", cwd=service)
+
+    assert done.returncode == 0, done.stdout
+
+
+OWN: Final = {
+    "one class": "class Settings(StackSettings): ...",
+    "a class of the company": """
+class CompanySettings(StackSettings): ...
+class Settings(CompanySettings, env_prefix="ORDERS_"): ...
+""",
+    "the class of a job": """
+class Settings(StackSettings, env_prefix="ORDERS_"): ...
+class JobSettings(StackSettings, env_prefix="JOB_"): ...
+""",
+    "a variable of another name": """
+class Settings(StackSettings):
+    session_secret: SecretStr = Field(validation_alias="COOKIE_SECRET")
+    rate_limit: str = Field("9/minute", validation_alias=AliasChoices("RATE", "QUOTA"))
+""",
+    "an object of the module": """
+class Settings(StackSettings): ...
+settings = Settings.from_environment()
+""",
+}
+EXPORTED: Final = {
+    "RATE_LIMIT": "1/minute",
+    "ALLOWED_HOSTS": "api.example",
+    "JWT_KEY": "short",
+    "MAINTENANCE_FILE": "pyproject.toml",
+    "AUTHENTICATION_REQUIRED": "false",
+}
+TESTS: Final = """
+import os
+from app import settings
+
+def test_settings_come_from_the_file(monkeypatch):
+    assert os.environ["DATABASE_URL"] == "exported"
+    for name in ("settings", "Settings", "JobSettings"):
+        found = getattr(settings, name, None)
+        found = found.from_environment() if isinstance(found, type) else found
+        assert found is None or found.allowed_hosts == ("localhost", "test.example")
+    for prefix in ("", "ORDERS_"):
+        monkeypatch.setenv(f"{prefix}ALLOWED_HOSTS", "own.example")
+    assert settings.Settings.from_environment().allowed_hosts == ("own.example",)
+"""
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_settings_of_the_layers_come_from_the_file_of_tests_alone(own: str, render: Render) -> None:
+    """Whatever the classes are called, and whatever direnv or `UV_ENV_FILE` has exported."""
+    service = render(preset="everything")
+    imports = "from pydantic import *\nfrom .middleware import StackSettings\n"
+    (service / "app/settings.py").write_text(imports + OWN[own], "utf-8")
+    prefixes = ("", "ORDERS_", "JOB_")
+    hosts = "".join(f"{prefix}ALLOWED_HOSTS=localhost,test.example\n" for prefix in prefixes)
+    (service / ".env.test").write_text(hosts, "utf-8")
+    (service / "tests/test_own.py").write_text(TESTS, "utf-8")
+    exported: dict[str, Any] = {
+        prefix + name: it for prefix in prefixes for name, it in EXPORTED.items()
+    }
+    exported |= {"QUOTA": "1/minute", "rate_limit": "1/minute", "DATABASE_URL": "exported"}
+
+    done = python(
+        *("pytest", "-q", "-p", "no:xdist", "tests/test_routes.py", "tests/test_own.py"),
+        cwd=service,
+        **exported,
+    )
 
     assert done.returncode == 0, done.stdout
 

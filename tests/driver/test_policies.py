@@ -8,11 +8,12 @@ endpoint that runs says which route the router took, and the rule has to be that
 import asyncio
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.responses import Response
@@ -23,6 +24,8 @@ from app.middleware import StackSettings
 from app.middleware.core.policies import Field, Policies
 
 LOOP = asyncio.new_event_loop()
+# Of a frontend, which serves what is in it.
+DIRECTORY = tempfile.mkdtemp()
 EXAMPLES = int(os.environ.get("EXAMPLES", "250"))
 REQUESTS = 20
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "DELETE")
@@ -64,17 +67,19 @@ made = st.builds(
     Made,
     templates,
     st.lists(st.sampled_from(METHODS), min_size=1, max_size=2, unique=True).map(tuple),
-    st.sampled_from(["api", "api", "api", "plain", "websocket", "mount", "host"]),
+    st.sampled_from(
+        ["api", "api", "api", "plain", "websocket", "mount", "host", "frontend", "default"]
+    ),
     st.sampled_from([("", ""), ("", ""), ("/a", ""), ("/{m}", ""), ("/a", "/b"), ("", "/{m}")]),
 )
-Seen = list[tuple[str, str | None, frozenset[str] | None]]
+Seen = list[tuple[str, str, frozenset[str] | None]]
 
 
 def sent(route: Made, values: list[str]) -> str:
     """Return a path that fits the template, or nearly does."""
     fillers = iter(values)
     path = re.sub(r"\{[^}]*\}", lambda _: next(fillers, "a"), full(route))
-    return path.rstrip("/") + "/7" if route.kind == "mount" else path
+    return path.rstrip("/") + "/7" if route.kind in {"mount", "frontend"} else path
 
 
 def requests_for(routes: list[Made]) -> st.SearchStrategy[Asked]:
@@ -104,7 +109,8 @@ def build(routes: list[Made], seen: Seen) -> FastAPI:
     app = FastAPI(openapi_url=None)
     for route in routes:
         outer, inner = APIRouter(), APIRouter()
-        target: Any = app if route.prefixes == ("", "") else inner
+        whole = route.prefixes == ("", "") or route.kind in {"host", "default"}
+        target: Any = app if whole else inner
         try:
             add(target, route, seen)
             if target is inner:
@@ -118,11 +124,17 @@ def build(routes: list[Made], seen: Seen) -> FastAPI:
     return app
 
 
+def below_of(route: Made) -> str:
+    """Return the template of what takes the paths below its own, or all of them."""
+    prefix = "" if route.kind in {"host", "default"} else full(route).rstrip("/")
+    return f"{prefix}/{{path:path}}"
+
+
 def add(target: Any, route: Made, seen: Seen) -> None:
     template = full(route)
 
     def note(kind: str, methods: frozenset[str] | None) -> None:
-        seen.append((kind, template if kind != "host" else None, methods))
+        seen.append((kind, below if route.kind == "frontend" else template, methods))
 
     async def endpoint() -> Response:
         note("http", frozenset(route.methods))
@@ -136,14 +148,18 @@ def add(target: Any, route: Made, seen: Seen) -> None:
         note("websocket", frozenset({"WEBSOCKET"}))
         await websocket.close()
 
+    async def frontend() -> None:
+        note("http", frozenset({"GET", "HEAD"}))
+
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append((route.kind, None if route.kind == "host" else f"{mounted}/{{path:path}}", None))
+        seen.append((route.kind, below, None))
         if scope["type"] == "http":
             await Response()(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
 
-    mounted = template.rstrip("/")
+    router = target.router if isinstance(target, FastAPI) else target
+    below = below_of(route)
     match route.kind:
         case "api":
             target.add_api_route(route.template, endpoint, methods=[*route.methods])
@@ -155,10 +171,15 @@ def add(target: Any, route: Made, seen: Seen) -> None:
             if "path}" in template:
                 msg = "the same name twice"
                 raise ValueError(msg)
-            router = target.router if isinstance(target, FastAPI) else target
             router.routes.append(Mount(route.template, app=asgi))
+        case "frontend":
+            # Of a router of its own, since all of one have the same dependencies.
+            served = APIRouter(dependencies=[Depends(frontend)])
+            served.frontend(route.template, directory=DIRECTORY)
+            target.include_router(served)
+        case "default":
+            router.default = asgi
         case _:
-            router = target.router if isinstance(target, FastAPI) else target
             router.routes.append(Host("a.example", app=asgi))
 
 
@@ -197,7 +218,7 @@ entries = st.builds(
 def tables(draw: Callable[..., Any], routes: list[Made]) -> dict[str, dict[str, Any]]:
     """Return a table, mostly of entries that the app has routes for."""
     own = [
-        method + (full(route).rstrip("/") + "/{path:path}" if route.kind == "mount" else full(route))
+        method + (full(route) if route.kind in {"api", "plain", "websocket"} else below_of(route))
         for route in routes
         for method in ("", f"{route.methods[0]} ")
     ]
@@ -278,7 +299,6 @@ def test_the_table_and_the_router_take_the_same_route(data: st.DataObject) -> No
         expected = None
         if seen:
             _, template, methods = seen[0]
-            if template is not None:
-                method = request.method if request.kind == "http" else "WEBSOCKET"
-                expected = entry_of(table, template, method, methods)
+            method = request.method if request.kind == "http" else "WEBSOCKET"
+            expected = entry_of(table, template, method, methods)
         assert (rule.name if rule else None) == expected, (request, routes, table)

@@ -80,15 +80,15 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     if not structlog.is_configured() or _complete in structlog.get_config()["processors"]:
         readable = sys.stdout.isatty() if log_format == "auto" else log_format == "console"
         render = _bounded(_console_line() if readable else _json_line)
-        _given.update(
-            processors=[_complete, render],
+        processors = [_complete, render]
+        structlog.configure(
+            processors=[*processors],  # a list of its own, since structlog's tests change it
             context_class=dict,
             wrapper_class=_any_level(level),
             logger_factory=_StandardOutput,
             cache_logger_on_first_use=False,
         )
-        # A list of its own, since structlog's tests change it in place.
-        structlog.configure(**{**_given, "processors": [_complete, render]})
+        _given.update(structlog.get_config(), processors=processors)
     root = logging.getLogger()
     root.handlers = [item for item in root.handlers if not isinstance(item, _ToStructlog)]
     if _ends_in_logging():

@@ -31,7 +31,8 @@ from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
 from .exchange import PROBE_METHODS
 from .layer import Layer, layers_from
-from .policies import Policies, methods_of, paths_in, route_of, template_of
+from .policies import Policies, methods_of, paths_in
+from .routes import route_of, routes_of, template_of
 
 _LOST: Final = (
     "The app that is served has no checked layers. Something wraps or replaces your app,"
@@ -159,7 +160,7 @@ def _faults_of(service: Starlette) -> list[str]:
         found += layer.faults(service) if isinstance(layer, Layer) else ()
     if policies:
         found += _lost_paths(service, policies.settings)
-        found += policies.faults(service.routes)
+        found += policies.faults(service)
         found = [*map(policies.settings.renamed, found)]
     return [sentence for sentence in dict.fromkeys(found) if sentence]
 
@@ -197,7 +198,7 @@ def readers_of(service: Starlette, path: str) -> list[BaseRoute]:
     """Return the routes, mounts too, of exactly this path that take GET or HEAD."""
     return [
         route.original_route
-        for route in iter_route_contexts(service.routes)
+        for route in routes_of(service)
         if (route.path or "") == path and PROBE_METHODS & (methods_of(route) or PROBE_METHODS)
     ]
 
@@ -219,8 +220,7 @@ def service_of(app: Any) -> Starlette | None:
 
 def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
     """Yield a sentence for each path of a setting that only another spelling of it matches."""
-    # A route for a host, or of your own kind, has no path.
-    templates = {*map(template_of, iter_route_contexts(service.routes))} - {""}
+    templates = {*map(template_of, routes_of(service))}
     scope: Scope = {"type": "http", "method": "GET", "headers": [], "app": service}
     root = str(getattr(service, "root_path", "")).rstrip("/")
 

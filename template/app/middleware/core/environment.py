@@ -14,12 +14,13 @@ from string import Template
 from types import SimpleNamespace
 from typing import Any, Final, Never, Self
 
-from pydantic import ValidationError, ValidationInfo, field_validator
+from pydantic import AliasChoices, AliasPath, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -120,6 +121,8 @@ class EnvironmentSettings(BaseSettings):
             cls._refuse_unknown(init_settings.init_kwargs)
         if isinstance(dotenv_settings, DotEnvSettingsSource):
             cls._check_env_files(dotenv_settings.env_file, dotenv_settings.env_file_encoding)
+        for source in (env_settings, dotenv_settings, file_secret_settings):
+            _let_read_objects(source)
         return super().settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
         )
@@ -337,6 +340,28 @@ def keep_rules(settings: type[EnvironmentSettings], base: type[EnvironmentSettin
             changed = True
     if changed:
         settings.model_rebuild(force=True)
+
+
+def _let_read_objects(source: PydanticBaseSettingsSource) -> None:
+    """
+    Let a source read the JSON that it merges with other variables or picks from.
+
+    Other text is left to the type of its field, since a list may have commas.
+    """
+    decode = source.decode_complex_value
+
+    def decode_objects(field_name: str, field: Any, value: Any) -> Any:
+        value = decode(field_name, field, value)
+        if field is None or NoDecode in field.metadata or not isinstance(value, str):
+            return value
+        picks = isinstance(field.validation_alias, AliasPath | AliasChoices)
+        if picks or annotations.is_object(annotations.of_field(field)):
+            with suppress(ValueError):
+                found = read_json(value)
+                return found if isinstance(found, (dict, list) if picks else dict) else value
+        return value
+
+    source.decode_complex_value = decode_objects  # type: ignore[method-assign]
 
 
 def _read_as(annotation: Any, value: object, *, shown: bool) -> object:

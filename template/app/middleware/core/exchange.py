@@ -17,7 +17,8 @@ from starlette.websockets import WebSocketDisconnect
 from app.middleware.problem import Refusal, refusal_response, respond
 
 from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
-from .scope import can_respond, complete, headers_by_name, route_path, route_template
+from .routes import route_template
+from .scope import can_respond, complete, headers_by_name, route_path
 from .upload import announces_body, linger
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.encoders import jsonable_encoder
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from fastapi.security.base import SecurityBase
 
 from app.middleware.order import LAYERS, STATUSES
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # What the layers put onto each route, before any route is known.
 _DECLARED: Final = problem_responses(STATUSES)
+_HANDLER: Final = "error_handler"
+_NOT_FOUND: Final = 404
 _INVALID: Final = 422  # FastAPI's own, whatever the layers are
 
 
@@ -40,35 +43,54 @@ def narrow_openapi(app: FastAPI, policies: "Policies") -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _narrow(document: dict[str, Any], app: FastAPI, policies: "Policies") -> None:
+def _narrow(document: Any, app: FastAPI, policies: "Policies") -> None:
     for context in iter_route_contexts(app.routes):
         if not isinstance(context.original_route, APIRoute):
             continue
         for method in context.methods or ():
-            operation = document.get("paths", {}).get(context.path_format, {}).get(method.lower())
-            if operation is None:
+            # A document of yours may lack what OpenAPI lets it leave out.
+            operation = _part(document, "paths", context.path_format, method.lower())
+            if not isinstance(operation, dict):
                 continue
             if schemes := policies.security_at(context, method):
                 _secure(document, operation, schemes)
             layers = policies.layers_at(context, method)
             if operation.get("security"):
                 layers.add("authentication")  # the dependency of the route rejects in any case
-            possible = {
-                status
-                for name in layers & LAYERS.keys()
-                if method in (LAYERS[name].methods or {method})
-                for status in LAYERS[name].statuses
-            }
-            for status in _DECLARED.keys() - possible - {_INVALID}:
+            possible = _raised(context).union(*(_statuses(name, method) for name in layers))
+            for status in _DECLARED.keys() - possible:
                 if context.responses.get(status) == _DECLARED[status]:
-                    operation["responses"].pop(str(status), None)
+                    (operation.get("responses") or {}).pop(str(status), None)
+
+
+def _part(value: Any, *keys: str | None) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _statuses(layer: str, method: str) -> set[int]:
+    """Return those with which a layer may respond in place of an endpoint."""
+    place = LAYERS.get(layer)
+    if place is None or (place.methods and method not in place.methods):
+        return set()
+    return {*place.statuses} - ({_NOT_FOUND, _INVALID} if layer == _HANDLER else set())
+
+
+def _raised(context: RouteContext) -> set[int]:
+    """Return the statuses of exceptions that are for this route, whichever layer has its format."""
+    # What the path names may not exist.
+    missing = {_NOT_FOUND} if context.param_convertors else set()
+    takes_input = get_flat_params(context.dependant) or context.body_field
+    return missing | ({_INVALID} if takes_input else set())
 
 
 def _secure(
     document: dict[str, Any], operation: dict[str, Any], schemes: Sequence[SecurityBase]
 ) -> None:
     operation.setdefault("security", [{scheme.scheme_name: []} for scheme in schemes])
-    known = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    components = document["components"] = document.get("components") or {}
+    known = components["securitySchemes"] = components.get("securitySchemes") or {}
     for scheme in schemes:
         # As FastAPI does for the dependencies of routes.
         model = jsonable_encoder(scheme.model, by_alias=True, exclude_none=True)

@@ -14,11 +14,12 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from fastapi.routing import APIRoute, RouteContext
 from fastapi.security.base import SecurityBase
 from starlette._utils import get_route_path
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Match, Mount, WebSocketRoute, compile_path
+from starlette.routing import WebSocketRoute, compile_path
 from starlette.types import ASGIApp, Scope
 
 from app.middleware.order import LAYERS, layer_of
@@ -29,10 +30,12 @@ from .environment import EnvironmentSettings, refuse_to_start
 from .exchange import HANDSHAKE
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
+from .routes import EVERYTHING, is_frontend, route_of, routes_of, template_of
 from .scope import headers_by_name
 from .setting_types import ExactPath, Paths
 
-_ENTRY: Final = re.compile(r"(?:(?P<method>[A-Za-z]+) +)?(?P<path>/\S*)")
+# A method is a token (RFC 9110, 5.6.2).
+_ENTRY: Final = re.compile(r"(?:(?P<method>[\w!#$%&'*+.^`|~-]+) +)?(?P<path>/.*)", re.ASCII)
 _BELOW: Final = "/*"
 _GROUP: Final = re.compile(r"\(\?P<\w+>")
 _NEVER: Final = re.compile(r"(?!)")
@@ -200,9 +203,9 @@ class Policies:
             rows.append({"name": name, "value": value, "layer": layer, "from": source})
         return rows
 
-    def faults(self, routes: Sequence[BaseRoute]) -> Iterator[str]:
+    def faults(self, service: Starlette) -> Iterator[str]:
         """Yield a sentence for each entry that no route of the service fits."""
-        contexts = list(iter_route_contexts(routes)) if self.rules else []
+        contexts = list(routes_of(service)) if self.rules else []
         for context in contexts:
             route, cls = context.original_route, type(context.original_route)
             included = context.matches.__self__ is not route
@@ -241,7 +244,8 @@ class Policies:
             return f" {rule.path} is {setting}, where a layer responds. Remove the entry."
         templates = [template_of(context) for context in contexts]
         # One that takes the path, such as that of a mount, not one that only looks similar.
-        taking = [it for it in templates if compile_path(it)[0].match(f"{rule.path.rstrip('/')}/")]
+        path = f"{rule.path.rstrip('/')}/"
+        taking = [it for it in templates if it != EVERYTHING and compile_path(it)[0].match(path)]
         near = taking or get_close_matches(rule.path, templates, 1, 0)
         return f" Did you mean {near[0]}?" if near else ""
 
@@ -322,34 +326,17 @@ class Policies:
     def _pattern(self, scope: Scope) -> re.Pattern[str]:
         """Return what the paths of all requests match for which a rule may hold."""
         paths = [rule.path for rule in self.rules]
+        contexts = [*routes_of(scope["app"])]
+        if self.rules:
+            paths += [str(context.path) for context in contexts if is_frontend(context)]
         if "body_limit" in self._live:
-            contexts = iter_route_contexts(scope["app"].routes)
             paths += [
                 template_of(context)
                 for context in contexts
                 if getattr(context, "max_body_size", None) is not None
             ]
         patterns = [_GROUP.sub("(?:", _regex(path)) for path in dict.fromkeys(paths)]
-        return re.compile("|".join(patterns)) if patterns else _NEVER
-
-
-def route_of(scope: Scope) -> RouteContext | None:
-    """Return the route that the router takes for a request, None where none takes it whole."""
-    # A copy: some matchers leave notes in the scope.
-    asked = {**scope, "fastapi": {**scope.get("fastapi", {})}}
-    try:
-        for context in iter_route_contexts(scope["app"].routes):
-            if context.matches(asked)[0] is Match.FULL:
-                return context
-    except Exception:  # noqa: BLE001 - it fails again in the router, which responds
-        return None
-    return None
-
-
-def template_of(context: RouteContext) -> str:
-    """Return the path of a route as FastAPI writes it, that of a mount with what is below it."""
-    path = context.path or ""
-    return f"{path}/{{path:path}}" if isinstance(context.original_route, Mount) else path
+        return re.compile("|".join(patterns), re.DOTALL) if patterns else _NEVER
 
 
 def methods_of(context: RouteContext) -> set[str] | None:
@@ -455,6 +442,8 @@ def _changes(
 
 def _regex(path: str) -> str:
     """Return what the paths of a template match, as the router has it."""
+    if path in {_BELOW, EVERYTHING}:
+        return ""  # what has no path takes any, such as the one of `OPTIONS *`
     if path.endswith(_BELOW):
         return compile_path(path[:-1])[0].pattern.removesuffix("$")
     return compile_path(path)[0].pattern

@@ -7,6 +7,7 @@ that is served.
 
 import argparse
 import json
+import re
 import sys
 from typing import Any, Final
 from urllib.parse import unquote
@@ -17,20 +18,26 @@ from starlette.types import ASGIApp, Scope
 from .check import live_stack, policies_of, service_of
 from .exchange import HANDSHAKE
 from .openapi import narrow_openapi
-from .policies import Policies, methods_of, route_of, setting_of, template_of
+from .policies import Policies, methods_of, setting_of
+from .routes import route_of, template_of
 
 _WRONG_USE: Final = 2
 _LEGEND: Final = """
 default: nobody set the setting. stack: no entry of ROUTES changes it.
 Anything else is the setting, the entry, the max_body_size or the method that decides."""
+# With a host, which decides where the service has `app.host(...)`.
+_TARGET: Final = re.compile(
+    r"(?:(?P<method>[^\s/]+) )?(?:\w+://(?P<host>[^/]+))?(?P<path>/[^?]*)(?:[?].*)?"
+)
 
 
 def add_route_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sub-command."""
     parser.usage = "%(prog)s [--json] [METHOD] PATH"
-    parser.add_argument("target", nargs="+", metavar="[METHOD] PATH", help="such as POST /uploads")
+    add = parser.add_argument
+    add("target", nargs="+", metavar="[METHOD] PATH", help="such as POST /uploads, or a whole URL")
     # Left out, it is as it was given before the name of the sub-command.
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    add("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
 def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
@@ -39,16 +46,15 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     live_stack(app)
     service = service_of(app)
     policies = policies_of(app)
-    *method, path = " ".join(arguments.target).split(" ", 1)
-    path = unquote(path.partition("?")[0])
-    if service is None or policies is None or not path.startswith("/"):
+    target = _TARGET.fullmatch(" ".join(arguments.target))
+    if service is None or policies is None or target is None:
         print("Give a method and a path, such as POST /uploads.", file=sys.stderr)
         return _WRONG_USE
-    name = "".join(method).upper() or "GET"
+    name, path = (target["method"] or "GET").upper(), unquote(target["path"])
     scope: Scope = {
         "type": "websocket" if name == HANDSHAKE else "http",
         "path": path,
-        "headers": [],
+        "headers": [(b"host", target["host"].encode())] if target["host"] else [],
         "app": service,
     }
     if name != HANDSHAKE:

@@ -1,12 +1,5 @@
 """What several layers read from an ASGI scope."""
 
-import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
-
-from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute, Mount, compile_path
 from starlette.types import Scope
 
 
@@ -55,56 +48,3 @@ def route_path(scope: Scope) -> str:
     if root_path and (path == root_path or path.startswith(root_path + "/")):
         return path[len(root_path) :]
     return path
-
-
-def route_template(scope: Scope) -> str | None:
-    """
-    Return the full path template of the route that was taken, None where none was.
-
-    FastAPI keeps the template of an included router's route, with its prefix, in
-    `scope["fastapi"]`; the path of `scope["route"]` may lack the prefix. The scope has the
-    prefix of a mount only as it was requested, so its template is looked up in the routes. Of a
-    mount inside which no route was taken, such as one of static files, it is that of all its paths,
-    as FastAPI's spans have it.
-    """
-    context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
-    path = getattr(context, "path", "") or getattr(_route(scope), "path", None)
-    if "app_root_path" not in scope:
-        return path
-    mount: str = scope["root_path"][len(scope["app_root_path"]) :]
-    routes = getattr(scope.get("router"), "routes", ())
-    template = _mount_template(routes, mount) if mount else ""
-    return template + ("/{path}" if path is None else path)
-
-
-def _mount_template(routes: Sequence[BaseRoute], mount: str) -> str:
-    """Return the path of the mount, or of several one inside the other, that took `mount`."""
-    for context in iter_route_contexts(routes):
-        if isinstance(context.original_route, Mount):
-            pattern, template = _below(context.path or "")
-            match = pattern.match(mount + "/")
-            if match is not None:
-                inner = "/" + match["path"].rstrip("/")
-                if inner == "/":
-                    return template
-                return template + _mount_template(context.original_route.routes, inner)
-    return "/{mount}"  # of a kind that hides its path; what clients send must make no label
-
-
-@lru_cache(maxsize=256)
-def _below(path: str) -> tuple[re.Pattern[str], str]:
-    """Return what matches the paths below that of a mount, and its template."""
-    pattern, template, _ = compile_path(path + "/{path:path}")
-    return pattern, template.removesuffix("/{path}")
-
-
-def _route(scope: Scope) -> Any:
-    """Return the route that was taken: Starlette's own, such as `/docs`, leave their endpoint."""
-    route = scope.get("route")
-    if isinstance(route, Mount):
-        route = None  # it leads to the one that was taken
-    if route is not None or "endpoint" not in scope:
-        return route
-    endpoint = scope["endpoint"]
-    routes = scope["app"].routes
-    return next((route for route in routes if getattr(route, "endpoint", None) is endpoint), None)

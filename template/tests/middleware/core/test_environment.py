@@ -626,3 +626,60 @@ def test_every_kind_of_value_can_be_set(
         monkeypatch.setenv(name, text)
 
     assert dict(settings.from_environment())["size"] == value
+
+
+@pytest.mark.parametrize("others", ["environment", "file"])
+@pytest.mark.parametrize(
+    ("kind", "of", "variables"),
+    [
+        (Onion, {}, {"SIZE": '{"layers": 3}', "SIZE__TAGS": '["a"]'}),
+        (Onion, {}, {"SIZE": '{"layers": 3, "tags": ["a"]}', "SIZE__TAGS": '["b"]'}),
+        (Onion, {}, {"SIZE": '{"inner": {"layers": 3}}', "SIZE__INNER__COST": "2"}),
+        (Onion, {}, {"SIZE__INNER": '{"layers": 3}', "SIZE__INNER__COST": "2"}),
+        (Onion | None, {}, {"SIZE": '{"layers": 3}', "SIZE__COST": "2"}),
+        (Onion | int, {}, {"SIZE": '{"layers": 3}', "SIZE__COST": "2"}),
+        (dict[str, Onion], {}, {"SIZE": '{"x": {"layers": 3}}', "SIZE__x__COST": "2"}),
+        (dict[str, str], {}, {"SIZE": '{"x": "a", "y": "b"}', "SIZE__Y": "c"}),
+        (str | dict[str, str], {}, {"SIZE": '{"x": "a"}', "SIZE__Y": "c"}),
+        (dict, {}, {"SIZE": '{"x": 1}', "SIZE__Y": '{"z": 2}', "SIZE__W": "3"}),
+        (
+            Onion,
+            {"validation_alias": AliasChoices("weight", "grams")},
+            {"GRAMS": '{"layers": 3}', "WEIGHT__COST": "2"},
+        ),
+        (int, {"validation_alias": AliasPath("weight", "grams")}, {"WEIGHT": '{"grams": 3}'}),
+        (int, {"validation_alias": AliasPath("weight", 1)}, {"WEIGHT": "[1, 3]"}),
+    ],
+)
+def test_json_and_its_members_are_one_value_as_in_the_library(
+    kind: Any, of: Any, variables: dict[str, str], others: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only one of them has would be lost without a word."""
+    (first, text), *rest = variables.items()
+    monkeypatch.setenv(first, text)
+    for name, value in rest if others == "environment" else ():
+        monkeypatch.setenv(name, value)
+    if others == "file":
+        lines = "".join(f"{name}='{value}'\n" for name, value in rest)
+        Path(".env").write_text(lines, "utf-8")
+
+    class Bare(BaseSettings):
+        model_config = SettingsConfigDict(
+            env_nested_delimiter="__", env_file=".env", extra="ignore"
+        )
+
+    create: Any = create_model
+    bare = create("Bare", __base__=Bare, size=(kind, Field(**of)))
+
+    ours = settings_of(kind, NESTED, **of).from_environment()
+
+    assert ours.model_dump()["size"] == bare().model_dump()["size"]
+
+
+def test_a_list_that_replaces_that_of_json_may_have_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIZE", '{"layers": 3, "tags": "a, b"}')
+    monkeypatch.setenv("SIZE__TAGS", "c, d")
+
+    ours = settings_of(Onion, NESTED).from_environment()
+
+    assert ours.model_dump()["size"] == Onion(layers=3, tags=["c", "d"]).model_dump()

@@ -2,10 +2,11 @@
 
 import json
 import sys
-from typing import Any
+from copy import deepcopy
+from typing import Annotated, Any, Final
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from starlette.middleware import Middleware
 
 from app.middleware.core.command_line import main
@@ -54,6 +55,10 @@ def read(thing: str = "") -> str:
     return thing
 
 
+def hidden(thing: Annotated[int, Query(include_in_schema=False)] = 0) -> int:
+    return thing
+
+
 def test_a_status_that_a_method_can_not_get_is_left_out(declared: Any) -> None:
     found = declared({})
 
@@ -96,7 +101,65 @@ def test_the_document_that_is_sent_names_what_can_happen(probe_client: ProbeClie
 
     method = {name for name, place in LAYERS.items() if "POST" in (place.methods or ("POST",))}
     possible = {str(status) for name in method for status in LAYERS[name].statuses}
-    assert operations["post"]["responses"].keys() - {"200", "422"} == possible - {"422"}
+    # It exists, so no 405; and its path names nothing that might not.
+    expected = (possible | {"422"}) - {"404", "405"}
+    assert operations["post"]["responses"].keys() - {"200"} == expected
+
+
+@pytest.mark.skipif("error_handler" not in LAYERS, reason="nothing gives exceptions a format")
+def test_an_exception_that_no_request_of_an_operation_raises_is_left_out(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    """A 404 is for what a path names, a 422 for input; a route may declare more."""
+    app = probe_app()
+    own: Any = {404: {"description": "of the route"}}
+    app.add_api_route("/own", lambda: None, responses=own)
+    app.add_api_route("/hidden", hidden)
+
+    paths = probe_client(app=app).get("/openapi.json").json()["paths"]
+
+    found = {
+        f"{method} {path}": {"404", "405", "422"} & operation["responses"].keys()
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+    assert found["get /probe/ok"] == set()
+    assert found["get /probe/items/{item_id}"] == {"404", "422"}
+    assert found["post /probe/items"] == {"422"}
+    assert found["get /own"] == {"404"}
+    assert found["get /hidden"] == {"422"}
+
+
+RESPONSES: Final = {"200": {"description": "ok"}}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"paths": None},
+        {"paths": {}, "webhooks": {"new": {"post": {"responses": RESPONSES}}}},
+        {"paths": {"/probe/ok": None}},
+        {"paths": {"/probe/ok": {"$ref": "#/components/pathItems/Ok"}}},
+        {"paths": {"/probe/ok": {"summary": "x", "parameters": [], "servers": []}}},
+        {"paths": {"/probe/ok": {"get": None}}},
+        {"paths": {"/probe/ok": {"get": {}}}, "components": None},
+        {"paths": {"/probe/ok": {"get": {"responses": None}}}},
+        {"paths": {"/probe/ok": {"get": {}}}, "components": {"securitySchemes": None}},
+        {"paths": {"/probe/ok": {"get": {"responses": RESPONSES}}}},
+    ],
+)
+def test_a_document_of_yours_may_have_what_openapi_allows(
+    document: dict[str, Any], probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    # With credentials, which are put into the document.
+    app = probe_app(authentication_required=True, authentication_exempt=["/openapi.json"])
+    app.openapi = lambda: deepcopy(document)  # type: ignore[method-assign]
+
+    response = probe_client(app=app).get("/openapi.json")
+
+    assert response.status_code == 200
+    assert {*document} - {"components"} <= response.json().keys()
 
 
 @pytest.mark.skipif(not STATUSES, reason="no layer here responds")

@@ -54,6 +54,7 @@ def app() -> FastAPI:
     app.router.routes.append(Mount("/files", app=Route("/{path:path}", answer)))
     app.add_api_websocket_route("/v1/live", answer)
     app.add_api_route("/number/{number:int}", answer)
+    app.add_api_route("/with a space", answer, methods=["M-SEARCH", "POST"])
     return app
 
 
@@ -86,17 +87,20 @@ def rule(
         ("GET /files/a/b", "/files/{path:path}"),
         ("GET /files", None),
         ("GET /number/" + "9" * 5000, None),
+        ("M-SEARCH /with a space", "M-SEARCH /with a space"),
+        ("POST /with a space", "/with a space"),
     ],
 )
 def test_the_router_decides(request_: str, expected: str | None, app: FastAPI) -> None:
     entries = (
         *("/v1/things/{thing}", "POST /v1/things/{thing}", "PUT /v1/*", "WEBSOCKET /v1/live"),
         *("GET /plain", "/files/{path:path}", "/number/{number:int}"),
+        *("M-SEARCH /with a space", "/with a space"),
     )
     table = policies({name: {} for name in entries})
 
     assert rule(table, app, request_) == expected
-    assert list(table.faults(app.routes)) == []
+    assert list(table.faults(app)) == []
 
 
 def test_a_method_that_is_called_like_the_handshake_is_none(app: FastAPI) -> None:
@@ -143,11 +147,11 @@ def test_two_entries_without_an_order_end_the_start(
     entries: list[str], added: str, app: FastAPI
 ) -> None:
     """One has the more specific path, the other the method: nobody knows which was meant."""
-    (sentence, *_) = policies({name: {} for name in entries}).faults(app.routes)
+    (sentence, *_) = policies({name: {} for name in entries}).faults(app)
 
     assert all(f"ROUTES[{name!r}]" in sentence for name in entries)
     assert f" Add '{added}'." in sentence
-    assert list(policies({name: {} for name in [*entries, added]}).faults(app.routes)) == []
+    assert list(policies({name: {} for name in [*entries, added]}).faults(app)) == []
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_an_entry_whose_requests_others_take_ends_the_start(
 
     def said(policy: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
         table = policies({lost: policy, **dict.fromkeys(takers, others)})
-        return [it for it in table.faults(app.routes) if "has no effect" in it]
+        return [it for it in table.faults(app) if "has no effect" in it]
 
     (sentence,) = said({"rate": False, "one": True}, {"rate": True})
 
@@ -212,6 +216,8 @@ def test_the_nearest_route_is_one_that_takes_the_path(path: str, probe_app: Prob
     app = probe_app(routes={path: {}})
     app.mount("/m", FastAPI())
     app.add_api_route("/m2", lambda: None)
+
+    app.frontend("/", directory=".")
 
     (fault,) = faults(app)
 
@@ -430,6 +436,8 @@ def test_the_command_tells_what_holds(
     assert run("route", "DELETE", "/v1/things/7") == 1
     assert run("route", "DELETE") == 2
     assert run("route", "/number/%37?a=1") == 0
+    assert run("route", "m-search /with a space") == 0
+    assert run("route", "/with a space") == 1
 
 
 @pytest.mark.skipif("readiness" not in LAYERS, reason="no layer has a path")

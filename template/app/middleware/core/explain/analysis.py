@@ -10,7 +10,8 @@ from starlette.types import Scope
 
 from app.middleware.core.check import broken_rules
 from app.middleware.core.exchange import HANDSHAKE
-from app.middleware.core.policies import Policies, route_of, template_of
+from app.middleware.core.policies import Policies
+from app.middleware.core.routes import route_of, template_of
 from app.middleware.order import LAYERS, Rule
 from app.middleware.problem import phrase
 
