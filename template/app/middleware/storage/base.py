@@ -1,8 +1,11 @@
 """The storage of counts and responses, as layers use it; other modules implement it."""
 
+import logging
 from typing import Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_logger: Final = logging.getLogger(__name__)
 
 _STARTED: Final = "lifespan.startup.complete"
 _STOPPED: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
@@ -30,7 +33,11 @@ class Storage(Protocol):
         ...
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
-        """Replace `old` with `new`, or delete it; return whether it was there."""
+        """
+        Store `new`, or nothing, where `old` is or was lost.
+
+        Return False where another value is.
+        """
         ...
 
 
@@ -57,6 +64,15 @@ async def attend_lifespan(
         await send(message)
 
     await app(scope, receive, send_attended)
+
+
+def warn_of_second_run(key: str) -> None:
+    """Log that the storage lost the claim of a request, and gave its key to another."""
+    _logger.warning(
+        "a request ran twice: while it was running, the storage lost its Idempotency-Key, and a"
+        " retry claimed %s",
+        key,
+    )
 
 
 def namespace(scope: Scope) -> str:
