@@ -21,7 +21,17 @@ PLACEHOLDER: Final = re.compile(
 _BEGINS_JSON: Final = re.compile(r"""\s*[\[{][\s\[{]*["']""")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _QUOTES: Final = "\"'"
-_QUOTED: Final = "must not be in quotes, which some tools such as `docker run --env-file` keep; {}"
+
+
+class QuotedError(ValueError):
+    """A value in quotes, and what is in them; nothing, if it's a secret."""
+
+    def __init__(self, bare: str, *, shown: bool) -> None:
+        self.bare = bare if shown else ""
+        super().__init__(
+            "must not be in quotes, which some tools such as `docker run --env-file` keep;"
+            f" {f'write {bare}' if shown else 'leave them out'}"
+        )
 
 
 def plain(value: object, *, shown: bool = True) -> object:
@@ -34,7 +44,7 @@ def plain(value: object, *, shown: bool = True) -> object:
         return value
     text = value.strip()
     if is_quoted(text):
-        raise ValueError(_quoted(text[1:-1], shown=shown))
+        raise QuotedError(text[1:-1], shown=shown)
     return filled(text) if shown else text
 
 
@@ -51,10 +61,6 @@ def is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES
 
 
-def _quoted(bare: str, *, shown: bool) -> str:
-    return _QUOTED.format(f"write {bare}" if shown else "leave them out")
-
-
 def split_commas(value: str, *, shown: bool = True) -> Any:
     """Read `a,b` and `["a", "b"]` in the same way; other JSON passes to the next check."""
     if value.lstrip().startswith(("[", "{")):
@@ -69,7 +75,7 @@ def split_commas(value: str, *, shown: bool = True) -> Any:
     items = [item for part in value.split(",") if (item := part.strip())]
     if any(map(is_quoted, (value.strip(), *items))):
         bare = filter(None, (item.strip(_QUOTES) for item in items))
-        raise ValueError(_quoted(",".join(bare), shown=shown))
+        raise QuotedError(",".join(bare), shown=shown)
     return items
 
 

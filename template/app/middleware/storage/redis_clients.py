@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -27,7 +28,7 @@ _TEXT: Final = re.compile(r"(sentinel_)?(username|password)|client_name|lib_\w+|
 _PROTOCOLS: Final = frozenset({"2", "3"})
 _TINY: Final = 1e-9
 _CAN_BE_ZERO: Final = frozenset({"db", "health_check_interval"})
-_HOST: Final = re.compile(r"[^\s,]+")
+_HOST: Final = re.compile(r"[^\s,\\]+")
 _MANY: Final = re.compile(
     r"(?P<scheme>rediss?)[+](?P<kind>sentinel|cluster)://"
     r"(?P<user>[^@/?]*@)?(?P<hosts>[^@/?]+)(?P<path>/[^?]*)?(?P<options>[?].*)?"
@@ -201,11 +202,18 @@ def _one(url: str) -> Redis:
     else:
         # redis-py takes database 0 for a path that is no number, and localhost for no host.
         database = re.fullmatch(r"(/[0-9]*)?", parts.path)
-        host = _HOST.fullmatch(parts.hostname or "")
-        right = parts.scheme in _ONE and host is not None and database is not None
+        host = parts.hostname or ""
+        right = parts.scheme in _ONE and _is_host(host) and database is not None
     if not right:
         raise ValueError
     return redis
+
+
+def _is_host(name: str) -> bool:
+    """Return whether a lookup takes `name`."""
+    with suppress(UnicodeError):
+        return bool(_HOST.fullmatch(name) and name.encode("idna"))
+    return False
 
 
 def _refuse_odd_options(redis: Redis) -> None:
@@ -216,7 +224,7 @@ def _refuse_odd_options(redis: Redis) -> None:
 def _parsed(many: re.Match[str], host: str) -> dict[str, Any]:
     url = f"{many['scheme']}://{many['user'] or ''}{host}{many['options'] or ''}"
     options: dict[str, Any] = dict(parse_url(url))
-    if not _HOST.fullmatch(options.get("host", "")):
+    if not _is_host(options.get("host", "")):
         raise ValueError
     if options.pop("connection_class", None) is SSLConnection:
         options["ssl"] = True

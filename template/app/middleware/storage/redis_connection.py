@@ -7,7 +7,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from app.middleware.core.reading import PLACEHOLDER, plain
 
@@ -244,4 +244,8 @@ def _is_unfilled(url: str) -> bool:
     return bool(PLACEHOLDER.search(rest) or any(map(PLACEHOLDER.fullmatch, login)))
 
 
-StorageUrl = Annotated[SecretStr, AfterValidator(_redis)]
+StorageUrl = Annotated[
+    SecretStr,
+    AfterValidator(_redis),
+    Field(description="the address of a Redis, such as redis://127.0.0.1:6379/0"),
+]
