@@ -7,7 +7,7 @@ Settings: each value takes effect, or the service doesn't start and prints what 
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,8 @@ NEEDED: Final = {
     "JWT_KEY": SECRET,
     "SESSION_SECRET": SECRET,
 }
+# They are right alone.
+MISFITS: Final = {("READINESS_PATH", "/healthz")}
 # With published keys there is no other.
 OF_JWKS: Final = {"JWT_KEY": "", "JWT_ALGORITHMS": "RS256"}
 
@@ -76,12 +78,22 @@ class Reader:
     def __init__(self, services: dict[str, Path]) -> None:
         self._services = services
 
-    def read(self, scheme: str, cases: list[dict[str, str]]) -> list[Any]:
+    def read(self, scheme: str, cases: Sequence[Mapping[str, str | None]]) -> list[Any]:
+        """Return what came of each case, in which None is a variable that is missing."""
         service = self._services[scheme]
         redis = {} if scheme == "jwt" else {"STORAGE_URL": "redis://localhost"}
         file = service / "cases.json"
         complete = [
-            {**NEEDED, **redis, **(OF_JWKS if "JWT_JWKS_URL" in case else {}), **case}
+            {
+                name: value
+                for name, value in {
+                    **NEEDED,
+                    **redis,
+                    **(OF_JWKS if case.get("JWT_JWKS_URL") else {}),
+                    **case,
+                }.items()
+                if value is not None
+            }
             for case in cases
         ]
         file.write_text(json.dumps(complete), "utf-8")
@@ -146,13 +158,19 @@ def test_what_can_not_take_effect_ends_the_start(scheme: str, reader: Reader) ->
 @pytest.mark.parametrize("scheme", SERVICES)
 def test_each_way_out_is_one(scheme: str, reader: Reader) -> None:
     """What a sentence says to write, and its examples, are read by the same setting."""
-    cases = [{name: value} for kind, name, value, _ in _cases(REFUSED) if kind == scheme]
+    cases = [
+        {name: spelled}
+        for kind, name, value, _ in _cases(REFUSED)
+        if kind == scheme
+        for spelled in _spellings(name, value)
+    ]
 
     results = reader.read(scheme, cases)
 
     ways_out = {
         (name, way_out): (value, result[1])
         for case, result in zip(cases, results, strict=True)
+        if isinstance(result, list)
         for name, value in case.items()
         for way_out in _ways_out(result[1])
     }
@@ -164,6 +182,15 @@ def test_each_way_out_is_one(scheme: str, reader: Reader) -> None:
         if not isinstance(result, dict)
     ]
     assert refused == [], "\n".join(map(str, refused))
+
+
+def _spellings(name: str, value: str) -> Iterator[str]:
+    """Yield a refused value, the same in quotes, and in a list beside one that is accepted."""
+    yield value
+    if value and name not in SECRETS and (name, value) not in MISFITS:
+        yield from (f'"{value}"', f"'{value}'")
+        if isinstance(KNOBS[name].get("default"), list):
+            yield from (f"{_usual(name)}{mark}{value}" for mark in "| ;,")
 
 
 def _ways_out(sentence: str) -> Iterator[str]:
@@ -272,6 +299,32 @@ def test_all_that_is_missing_is_told_at_once(reader: Reader) -> None:
     assert [sentence.partition(" ")[0] for sentence in result[1:]] == [
         *("LOG_LEVEL", "JWT_KEY", "SESSION_SECRET"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "missing", "form"),
+    [
+        ("api_key", "API_KEYS", "` makes one."),
+        ("api_key", "STORAGE_URL", "such as redis://127.0.0.1:6379/0."),
+        ("jwt", "JWT_KEY", "JWT_JWKS_URL is the address of a key set, such as https://id.example/"),
+        ("jwt", "SESSION_SECRET", "` makes a good one."),
+    ],
+)
+def test_what_is_missing_is_named_with_a_form_of_it(
+    scheme: str, missing: str, form: str, reader: Reader
+) -> None:
+    result, storage, keys = reader.read(
+        scheme,
+        [
+            {missing: None},
+            {"STORAGE_URL": "redis://127.0.0.1:6379/0" if scheme == "api_key" else None},
+            {"JWT_JWKS_URL": "https://id.example/"},
+        ],
+    )
+
+    assert result[0] == FAILED_START
+    assert [form in sentence for sentence in result[1:]] == [True]
+    assert (type(storage), type(keys)) == (dict, dict)
 
 
 def test_what_does_not_fit_together_ends_the_start(reader: Reader) -> None:

@@ -144,6 +144,23 @@ def test_the_words_of_messages_are_plain(service: Path) -> None:
     assert {path: texts for path, texts in found.items() if texts} == {}
 
 
+def test_a_log_line_has_in_its_text_what_its_fields_have() -> None:
+    """Without the log layer, nothing prints what is in `extra`."""
+    files = (ROOT / "template/app").rglob("*.py")
+    nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    fields = [
+        (ast.unparse(value), {*map(ast.unparse, call.args)})
+        for call in calls
+        for keyword in call.keywords
+        if keyword.arg == "extra" and isinstance(keyword.value, ast.Dict)
+        for value in keyword.value.values
+    ]
+
+    assert len(fields) > 3
+    assert [value for value, arguments in fields if value not in arguments] == []
+
+
 def test_the_words_of_the_code_are_plain(service: Path) -> None:
     """So a comment reads like the page."""
     folders = [service] if service.name != "everything" else [service, ROOT / "tests"]

@@ -182,8 +182,9 @@ def _why_never(value: str) -> str | None:
 def _method(value: str) -> str:
     method = value.upper()
     if not re.fullmatch(r"[A-Z_-]+|\*", method) or method in {"ALL", "ANY"}:
-        listed = re.sub(r"[^A-Z_-]+", ",", method).strip(",")
-        hint = f"; write {listed}" if "," in listed else ""
+        unlisted = {*_FORBIDDEN_METHODS, "ALL", "ANY"}
+        listed = [it for it in re.findall(r"[A-Z_-]+", method) if it not in unlisted]
+        hint = f"; write {','.join(listed)}" if listed else ""
         msg = f"must hold methods such as GET, or * for all, not {value!r}{hint}"
         raise ValueError(msg)
     if method in _FORBIDDEN_METHODS:

@@ -80,7 +80,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     if not structlog.is_configured() or _complete in structlog.get_config()["processors"]:
         readable = sys.stdout.isatty() if log_format == "auto" else log_format == "console"
         render = _bounded(_console_line() if readable else _json_line)
-        processors = [_complete, render]
+        processors: list[Any] = [_complete, render]
         structlog.configure(
             processors=[*processors],  # a list of its own, since structlog's tests change it
             context_class=dict,

@@ -121,9 +121,8 @@ class KeepingStorage(LostStorage):
 
     async def replace(self, *arguments: object) -> bool:
         key, old, new, _ = arguments
-        if self.kept.get(key) != old:
+        if self.kept.pop(key, old) != old:
             return False
-        del self.kept[key]
         if new is not None:
             self.kept[key] = new
         return True
@@ -141,6 +140,13 @@ class LateStorage(KeepingStorage):
         self.asked.set()
         await asyncio.sleep(30)
         return found
+
+
+class TakenStorage(KeepingStorage):
+    """A storage that loses a claim, and has that of a retry when the request ends."""
+
+    async def replace(self, *_: object) -> bool:
+        return False
 
 
 class SoonLostStorage(KeepingStorage):
@@ -485,6 +491,40 @@ def test_a_storage_that_is_lost_meanwhile_spoils_no_answer(status: int, shop: Sh
 
     assert (first.status, second.status) == (status or 500, 409)
     assert shop.orders == 1
+
+
+@pytest.mark.parametrize(("status", "lines"), [(200, 1), (404, 0)])
+def test_a_request_that_ran_beside_its_retry_is_logged(
+    status: int,
+    lines: int,
+    shop: Shop,
+    probe_client: ProbeClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where both can have an effect: a refusal has none."""
+    shop.statuses = [status]
+    client = probe_client(app=with_storage(shop.app, TakenStorage()))
+
+    post(client, url="/fails")
+
+    logged = [it.getMessage() for it in caplog.records if "ran twice" in it.getMessage()]
+    assert len(logged) == lines
+    assert all("retry claimed answer:" in line for line in logged)
+
+
+def test_no_claim_is_renewed_after_its_end() -> None:
+    """Its key may be free again, and would be held for a minute."""
+    storage: Any = KeepingStorage()
+
+    async def scenario() -> None:
+        claim = responses.Claim(storage, "place", b"")
+        await claim.take()
+        await claim.free()
+        await claim.renew()
+
+    asyncio.run(scenario())
+
+    assert storage.kept == {}
 
 
 def test_a_claim_is_renewed_while_the_request_runs(

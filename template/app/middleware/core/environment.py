@@ -12,9 +12,17 @@ from os import PathLike
 from pathlib import Path
 from string import Template
 from types import SimpleNamespace
-from typing import Any, Final, Never, Self
+from typing import Annotated, Any, Final, Never, Self
 
-from pydantic import AliasChoices, AliasPath, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BeforeValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -28,7 +36,14 @@ from pydantic_settings import (
 from pydantic_settings.sources import DotenvType
 
 from . import annotations
-from .reading import broken_lines, read_json, split_commas, unset_names, without_user
+from .reading import (
+    QuotedError,
+    broken_lines,
+    read_json,
+    split_commas,
+    unset_names,
+    without_user,
+)
 
 _STARTUP_FAILURE: Final = 3
 _USER_IN_URL: Final = re.compile(r"://\S*@")
@@ -269,7 +284,8 @@ class EnvironmentSettings(BaseSettings):
         plain = without_user(error["input"])
         if error["type"] == "value_error":
             rule = cls.renamed(str(context["error"])).replace(str(error["input"]), str(plain))
-            return f"{name} {rule}."
+            wrong = _wrong_without_quotes(annotation, context["error"])
+            return cls._sentence({**wrong, "loc": loc}) if wrong else f"{name} {rule}."
         secret = field is None or _is_secret(field, annotation)
         shown = "" if secret else f", not {plain!r}"
         if lacks_item:
@@ -362,6 +378,18 @@ def _let_read_objects(source: PydanticBaseSettingsSource) -> None:
         return value
 
     source.decode_complex_value = decode_objects  # type: ignore[method-assign]
+
+
+def _wrong_without_quotes(annotation: Any, error: object) -> Any:
+    """Return what else is wrong with a value in quotes: without them it would be refused too."""
+    if isinstance(error, QuotedError) and error.bare:
+        read = BeforeValidator(lambda bare: _read_as(annotation, bare, shown=True))
+        annotated: Any = Annotated
+        try:
+            TypeAdapter(annotated[annotation, read]).validate_python(error.bare)
+        except ValidationError as wrong:
+            return wrong.errors(include_url=False)[0]
+    return None
 
 
 def _read_as(annotation: Any, value: object, *, shown: bool) -> object:

@@ -83,10 +83,12 @@ class Health:
         """Log what has changed."""
         for name, error in errors.items():
             if name not in self.failed:
-                _logger.error("a readiness check fails", exc_info=error, extra={"check": name})
+                _logger.error(
+                    "a readiness check fails: %s", name, exc_info=error, extra={"check": name}
+                )
         for name in self.failed:
             if name not in errors:
-                _logger.info("a readiness check passes again", extra={"check": name})
+                _logger.info("a readiness check passes again: %s", name, extra={"check": name})
         self.failed = tuple(errors)
 
 

@@ -1,5 +1,6 @@
 """Networks: the addresses in settings, and those of clients."""
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import (
@@ -19,6 +20,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAPPED_BITS: Final = 96
+# Without brackets, the end of an IPv6 address is no port.
+_WITH_PORT: Final = re.compile(r"([^:]+|\[.+\]):[0-9]*")
 _EVERY_CLIENT: Final = "; for every client, write 0.0.0.0/0,::/0"
 
 
@@ -69,9 +72,9 @@ def network(value: str, everybody: str = _EVERY_CLIENT) -> str:
 
 def meant_network(value: str) -> Network | None:
     """Return what was meant by `10.0.0.1/8`, `10.0.0.5:8080` and `[::1]:80`; None if unclear."""
-    for spelled in (value, value.rpartition(":")[0]):
-        with suppress(ValueError):
-            return _around(spelled.strip("[]"))
+    with_port = _WITH_PORT.fullmatch(value)
+    with suppress(ValueError):
+        return _around((with_port[1] if with_port else value).strip("[]"))
     return None
 
 

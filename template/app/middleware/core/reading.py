@@ -28,7 +28,17 @@ _IN_QUOTES: Final = re.compile(
 )
 # Those that come along with copied text: spaces without a width, byte order marks, directions.
 _INVISIBLE: Final = re.compile("[\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-_QUOTED: Final = "must not be in quotes, which some tools such as `docker run --env-file` keep; {}"
+
+
+class QuotedError(ValueError):
+    """A value in quotes, and what is in them; nothing, if it's a secret."""
+
+    def __init__(self, bare: str, *, shown: bool) -> None:
+        self.bare = bare if shown else ""
+        super().__init__(
+            "must not be in quotes, which some tools such as `docker run --env-file` keep;"
+            f" {f'write {bare}' if shown else 'leave them out'}"
+        )
 
 
 def plain(value: object, *, shown: bool = True) -> object:
@@ -42,7 +52,7 @@ def plain(value: object, *, shown: bool = True) -> object:
         return value
     text = _visible(value, shown=shown).strip()
     if is_quoted(text):
-        raise ValueError(_quoted(text[1:-1], shown=shown))
+        raise QuotedError(text[1:-1], shown=shown)
     return filled(text) if shown else text
 
 
@@ -67,10 +77,6 @@ def _visible(value: str, *, shown: bool) -> str:
     return value
 
 
-def _quoted(bare: str, *, shown: bool) -> str:
-    return _QUOTED.format(f"write {bare}" if shown else "leave them out")
-
-
 def split_commas(value: str, *, shown: bool = True) -> Any:
     """Read `a,b` and `["a", "b"]` in the same way; other JSON passes to the next check."""
     if _visible(value, shown=shown).lstrip().startswith(("[", "{")):
@@ -85,7 +91,7 @@ def split_commas(value: str, *, shown: bool = True) -> Any:
     items = [item for part in value.split(",") if (item := part.strip())]
     if any(map(is_quoted, (value.strip(), *items))):
         bare = filter(None, (item.strip(_QUOTES) for item in items))
-        raise ValueError(_quoted(",".join(bare), shown=shown))
+        raise QuotedError(",".join(bare), shown=shown)
     return items
 
 

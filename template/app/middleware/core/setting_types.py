@@ -17,7 +17,8 @@ ORIGIN: Final = re.compile(r"(?P<name>https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+))(:
 
 # Of the characters that a name may have (RFC 9110, 5.1), those that names have.
 _HEADER: Final = re.compile(r"[A-Za-z0-9._-]+")
-_LABELS: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+# As long as lookups take it (RFC 1035, 2.3.4).
+_LABELS: Final = re.compile(r"(?!.{254})[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 # A host with what is often written around it.
 _ABOUT_HOST: Final = re.compile(
     r"([a-z]+://)?\.?(?P<host>[^:/\[\]]*?|\[[^\]]*\])\.?(:[0-9]+)?(/(?![0-9]+$).*)?"

@@ -61,7 +61,9 @@ class Shutdown:
             give_back()
 
     def _pass_on_later(self, loop: asyncio.AbstractEventLoop, server: Handler, number: int) -> None:
-        _logger.info("the service stops after a delay", extra={"seconds": self.delay})
+        _logger.info(
+            "the service stops after a delay of %s s", self.delay, extra={"seconds": self.delay}
+        )
         loop.call_later(self.delay, server, number, None)
 
 

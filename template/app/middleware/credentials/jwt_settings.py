@@ -5,15 +5,17 @@ from collections.abc import Collection
 from contextlib import suppress
 from ipaddress import ip_network
 from socket import inet_aton, inet_ntoa
+from string import punctuation
 from typing import Annotated, Final, Literal, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import AfterValidator, SecretStr, ValidationInfo
 
 from app.middleware.core.networks import covers, parse_network
 from app.middleware.core.reading import PLACEHOLDER, Plain, in_any_case, plain, without_user
-from app.middleware.core.secret import check_secret, kind_of_key
+from app.middleware.core.secret import HOW_TO_MAKE_ONE, check_secret, kind_of_key
+from app.middleware.core.setting_types import meant_host
 
 from .jwt_keys import algorithms_for, is_pem, load_public_key
 
@@ -64,10 +66,26 @@ def _url(value: str) -> str:
         hint = "its host has two dots in a row"
     elif found := _UNFILLED.search(unquote(value)):
         hint = f"use its real name instead of {found[0]}"
+    elif (sent := _as_sent(value)) != value:
+        host_rule = "a lookup takes its host in ASCII, with 63 characters at most between two dots"
+        hint = f"write {sent}" if sent else host_rule
     else:
         return value
     msg = f"must be the https address of a key set, not {without_user(value)!r}: {hint}"
     raise ValueError(msg)
+
+
+def _as_sent(value: str) -> str | None:
+    """Return an address as a request has it, None where its host is none."""
+    parts = urlsplit(value.replace("\\", "/"))
+    port = "".join(re.findall(r":[0-9]*$", parts.netloc))
+    name = parts.netloc.removesuffix(port)
+    host = name if name.startswith("[") else meant_host(name)
+    if host is None:
+        return None
+    # It may have capitals.
+    host = name if name.lower() == host else host
+    return quote(urlunsplit(parts._replace(netloc=host + port)), safe=punctuation)
 
 
 def _is_inside(host: str) -> bool:
@@ -119,7 +137,11 @@ def _key(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
     elif key:
         check_secret(key)
     if bool(key) == bool(info.data.get("jwt_jwks_url", not key)):
-        msg = "or JWT_JWKS_URL must be set, and not both"
+        msg = (
+            "or JWT_JWKS_URL must be set, and not both: JWT_JWKS_URL is the address of a key set,"
+            " such as https://id.example/keys; JWT_KEY is a public key in PEM, or a shared secret"
+            f" with JWT_ALGORITHMS=HS256, of which {HOW_TO_MAKE_ONE}"
+        )
         raise ValueError(msg)
     return SecretStr(key) if key else None
 

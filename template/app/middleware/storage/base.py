@@ -1,11 +1,14 @@
 """The storage of counts and responses, as layers use it; other modules implement it."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any, Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.core.check import mounted_in
+
+_logger: Final = logging.getLogger(__name__)
 
 _STARTED: Final = "lifespan.startup.complete"
 _STOPPED: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
@@ -33,7 +36,11 @@ class Storage(Protocol):
         ...
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
-        """Replace `old` with `new`, or delete it; return whether it was there."""
+        """
+        Store `new`, or nothing, where `old` is or was lost.
+
+        Return False where another value is.
+        """
         ...
 
 
@@ -76,6 +83,15 @@ def same_titles(storage: Storage, service: Any) -> Iterator[str]:
                 f" such as FastAPI(title='{title} {place}')."
             )
         titles.append(title)
+
+
+def warn_of_second_run(key: str) -> None:
+    """Log that the storage lost the claim of a request, and gave its key to another."""
+    _logger.warning(
+        "a request ran twice: while it was running, the storage lost its Idempotency-Key, and a"
+        " retry claimed %s",
+        key,
+    )
 
 
 def namespace(scope: Scope) -> str:

@@ -74,7 +74,7 @@ class MemoryStorage:
         return None
 
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
-        if self._find(key) != old:
+        if self._find(key) not in {b"", old}:
             return False
         self._drop(key)
         if new == old:

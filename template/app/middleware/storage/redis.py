@@ -2,12 +2,13 @@
 
 import asyncio
 from contextlib import suppress
+from contextvars import Context
 from secrets import token_hex
 from typing import Any, Final
 
 from pydantic import SecretStr
 
-from .base import StorageLostError
+from .base import StorageLostError, warn_of_second_run
 from .redis_connection import RedisConnection
 
 _MOST_ATTEMPTS: Final = 60
@@ -23,8 +24,10 @@ local found = redis.call('GET', KEYS[1])
 if not found then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return found
 """
+# What isn't there was lost by a restart; the new value is that of an attempt whose reply was lost.
 _REPLACE: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local found = redis.call('GET', KEYS[1])
+if found and found ~= ARGV[1] and found ~= ARGV[2] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1])
 else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1
@@ -80,27 +83,36 @@ class RedisStorage:
         try:
             return bool(await self._connection.ask(*command, replicated=True))
         except StorageLostError:
-            self._later(*command)
+            if new != old:  # the next renewal repeats this one
+                self._later(*command)
             raise
 
     def _later(self, *command: Any) -> None:
         _, _, _, key, old, *_ = command
         self._late[key, old] = command
         if self._catching_up is None:
-            self._catching_up = asyncio.get_running_loop().create_task(self._catch_up())
+            # Its log lines belong to no request, so they have no fields of one.
+            self._catching_up = asyncio.get_running_loop().create_task(
+                self._catch_up(), context=Context()
+            )
 
     async def _catch_up(self) -> None:
         """Repeat a replacement that a failover prevented, until the claim expires."""
         try:
             for _ in range(_MOST_ATTEMPTS):
                 await asyncio.sleep(1)
-                for place, command in list(self._late.items()):
+                for command in list(self._late.values()):
                     with suppress(StorageLostError):
-                        await self._connection.ask(*command, replicated=True)
-                        if self._late.get(place) is command:
-                            del self._late[place]
+                        await self._repeat(*command)
                 if not self._late:
                     break
         finally:
             self._late.clear()
             self._catching_up = None
+
+    async def _repeat(self, *command: Any) -> None:
+        _, _, _, key, old, new, _ = command
+        replaced = await self._connection.ask(*command, replicated=True)
+        self._late.pop((key, old), None)
+        if new and not replaced:
+            warn_of_second_run(key)

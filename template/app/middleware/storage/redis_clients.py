@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from redis.asyncio import Redis, RedisCluster, Sentinel, SSLConnection
@@ -27,7 +28,7 @@ _TEXT: Final = re.compile(r"(sentinel_)?(username|password)|client_name|lib_\w+|
 _PROTOCOLS: Final = frozenset({"2", "3"})
 _TINY: Final = 1e-9
 _CAN_BE_ZERO: Final = frozenset({"db", "health_check_interval"})
-_HOST: Final = re.compile(r"[^\s,]+")
+_HOST: Final = re.compile(r"[^\s,\\]+")
 _MANY: Final = re.compile(
     r"(?P<scheme>rediss?)[+](?P<kind>sentinel|cluster)://"
     r"(?P<user>[^@/?]*@)?(?P<hosts>[^@/?]+)(?P<path>/[^?]*)?(?P<options>[?].*)?"
@@ -43,18 +44,18 @@ class AddressError(ValueError):
     """An address that is none, and what is wrong with it."""
 
 
-class Command(NamedTuple):
-    """A command; one that is `replicated` must outlive its server, and is a script of one key."""
-
-    words: tuple[Any, ...]
-    replicated: bool = False
+Command = tuple[Any, ...]
 
 
 class Client(Protocol):
     """What sends commands to Redis."""
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Return what each command gave, or a `StorageLostError` for one that no replica has."""
+    async def exchange(self, commands: Sequence[Command], *, replicated: bool) -> list[Any]:
+        """
+        Return what each command gave, or a `StorageLostError`.
+
+        Those that are `replicated` must outlive their server, and are scripts of one key.
+        """
 
     async def try_out(self, command: Command) -> None:
         """Send `command`, and ask all servers that any command may need."""
@@ -70,20 +71,20 @@ class _Server:
         self.redis = redis
         self.sentinel = sentinel
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        waits = self.sentinel is not None and any(command.replicated for command in commands)
+    async def exchange(self, commands: Sequence[Command], *, replicated: bool) -> list[Any]:
+        waits = replicated and self.sentinel is not None
         async with self.redis.pipeline(transaction=False) as pipeline:
             for command in commands:
-                pipeline.execute_command(*command.words)
+                pipeline.execute_command(*command)
             if waits:
                 pipeline.execute_command("WAIT", 1, _REPLICATION_TIMEOUT)
             answers: list[Any] = await pipeline.execute()
         if waits and answers.pop() < 1:
-            return [_lost_if(*pair) for pair in zip(commands, answers, strict=True)]
+            return [StorageLostError() for _ in commands]
         return answers
 
     async def try_out(self, command: Command) -> None:
-        await self.exchange([command])
+        await self.exchange([command], replicated=False)
 
     async def disconnect(self) -> None:
         await self.redis.connection_pool.disconnect()
@@ -97,12 +98,12 @@ class _Cluster:
     def __init__(self, cluster: RedisCluster) -> None:
         self._cluster = cluster
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        answers = await self._send(commands)
+    async def exchange(self, commands: Sequence[Command], *, replicated: bool) -> list[Any]:
+        answers = await self._send(commands, replicated=replicated)
         moved = [at for at, answer in enumerate(answers) if isinstance(answer, MovedError)]
         if moved:  # to another primary, where nothing of it has run yet
             await self.disconnect()
-            again = await self._send([commands[at] for at in moved])
+            again = await self._send([commands[at] for at in moved], replicated=replicated)
             for at, answer in zip(moved, again, strict=True):
                 answers[at] = answer
         for at, answer in enumerate(answers):
@@ -113,20 +114,20 @@ class _Cluster:
         return answers
 
     async def try_out(self, command: Command) -> None:
-        await self.exchange([command])
+        await self.exchange([command], replicated=False)
         await self._cluster.ping(target_nodes=RedisCluster.PRIMARIES)
 
     async def disconnect(self) -> None:
         await self._cluster.aclose()
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], *, replicated: bool) -> list[Any]:
         await self._cluster.initialize()
         pipeline = self._cluster.pipeline()
         nodes: dict[Any, list[int]] = {}
         for at, command in enumerate(commands):
-            pipeline.execute_command(*command.words)
-            if command.replicated:
-                node = self._cluster.get_node_from_key(command.words[3])
+            pipeline.execute_command(*command)
+            if replicated:
+                node = self._cluster.get_node_from_key(command[3])
                 nodes.setdefault(node, []).append(at)
         for node in nodes:
             # On the connection of that node's commands: it waits for what this has written.
@@ -180,10 +181,6 @@ def _refuse_option(name: str, value: str) -> None:
             raise AddressError(msg)
 
 
-def _lost_if(command: Command, answer: Any) -> Any:
-    return StorageLostError() if command.replicated else answer
-
-
 def _options(timeout: float) -> dict[str, Any]:
     return {
         "protocol": 2,
@@ -205,11 +202,18 @@ def _one(url: str) -> Redis:
     else:
         # redis-py takes database 0 for a path that is no number, and localhost for no host.
         database = re.fullmatch(r"(/[0-9]*)?", parts.path)
-        host = _HOST.fullmatch(parts.hostname or "")
-        right = parts.scheme in _ONE and host is not None and database is not None
+        host = parts.hostname or ""
+        right = parts.scheme in _ONE and _is_host(host) and database is not None
     if not right:
         raise ValueError
     return redis
+
+
+def _is_host(name: str) -> bool:
+    """Return whether a lookup takes `name`."""
+    with suppress(UnicodeError):
+        return bool(_HOST.fullmatch(name) and name.encode("idna"))
+    return False
 
 
 def _refuse_odd_options(redis: Redis) -> None:
@@ -220,7 +224,7 @@ def _refuse_odd_options(redis: Redis) -> None:
 def _parsed(many: re.Match[str], host: str) -> dict[str, Any]:
     url = f"{many['scheme']}://{many['user'] or ''}{host}{many['options'] or ''}"
     options: dict[str, Any] = dict(parse_url(url))
-    if not _HOST.fullmatch(options.get("host", "")):
+    if not _is_host(options.get("host", "")):
         raise ValueError
     if options.pop("connection_class", None) is SSLConnection:
         options["ssl"] = True

@@ -7,7 +7,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from app.middleware.core.reading import PLACEHOLDER, plain
 
@@ -16,33 +16,63 @@ from .redis_clients import AddressError, Command, client
 
 _logger: Final = logging.getLogger(__name__)
 
-# Seconds: a request waits for one or two exchanges; only the start waits for a connection.
+# Seconds: a count waits for one or two exchanges; only the start waits for a connection.
 _ANSWER_TIMEOUT: Final = 0.1
+# Ten stored responses are up to 2.5 MiB, and other workers use the same network.
+_RESPONSES_TIMEOUT: Final = 1.0
 _TRIAL_TIMEOUT: Final = 1.5
 _PAUSE: Final = 1.0
 _BETWEEN_LINES: Final = 60.0
 _TURNS: Final = 10
 _MOST_COMMANDS: Final = 500
+_MOST_RESPONSES: Final = 10
 
 _T = TypeVar("_T")
 _Waiting = list[tuple[Command, asyncio.Future[Any]]]
+
+
+class _Lane:
+    """A client of Redis, and the commands that wait for its next exchange."""
+
+    def __init__(self, url: SecretStr, *, most: int, seconds: float, replicated: bool) -> None:
+        self.client = client(url.get_secret_value())
+        self.most = most
+        self.seconds = seconds
+        self.replicated = replicated
+        self.sent: _Waiting = []
+        self.waiting: _Waiting = []
+        self.sender: asyncio.Task[None] | None = None
+
+    def fail(self) -> None:
+        """End the exchange, and let nobody wait any longer."""
+        sender, self.sender = self.sender, None
+        if sender is not None and sender is not asyncio.current_task():
+            sender.cancel()
+        for _, future in self.sent + self.waiting:
+            if not future.done():
+                future.set_exception(StorageLostError())
+        self.sent, self.waiting = [], []
 
 
 class RedisConnection:
     """
     Send commands to Redis, those of many requests in one exchange.
 
-    Requests that arrive during an exchange share the next one, so a burst needs only a few. If
-    Redis is unreachable or doesn't respond within 100 ms, it is lost: all waiting requests fail,
+    Requests that arrive during an exchange share the next one, so a burst needs only a few.
+    Those with stored responses have a connection of their own, where a few share an exchange: no
+    count waits for their bytes or their replicas. If Redis is unreachable or doesn't respond to
+    counts within 100 ms, or to the others within a second, it is lost: all waiting requests fail,
     one line is logged, and one more each minute; further requests fail at once. `trial`, a
     command that writes, is sent each second in the background until it succeeds.
     """
 
-    def __init__(self, url: SecretStr, *, trial: tuple[Any, ...]) -> None:
-        self._client = client(url.get_secret_value())
-        self._waiting: _Waiting = []
-        self._sender: asyncio.Task[None] | None = None
-        self._command_of_trial = Command(trial)
+    def __init__(self, url: SecretStr, *, trial: Command) -> None:
+        self._counts = _Lane(url, most=_MOST_COMMANDS, seconds=_ANSWER_TIMEOUT, replicated=False)
+        self._responses = _Lane(
+            url, most=_MOST_RESPONSES, seconds=_RESPONSES_TIMEOUT, replicated=True
+        )
+        self._lanes = (self._counts, self._responses)
+        self._command_of_trial = trial
         self._open = False
         self._trial: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -63,35 +93,40 @@ class RedisConnection:
         self._open = False
         if self._timer is not None:
             self._timer.cancel()
-        for task in (self._sender, self._trial):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        tasks = [task for task in (*(it.sender for it in self._lanes), self._trial) if task]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         with suppress(Exception):  # the rest ends with the process
-            await self._client.disconnect()
+            await self._disconnect()
 
-    async def ask(self, *words: Any, replicated: bool = False) -> Any:
-        """Send a command; with `replicated` it fails unless a replica confirms the write."""
+    async def ask(self, *command: Any, replicated: bool = False) -> Any:
+        """
+        Send a command.
+
+        One with a stored response is `replicated`: it fails unless a replica confirms the write.
+        """
         loop = asyncio.get_running_loop()
         if self._lost_at is not None:
             if not self._open and loop.time() >= self._next_trial_at:
                 self._start_trial()
             raise StorageLostError
+        lane = self._responses if replicated else self._counts
         future = loop.create_future()
-        self._waiting.append((Command(words, replicated), future))
-        if self._sender is None:
-            self._sender = _in_background(self._send())
+        lane.waiting.append((command, future))
+        if lane.sender is None:
+            lane.sender = _in_background(self._send(lane))
         return await future
 
-    async def _send(self) -> None:
-        batch: _Waiting = []
+    async def _send(self, lane: _Lane) -> None:
         try:
-            while self._waiting:
-                batch = self._waiting[:_MOST_COMMANDS]
-                self._waiting = self._waiting[_MOST_COMMANDS:]
-                commands = [command for command, _ in batch]
-                answers = await _within(_ANSWER_TIMEOUT, self._exchange(commands))
-                for (_, future), answer in zip(batch, answers, strict=True):
+            while lane.waiting:
+                lane.sent = lane.waiting[: lane.most]
+                lane.waiting = lane.waiting[lane.most :]
+                commands = [command for command, _ in lane.sent]
+                answers = await _within(lane.seconds, self._exchange(lane, commands))
+                for (_, future), answer in zip(lane.sent, answers, strict=True):
                     if future.done():
                         continue
                     if isinstance(answer, StorageLostError):
@@ -101,31 +136,33 @@ class RedisConnection:
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may go on waiting
             self._lose(error)
         finally:
-            for _, future in batch + self._waiting:
-                if not future.done():
-                    future.set_exception(StorageLostError())
-            self._waiting = []
-            self._sender = None
+            if lane.sender is asyncio.current_task():
+                lane.fail()
 
-    async def _exchange(self, commands: list[Command]) -> list[Any]:
+    async def _exchange(self, lane: _Lane, commands: list[Command]) -> list[Any]:
         try:
-            return await self._client.exchange(commands)
+            return await lane.client.exchange(commands, replicated=lane.replicated)
         finally:
             # Without a lifespan (`--lifespan off`, single tests) nothing would close it later.
             if not self._open:
-                await self._client.disconnect()
+                await lane.client.disconnect()
+
+    async def _disconnect(self) -> None:
+        for lane in self._lanes:
+            await lane.client.disconnect()
 
     async def _try(self) -> None:
+        client = self._counts.client
         try:
-            await self._client.disconnect()
-            await _within(_TRIAL_TIMEOUT, self._client.try_out(self._command_of_trial))
+            await self._disconnect()
+            await _within(_TRIAL_TIMEOUT, client.try_out(self._command_of_trial))
         except Exception as error:  # noqa: BLE001 - the next trial may go better
             self._lose(error)
         else:
             self._regain()
         finally:
             if not self._open:
-                await self._client.disconnect()
+                await client.disconnect()
             self._trial = None
 
     def _start_trial(self) -> None:
@@ -133,6 +170,8 @@ class RedisConnection:
             self._trial = _in_background(self._try())
 
     def _lose(self, error: Exception) -> None:
+        for lane in self._lanes:
+            lane.fail()
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._next_trial_at = now + _PAUSE
@@ -143,12 +182,12 @@ class RedisConnection:
         if now >= self._next_line_at:
             self._next_line_at = now + _BETWEEN_LINES
             reason = f"{type(error).__name__}: {error}"
-            _logger.error("the storage is lost", extra={"reason": reason})
+            _logger.error("the storage is lost: %s", reason, extra={"reason": reason})
 
     def _regain(self) -> None:
         if self._lost_at is not None:
-            seconds = asyncio.get_running_loop().time() - self._lost_at
-            _logger.info("the storage is back", extra={"lost_seconds": round(seconds, 1)})
+            seconds = round(asyncio.get_running_loop().time() - self._lost_at, 1)
+            _logger.info("the storage is back after %s s", seconds, extra={"lost_seconds": seconds})
         self._lost_at = None
 
 
@@ -205,4 +244,8 @@ def _is_unfilled(url: str) -> bool:
     return bool(PLACEHOLDER.search(rest) or any(map(PLACEHOLDER.fullmatch, login)))
 
 
-StorageUrl = Annotated[SecretStr, AfterValidator(_redis)]
+StorageUrl = Annotated[
+    SecretStr,
+    AfterValidator(_redis),
+    Field(description="the address of a Redis, such as redis://127.0.0.1:6379/0"),
+]

@@ -1,13 +1,12 @@
 """Responses that are kept under a key: their format in the storage, and how to store them."""
 
 import json
-from contextlib import suppress
 from secrets import token_bytes
 from typing import Final
 
 from starlette.types import Message, Send
 
-from .base import Storage, StorageLostError
+from .base import Storage, StorageLostError, warn_of_second_run
 
 # The first byte of what is stored; the fingerprint of the request follows.
 RUNNING: Final = b"r"
@@ -30,6 +29,7 @@ class Claim:
         self._fingerprint = fingerprint
         # The random end distinguishes it from an expired claim of the same request.
         self._value = RUNNING + fingerprint + token_bytes(16)
+        self._ended = False
 
     async def take(self) -> bytes | None:
         """Return the value that is stored already, if any."""
@@ -37,21 +37,30 @@ class Claim:
 
     async def renew(self) -> None:
         """Renew the claim of a long request; that of a dead process expires."""
-        with suppress(StorageLostError):
-            await self._storage.replace(self._place, self._value, self._value, _LEASE_SECONDS)
+        # Background tasks go on when the response is kept, which may have expired.
+        if not self._ended:
+            await self._replace(self._value, _LEASE_SECONDS)
 
     async def keep(self, answer: bytes | None, seconds: int) -> None:
         """Store the response, or only that there was one; if that fails, the claim expires."""
         kept = NOT_KEPT + self._fingerprint
         if answer is not None:
             kept = _ANSWERED + self._fingerprint + answer
-        with suppress(StorageLostError):
-            await self._storage.replace(self._place, self._value, kept, seconds)
+        self._ended = True
+        if not await self._replace(kept, seconds):
+            warn_of_second_run(self._place)
 
     async def free(self) -> None:
         """Let the request run again."""
-        with suppress(StorageLostError):
-            await self._storage.replace(self._place, self._value, None, _LEASE_SECONDS)
+        self._ended = True
+        await self._replace(None, _LEASE_SECONDS)
+
+    async def _replace(self, new: bytes | None, seconds: int) -> bool:
+        """Return False if another request has the key."""
+        try:
+            return await self._storage.replace(self._place, self._value, new, seconds)
+        except StorageLostError:
+            return True  # nobody knows
 
 
 class Keeper:

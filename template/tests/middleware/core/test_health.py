@@ -138,9 +138,9 @@ def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         asyncio.run(ask())
 
     assert [record.message for record in caplog.records] == [
-        "a readiness check fails",
-        "a readiness check passes again",
-        "a readiness check fails",
+        "a readiness check fails: changing",
+        "a readiness check passes again: changing",
+        "a readiness check fails: changing",
     ]
     assert caplog.records[0].__dict__["check"] == "changing"
 

@@ -3,8 +3,10 @@
 import pytest
 
 from app.middleware.core.networks import (
+    MAPPED_BITS,
     covers,
     holds_everybody,
+    meant_network,
     network,
     parse_address,
     parse_network,
@@ -42,6 +44,21 @@ def test_what_is_no_address_is_none(host: str | None) -> None:
 )
 def test_a_network_has_one_form(value: str, folded: str) -> None:
     assert str(parse_network(value)) == folded
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "::ffff:10.0.0.5", "::ffff:0:0", "2001:db8::5"])
+def test_what_is_meant_holds_what_was_written(address: str) -> None:
+    """Its length is the one that was written, in bits of IPv4 or IPv6; else nothing is meant."""
+    for bits in range(130):
+        meant = meant_network(f"{address}/{bits}")
+        if meant is not None:
+            assert parse_address(address) in meant
+            assert meant.prefixlen in {bits, bits - MAPPED_BITS}
+
+
+@pytest.mark.parametrize("value", ["::ffff:0:0/90", "::ffff:10.0.0.5/33", "::1/129"])
+def test_no_end_of_an_address_is_a_port(value: str) -> None:
+    assert meant_network(value) is None
 
 
 @pytest.mark.parametrize(

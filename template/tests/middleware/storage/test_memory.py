@@ -115,10 +115,29 @@ def test_a_claim_and_an_answer_end(clock: Clock) -> None:
     async def scenario() -> list[object]:
         await storage.claim("place", b"mine", 60)
         clock.now += 61
-        late = await storage.replace("place", b"mine", b"answer", 60)
-        return [late, await storage.claim("place", b"yours", 60)]
+        seen: list[object] = [await storage.claim("place", b"yours", 60)]
+        seen.append(await storage.replace("place", b"mine", b"answer", 60))
+        await storage.replace("place", b"yours", b"answer", 60)
+        clock.now += 61
+        return [*seen, await storage.claim("place", b"theirs", 60)]
 
-    assert asyncio.run(scenario()) == [False, None]
+    assert asyncio.run(scenario()) == [None, False, None]
+
+
+def test_what_ended_early_is_stored_again(clock: Clock) -> None:
+    """A claim, where the process hung for longer than its lease, and its response."""
+    storage = MemoryStorage()
+
+    async def scenario() -> list[object]:
+        await storage.claim("place", b"mine", 60)
+        clock.now += 61
+        seen: list[object] = [await storage.replace("place", b"mine", b"mine", 60)]
+        seen.append(await storage.claim("place", b"yours", 60))
+        clock.now += 61
+        seen.append(await storage.replace("place", b"mine", b"answer", 60))
+        return [*seen, await storage.claim("place", b"yours", 60)]
+
+    assert asyncio.run(scenario()) == [True, b"mine", True, b"answer"]
 
 
 def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+import pytest
 from pydantic import SecretStr
 
+from app.middleware.storage import redis_connection
 from app.middleware.storage.base import StorageLostError
 from app.middleware.storage.redis import RedisStorage
 
@@ -75,6 +77,53 @@ def test_a_place_is_claimed_once_and_replaced_by_its_owner() -> None:
 
     expected = [None, b"mine", False, True, b"\x00answer\r\n", True, None]
     assert using(scenario) == expected
+
+
+def test_what_a_restart_lost_is_stored_again() -> None:
+    """Of a claim, by its renewal; of a response, at its end, and once more if no reply came."""
+
+    async def scenario(one: RedisStorage, other: RedisStorage) -> list[object]:
+        return [
+            await one.replace("place", b"mine", b"mine", 60),
+            await other.claim("place", b"yours", 60),
+            await one.replace("lost", b"mine", b"answer", 60),
+            await one.replace("lost", b"mine", b"answer", 60),
+            await other.claim("lost", b"yours", 60),
+            await one.replace("freed", b"mine", None, 60),
+            await other.claim("freed", b"yours", 60),
+            await one.replace("freed", b"mine", b"answer", 60),
+        ]
+
+    expected = [True, b"mine", True, True, b"answer", True, None, False]
+    assert using(scenario) == expected
+
+
+def test_a_request_that_ran_twice_while_redis_was_lost_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its response is stored late, where a retry was faster."""
+    monkeypatch.setattr(redis_connection, "_PAUSE", 0.02)
+
+    async def scenario(server: RedisServer) -> None:
+        one, other = (RedisStorage(SecretStr(server.url)) for _ in range(2))
+        await one.open()
+        await one.claim("place", b"mine", 60)
+        server.kill()
+        with pytest.raises(StorageLostError):
+            await one.replace("place", b"mine", b"answer", 60)
+        server.start()
+        await other.claim("place", b"yours", 60)
+        for _ in range(500):
+            await asyncio.sleep(0.02)
+            if "a request ran twice" in caplog.text:
+                break
+        await one.close()
+        await other.close()
+
+    with RedisServer() as server:
+        asyncio.run(scenario(server))
+
+    assert "and a retry claimed place" in caplog.text
 
 
 def test_one_of_many_claims_wins() -> None:

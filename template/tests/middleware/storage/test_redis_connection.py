@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 
 import pytest
@@ -23,13 +25,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
     """Return a server to kill, and let trials follow each other fast."""
     monkeypatch.setattr(redis_connection, "_PAUSE", 0.02)
     monkeypatch.setattr(redis_connection, "_ANSWER_TIMEOUT", 0.1)
+    monkeypatch.setattr(redis_connection, "_RESPONSES_TIMEOUT", 1.0)
     with RedisServer() as server:
         yield server
 
 
 @asynccontextmanager
-async def connected(server: RedisServer) -> AsyncGenerator[RedisConnection]:
-    connection = RedisConnection(SecretStr(server.url), trial=("SET", "trial", "1"))
+async def connected(server: RedisServer, url: str = "") -> AsyncGenerator[RedisConnection]:
+    connection = RedisConnection(SecretStr(url or server.url), trial=("SET", "trial", "1"))
     await connection.open()
     try:
         yield connection
@@ -37,9 +40,37 @@ async def connected(server: RedisServer) -> AsyncGenerator[RedisConnection]:
         await connection.close()
 
 
-async def is_lost(connection: RedisConnection) -> bool:
+@asynccontextmanager
+async def held_network(server: RedisServer) -> AsyncGenerator[tuple[str, asyncio.Event]]:
+    """Yield an address of `server`, and what lets its long replies through."""
+    opened = asyncio.Event()
+
+    async def carry(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: float = math.inf
+    ) -> None:
+        while chunk := await reader.read(65536):
+            if len(chunk) > most:
+                await opened.wait()
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, here = await asyncio.open_connection("127.0.0.1", server.port)
+        with suppress(OSError):
+            await asyncio.gather(carry(reader, here), carry(there, writer, 1000))
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
+        try:
+            port = listening.sockets[0].getsockname()[1]
+            yield f"redis://127.0.0.1:{port}?socket_timeout=30", opened
+        finally:
+            opened.set()
+
+
+async def is_lost(connection: RedisConnection, *, replicated: bool = False) -> bool:
     try:
-        await connection.ask("PING")
+        await connection.ask("PING", replicated=replicated)
     except StorageLostError:
         return True
     return False
@@ -60,8 +91,15 @@ def connections(server: RedisServer) -> int:
     return int(rest.split()[0])
 
 
+def calls_of_get(server: RedisServer) -> int:
+    found = re.search(rb"cmdstat_get:calls=(\d+)", server.ask("INFO commandstats"))
+    return int(found[1]) if found else 0
+
+
 def incidents(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if "storage" in record.message]
+    """Return the messages without their details."""
+    lines = [record.message for record in caplog.records if "storage" in record.message]
+    return [re.split(":| after", line)[0] for line in lines]
 
 
 def test_many_commands_share_an_exchange(server: RedisServer) -> None:
@@ -75,6 +113,34 @@ def test_many_commands_share_an_exchange(server: RedisServer) -> None:
 
     assert asyncio.run(scenario()) == list(range(1, 1201))
     assert connections(server) - before == 2  # ours, and that of the question
+
+
+def test_many_bytes_on_the_way_are_no_lost_redis(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No count waits for stored responses, and few of these share an exchange."""
+    monkeypatch.setattr(redis_connection, "_ANSWER_TIMEOUT", 5.0)
+    monkeypatch.setattr(redis_connection, "_RESPONSES_TIMEOUT", 30.0)
+    most = 256 * 1024
+
+    async def scenario() -> tuple[bool, list[int]]:
+        async with (
+            held_network(server) as (url, opened),
+            connected(server, url) as connection,
+        ):
+            await connection.ask("SETRANGE", "answer", most - 1, "x")
+            asked = (connection.ask("GET", "answer", replicated=True) for _ in range(60))
+            replays = [asyncio.create_task(it) for it in asked]
+            for _ in range(500):
+                if calls := calls_of_get(server):
+                    break
+                await asyncio.sleep(0.01)
+            await connection.ask("INCR", "a")
+            waits = not any(replay.done() for replay in replays)
+            opened.set()
+            return waits, [calls, *(len(answer) for answer in await asyncio.gather(*replays))]
+
+    assert asyncio.run(scenario()) == (True, [10, *[most] * 60])
 
 
 def test_a_killed_redis_is_lost_at_once_and_comes_back(
@@ -91,6 +157,22 @@ def test_a_killed_redis_is_lost_at_once_and_comes_back(
 
     assert asyncio.run(scenario()) == [True, True]
     assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+
+
+def test_the_line_has_the_reason(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the log layer nothing prints its field."""
+
+    async def scenario() -> None:
+        async with connected(server) as connection:
+            server.kill()
+            await is_lost(connection)
+
+    asyncio.run(scenario())
+
+    (record,) = caplog.records
+    reason = vars(record)["reason"]
+    assert "Error" in reason
+    assert record.getMessage() == f"the storage is lost: {reason}"
 
 
 def test_a_redis_that_is_back_is_known_before_anybody_asks(
@@ -162,7 +244,8 @@ def test_a_hung_redis_is_waited_for_once(
         async with connected(server) as connection:
             server.hang()
             started_at = time.monotonic()
-            waiting = await asyncio.gather(*(is_lost(connection) for _ in range(100)))
+            asked = (is_lost(connection, replicated=number % 2 == 0) for number in range(100))
+            waiting = await asyncio.gather(*asked)
             waited = time.monotonic() - started_at
             started_at = time.monotonic()
             later = [await is_lost(connection) for _ in range(100)]
