@@ -320,12 +320,12 @@ def test_no_two_requests_share_what_can_be_changed(
     @app.exception_handler(HTTPException)
     async def handle(_: Request, exc: HTTPException) -> Response:
         seen.append(repr(exc.headers))
-        sent: Any = exc.headers
-        sent["X-Seen"] = "yes"
+        challenge: Any = exc.headers
+        challenge["X-Seen"] = "yes"
         return Response(status_code=exc.status_code)
 
     client = probe_client(app=app)
-    for sent in (headers("alice"), {}):
+    for sent in (headers("alice"), None):
         for _ in range(2):
             client.get("/mutate", headers=sent)
 

@@ -35,7 +35,7 @@ def server_log() -> Iterator[logging.Logger]:
     names = ("uvicorn", "uvicorn.error", "uvicorn.access")
     before = [(logger, {**vars(logger)}) for logger in map(logging.getLogger, names)]
     for logger, _ in before:
-        logger.handlers, logger.filters = [], []
+        vars(logger).update(handlers=[], filters=[])
     yield before[-1][0]
     for logger, attributes in before:
         vars(logger).update(attributes)

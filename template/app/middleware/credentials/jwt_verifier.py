@@ -157,7 +157,7 @@ class JwtVerifier(Scheme):
         self._verified.pop(credential, None)
         if len(self._verified) >= _MAXIMUM_REMEMBERED:
             del self._verified[next(iter(self._verified))]
-        changeable = any(isinstance(claim, dict | list) for claim in claims.values())
+        changeable = any(isinstance(claim, (dict, list)) for claim in claims.values())
         self._verified[credential] = _Verified(
             user,
             claims=json.dumps({**claims}) if changeable else None,
