@@ -50,7 +50,7 @@ class CompressionMiddleware(Layer):
     (14.3) and digests, which describe the uncompressed body. A strong ETag becomes weak, on a 304
     to such a client too (8.8.3.3). HEAD has the headers of GET, without Content-Length where its
     response comes without a body (9.3.2). Large bodies are compressed in a thread. A client with
-    HTTP/1.0 gets no compressed response.
+    HTTP/1.0 gets streams and large files uncompressed.
     """
 
     scopes = HTTP
@@ -74,13 +74,10 @@ class CompressionMiddleware(Layer):
         replaces_200 = message["status"] in _INSTEAD_OF_200
         if not replaces_200 and not self._gains(headers):
             return None
-        coding = _IDENTITY
-        # HTTP/1.0 has no chunks, by which a body without a length ends (RFC 9112, 6.1).
-        if exchange.scope["http_version"] != "1.0":
-            coding = self.preferred[b",".join(exchange.lines(b"accept-encoding"))]
+        coding = self.preferred[b",".join(exchange.lines(b"accept-encoding"))]
         if coding != _IDENTITY and not replaces_200:
             library = self.encoders[coding]
-            return lambda send: _Encoder(exchange.scope, library, send).send
+            return lambda send: _Encoder(exchange.scope, message, library, send).send
         if coding != _IDENTITY and message["status"] == _NOT_MODIFIED:
             headers = [_weak(*item) for item in headers]
         message["headers"] = _varied(headers)
@@ -99,8 +96,11 @@ class CompressionMiddleware(Layer):
 class _Encoder:
     """Sends one response through the library, which decides whether to compress it."""
 
-    def __init__(self, scope: Scope, library: CompressMiddleware, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, head: Message, library: CompressMiddleware, send: Send
+    ) -> None:
         self._scope = scope
+        self._head = head
         self._library = library
         self._send = send
         self._encode: Send | None = None
@@ -108,6 +108,8 @@ class _Encoder:
         self._left_alone = False
 
     async def send(self, message: Message) -> None:
+        if self._scope["http_version"] == "1.0":
+            await self._leave_stream_alone(message)
         if self._left_alone:
             await self._send(message)
             return
@@ -135,6 +137,12 @@ class _Encoder:
             self._left_alone = True  # trailers may follow
         if self._left_alone:
             self._encode = None  # else this response would hold itself
+
+    async def _leave_stream_alone(self, message: Message) -> None:
+        """Spare HTTP/1.0 the chunks by which a body without a length ends (RFC 9112, 6.1)."""
+        if self._encode is not None and message.get("more_body", False):
+            self._left_alone, self._encode = True, None
+            await self._send({**self._head, "headers": _varied(self._head["headers"])})
 
     async def _collect(self, message: Message) -> None:
         if message["type"] == "http.response.start":

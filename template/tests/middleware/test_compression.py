@@ -65,16 +65,31 @@ def test_a_long_list_is_read(probe_client: ProbeClient) -> None:
     assert response.headers["content-encoding"] == "gzip"
 
 
-@pytest.mark.parametrize(("version", "coding"), [("1.0", None), ("1.1", "gzip"), ("2", "gzip")])
-def test_http_1_0_is_left_alone(version: str, coding: str | None, probe_app: ProbeApp) -> None:
-    """Its server would end a body without a length by a chunk, which such a client can't read."""
-    dialogue = Dialogue("GET", "/probe/large", headers=GZIP)
+@pytest.mark.parametrize("version", ["1.0", "1.1", "2"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_client_that_can_t_read_chunks_needs_none(
+    version: str, parts: int, probe_app: ProbeApp
+) -> None:
+    async def file(_: Scope, __: Receive, send: Send) -> None:
+        length = str(parts * len(TEXT)).encode()
+        headers = [(b"content-type", b"text/plain"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for part in range(parts):
+            more = part + 1 < parts
+            await send({"type": "http.response.body", "body": TEXT.encode(), "more_body": more})
+
+    app = probe_app()
+    app.mount("/file", file)
+    dialogue = Dialogue("GET", "/file/", headers=GZIP)
     dialogue.scope["http_version"] = version
 
-    dialogue.run(probe_app())
+    dialogue.run(app)
 
-    assert dialogue.headers.get("content-encoding") == coding
+    is_encoded = dialogue.headers.get("content-encoding") == "gzip"
+    assert is_encoded == (parts == 1 or version != "1.0")
+    assert ("content-length" in dialogue.headers) == (parts == 1 or version == "1.0")
     assert "accept-encoding" in dialogue.headers["vary"].lower()
+    assert (dialogue.body == TEXT.encode() * parts) != is_encoded
 
 
 def test_trailers_follow_the_body(probe_app: ProbeApp) -> None:
