@@ -10,13 +10,15 @@ from starlette.middleware.sessions import Session
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .core.exchange import Exchange
+from .core.exchange import Addition, Exchange
+from .core.headers import Clash, HeaderRule
 from .core.layer import Layer
 from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
 from .core.threads import run_at_once
 
 _SENDS: Final = "session.sends"
+_RULE: Final = HeaderRule({b"set-cookie": Clash.BOTH, b"vary": Clash.APPEND})
 # How the names of cookies begin that browsers take with Secure only (RFC 6265bis, 4.1.3).
 _OF_HTTPS: Final = ("__host-", "__http-", "__secure-")
 
@@ -60,7 +62,9 @@ class SessionMiddleware(Layer):
         # An app that is mounted may put a session of its own in the place of this one.
         exchange.at_head(partial(self._set_cookie, exchange.scope["session"]))
 
-    def _set_cookie(self, session: Session, exchange: Exchange, message: Message) -> None:
+    def _set_cookie(
+        self, session: Session, exchange: Exchange, message: Message
+    ) -> Addition | None:
         if session.accessed and message["type"] == "http.response.start":
             # In a copy of the scope, since Starlette reads the session from the cookie again.
             sends: list[Send] = []
@@ -68,7 +72,10 @@ class SessionMiddleware(Layer):
             scope = {**exchange.scope, "headers": cookies, _SENDS: sends}
             run_at_once(self.starlette(scope, exchange.receive, _nowhere))
             scope["session"] = session
-            run_at_once(sends.pop()(message))
+            added = {**message, "headers": []}
+            run_at_once(sends.pop()(added))
+            return _RULE, added["headers"]
+        return None
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:

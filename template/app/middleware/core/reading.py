@@ -71,7 +71,8 @@ def is_quoted(text: str) -> bool:
 
 def _visible(value: str, *, shown: bool) -> str:
     if found := _INVISIBLE.search(value):
-        way_out = f"write {_INVISIBLE.sub('', value).strip()}" if shown else "leave it out"
+        bare = _INVISIBLE.sub("", value).strip()
+        way_out = f"write {bare[1:-1] if is_quoted(bare) else bare}" if shown else "leave it out"
         msg = f"must not hold the invisible character U+{ord(found[0]):04X}; {way_out}"
         raise ValueError(msg)
     return value

@@ -88,8 +88,8 @@ def same_titles(storage: Storage, service: Any) -> Iterator[str]:
 def warn_of_second_run(key: str) -> None:
     """Log that the storage lost the claim of a request, and gave its key to another."""
     _logger.warning(
-        "a request ran twice: while it was running, the storage lost its Idempotency-Key, and a"
-        " retry claimed %s",
+        "a request ran twice: while it was running, the storage lost its claim, and a retry"
+        " claimed %s",
         key,
     )
 

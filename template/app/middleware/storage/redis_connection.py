@@ -18,7 +18,7 @@ _logger: Final = logging.getLogger(__name__)
 
 # Seconds: a count waits for one or two exchanges; only the start waits for a connection.
 _ANSWER_TIMEOUT: Final = 0.1
-# Ten stored responses are up to 2.5 MiB, and other workers use the same network.
+# Ten values of claims are up to 2.5 MiB, and other workers use the same network.
 _RESPONSES_TIMEOUT: Final = 1.0
 _TRIAL_TIMEOUT: Final = 1.5
 _PAUSE: Final = 1.0
@@ -59,8 +59,8 @@ class RedisConnection:
     Send commands to Redis, those of many requests in one exchange.
 
     Requests that arrive during an exchange share the next one, so a burst needs only a few.
-    Those with stored responses have a connection of their own, where a few share an exchange: no
-    count waits for their bytes or their replicas. If Redis is unreachable or doesn't respond to
+    Those that claim a key have a connection of their own, where a few share an exchange: no count
+    waits for their bytes or their replicas. If Redis is unreachable or doesn't respond to
     counts within 100 ms, or to the others within a second, it is lost: all waiting requests fail,
     one line is logged, and one more each minute; further requests fail at once. `trial`, a
     command that writes, is sent each second in the background until it succeeds.
@@ -105,7 +105,7 @@ class RedisConnection:
         """
         Send a command.
 
-        One with a stored response is `replicated`: it fails unless a replica confirms the write.
+        One that claims a key is `replicated`: it fails unless a replica confirms the write.
         """
         loop = asyncio.get_running_loop()
         if self._lost_at is not None:

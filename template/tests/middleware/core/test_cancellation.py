@@ -98,15 +98,18 @@ def test_a_shield_holds_until_its_end_when_the_request_is_cancelled(
             steps.append("cancelled")
             raise
 
-    async def drive() -> bool:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def drive() -> None:
         dialogue = Dialogue("GET", "/")
         with suppress(ExceptionGroup):
             async with asyncio.TaskGroup() as group:
                 request = Layer(app)(dialogue.scope, dialogue.receive, dialogue.send)
-                task = group.create_task(request)
+                tasks.append(group.create_task(request))
                 await asyncio.sleep(0.02)
-                end(task)
-        return task.cancelled()
+                end(tasks[0])
 
-    assert asyncio.run(drive())
+    asyncio.run(drive())
+
+    assert tasks[0].cancelled()
     assert steps == ["in a thread", "cancelled"]
