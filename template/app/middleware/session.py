@@ -11,7 +11,7 @@ from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .core.exchange import Addition, Exchange
-from .core.headers import Clash, HeaderRule
+from .core.headers import Clash, HeaderRule, Headers
 from .core.layer import Layer
 from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
@@ -72,9 +72,10 @@ class SessionMiddleware(Layer):
             scope = {**exchange.scope, "headers": cookies, _SENDS: sends}
             run_at_once(self.starlette(scope, exchange.receive, _nowhere))
             scope["session"] = session
-            added = {**message, "headers": []}
-            run_at_once(sends.pop()(added))
-            return _RULE, added["headers"]
+            added: Headers = []
+            head = {**message, "headers": added}
+            run_at_once(sends.pop()(head))
+            return _RULE, head["headers"]
         return None
 
 
