@@ -6,8 +6,8 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from .core.exchange import Exchange, Filter
-from .core.headers import Headers, first
+from .core.exchange import Addition, Exchange, Filter
+from .core.headers import Clash, HeaderRule, Headers, first
 from .core.layer import HTTP, Layer
 from .core.memo import Memo
 from .core.threads import Threads, run_at_once
@@ -23,6 +23,8 @@ _NOT_MODIFIED: Final = 304
 _INSTEAD_OF_200: Final = frozenset({206, _NOT_MODIFIED})
 _SENDS: Final = "compression.sends"
 _threads: Final = Threads(4)
+_RULE: Final = HeaderRule({b"vary": Clash.APPEND})
+_VARY: Final = [(b"vary", b"Accept-Encoding")]
 
 _DENSE: Final = (b"audio/", b"image/gif", b"image/jpeg", b"image/png", b"image/webp", b"video/")
 _TEXT: Final = (b"json", b"jsonl", b"json-seq", b"xml", b"javascript", b"yaml")
@@ -69,7 +71,7 @@ class CompressionMiddleware(Layer):
         }
         self.preferred = Memo(_preferred, most=_REMEMBERED)
 
-    def head(self, exchange: Exchange, message: Message) -> Filter | None:
+    def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         headers: Headers = message["headers"]
         replaces_200 = message["status"] in _INSTEAD_OF_200
         if not replaces_200 and not self._gains(headers):
@@ -79,9 +81,8 @@ class CompressionMiddleware(Layer):
             library = self.encoders[coding]
             return lambda send: _Encoder(exchange.scope, message, library, send).send
         if coding != _IDENTITY and message["status"] == _NOT_MODIFIED:
-            headers = [_weak(*item) for item in headers]
-        message["headers"] = _varied(headers)
-        return None
+            message["headers"] = [_weak(*item) for item in headers]
+        return _RULE, _VARY
 
     def _gains(self, headers: Headers) -> bool:
         """Return whether a body with these headers can be compressed."""
@@ -142,7 +143,8 @@ class _Encoder:
         """Spare HTTP/1.0 the chunks by which a body without a length ends (RFC 9112, 6.1)."""
         if self._encode is not None and message.get("more_body", False):
             self._left_alone, self._encode = True, None
-            await self._send({**self._head, "headers": _varied(self._head["headers"])})
+            _RULE.merge(self._head["headers"], _VARY)
+            await self._send(self._head)
 
     async def _collect(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -200,7 +202,7 @@ def _finished(message: Message, *, compressed: bool) -> Message:
         headers = [_weak(*item) for item in headers if item[0] not in _REMOVED]
         headers += [item for item in message["headers"] if item[0] in _ENCODED]
     if first(message["headers"], b"vary") != first(start["headers"], b"vary"):
-        headers = _varied(headers)
+        _RULE.merge(headers, _VARY)
     return {**start, "headers": headers}
 
 
@@ -213,12 +215,3 @@ def _is_encoded(message: Message) -> bool:
 def _weak(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     weak = name == b"etag" and not value.startswith(b"W/")
     return (name, b"W/" + value if weak else value)
-
-
-def _varied(headers: Headers) -> Headers:
-    vary = [value for name, value in headers if name == b"vary"]
-    names = {item.strip().lower() for value in vary for item in value.split(b",")}
-    if names & {b"*", b"accept-encoding"}:
-        return headers
-    others = [item for item in headers if item[0] != b"vary"]
-    return [*others, (b"vary", b", ".join([*vary, b"Accept-Encoding"]))]

@@ -4,17 +4,17 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope
 
 from .core.exchange import Decision, Exchange, Place
-from .core.layer import HTTP, Layer
+from .core.layer import HTTP
 from .problem import Refusal
-from .storage.base import Storage, StorageLostError, attend_lifespan, namespace, same_titles
+from .storage.base import Storage, StorageLostError, StoringLayer, namespace
 from .storage.responses import NOT_KEPT, RUNNING, Claim, Keeper, read, replay
 
 _METHODS: Final = frozenset({"POST", "PATCH"})
@@ -47,7 +47,7 @@ _REFUSALS: Final = {
 }
 
 
-class IdempotencyMiddleware(Layer):
+class IdempotencyMiddleware(StoringLayer):
     """
     Replay the response to a POST or PATCH that a user repeats with its `Idempotency-Key`.
 
@@ -67,16 +67,9 @@ class IdempotencyMiddleware(Layer):
     def __init__(
         self, app: ASGIApp, *, storage: Storage, ttl: int, key_required: bool = False
     ) -> None:
-        super().__init__(app)
+        super().__init__(app, storage=storage)
         self.key_required = key_required
-        self.storage = storage
         self.ttl = ttl
-
-    def faults(self, service: Any) -> Iterator[str]:
-        return same_titles(self.storage, service)
-
-    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await attend_lifespan(self.storage, self.app, scope, receive, send)
 
     def enter(self, exchange: Exchange) -> Decision:
         if exchange.method not in _METHODS:

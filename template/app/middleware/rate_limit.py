@@ -1,22 +1,21 @@
 """Rate limit: limits how many requests one IP address can send in a period."""
 
 import socket
-from collections.abc import Awaitable, Collection, Iterator
-from typing import Any, Final
+from collections.abc import Awaitable, Collection
+from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from .core.exchange import Decision, Exchange
-from .core.layer import Layer
 from .core.memo import Memo
-from .storage.base import Storage, attend_lifespan, same_titles
+from .storage.base import Storage, StoringLayer
 from .storage.limits import Limit, OnError
 
 _REMEMBERED: Final = 1024
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
-class RateLimitMiddleware(Layer):
+class RateLimitMiddleware(StoringLayer):
     """
     Return 429 with `Retry-After` (RFC 6585, 4) to an address that sent more than `rate`.
 
@@ -36,20 +35,13 @@ class RateLimitMiddleware(Layer):
         on_error: OnError = "allow",
         route: str = "",
     ) -> None:
-        super().__init__(app, exempt_paths=probe_paths)
-        self.storage = storage
+        super().__init__(app, storage=storage, exempt_paths=probe_paths)
         self.limit = Limit(name=route or "default", rate=rate, storage=storage, on_error=on_error)
         self.keys = Memo(_address, most=_REMEMBERED)
 
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         client = exchange.scope["client"]
         return self.limit.spend(self.keys[client[0] if client else ""], exchange)
-
-    def faults(self, service: Any) -> Iterator[str]:
-        return same_titles(self.storage, service)
-
-    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await attend_lifespan(self.storage, self.app, scope, receive, send)
 
 
 def _address(host: str) -> str:

@@ -1,17 +1,15 @@
 """User rate limit: limits how many requests one user can send in a period."""
 
-from collections.abc import Awaitable, Collection, Iterator
-from typing import Any
+from collections.abc import Awaitable, Collection
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from .core.exchange import Decision, Exchange
-from .core.layer import Layer
-from .storage.base import Storage, attend_lifespan, same_titles
+from .storage.base import Storage, StoringLayer
 from .storage.limits import Limit, OnError
 
 
-class UserRateLimitMiddleware(Layer):
+class UserRateLimitMiddleware(StoringLayer):
     """
     Return 429 with `Retry-After` (RFC 6585, 4) to a user who sent more than `rate`.
 
@@ -30,8 +28,7 @@ class UserRateLimitMiddleware(Layer):
         on_error: OnError = "allow",
         route: str = "",
     ) -> None:
-        super().__init__(app, exempt_paths=probe_paths)
-        self.storage = storage
+        super().__init__(app, storage=storage, exempt_paths=probe_paths)
         self.limit = Limit(
             name=f"user {route}".rstrip(),
             rate=rate,
@@ -42,9 +39,3 @@ class UserRateLimitMiddleware(Layer):
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         user = exchange.state.get("user")
         return None if user is None else self.limit.spend(user.account, exchange)
-
-    def faults(self, service: Any) -> Iterator[str]:
-        return same_titles(self.storage, service)
-
-    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await attend_lifespan(self.storage, self.app, scope, receive, send)

@@ -216,10 +216,9 @@ class Exchange:
         if name not in self.headers:
             return []
         alone = self.headers[name]
-        if alone is None:
-            values = [value for key, value in self.scope["headers"] if key == name]
-        else:
-            values = [alone]
+        if alone is not None:
+            return [alone] if len(alone) <= LONGEST else []
+        values = [value for key, value in self.scope["headers"] if key == name]
         return values if sum(map(len, values)) + len(values) <= LONGEST else []
 
     def add(self, rule: HeaderRule, headers: Headers) -> None:

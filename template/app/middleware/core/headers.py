@@ -89,8 +89,10 @@ class HeaderRule:
 
 @lru_cache(maxsize=128)
 def _varied(present: bytes, names: bytes) -> bytes:
-    """Return a Vary with the names that it lacks, in any case (RFC 9110, 12.5.5)."""
+    """Return a Vary with the names that it lacks, in any case; `*` has all (RFC 9110, 12.5.5)."""
     known = {name.strip().lower() for name in present.split(b",")}
+    if b"*" in known:
+        return present
     lacked = [name for name in names.split(b", ") if name.lower() not in known]
     return b", ".join([present, *lacked])
 

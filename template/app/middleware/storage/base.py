@@ -1,12 +1,13 @@
 """The storage of counts and responses, as layers use it; other modules implement it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.core.check import mounted_in
+from app.middleware.core.layer import Layer
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -53,36 +54,42 @@ class CountsAtOnce(Protocol):
         ...
 
 
-async def attend_lifespan(
-    storage: Storage, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Open the storage when the service starts, and close it when it stops."""
+class StoringLayer(Layer):
+    """A layer that keeps something in `storage`, which is open while the service runs."""
 
-    async def send_attended(message: Message) -> None:
-        # The server may end the process once it gets this message.
-        if message["type"] == _STARTED:
-            await storage.open()
-        elif message["type"] in _STOPPED:
-            await storage.close()
-        await send(message)
+    def __init__(
+        self, app: ASGIApp, *, storage: Storage, exempt_paths: Collection[str] = ()
+    ) -> None:
+        super().__init__(app, exempt_paths=exempt_paths)
+        self.storage = storage
 
-    await app(scope, receive, send_attended)
+    def faults(self, service: Any) -> Iterator[str]:
+        """Yield a sentence for each mounted app that would share what is kept for another one."""
+        if isinstance(self.storage, CountsAtOnce):
+            return  # each app has its own
+        titles = [service.title]
+        for place, mounted in mounted_in(service):
+            title = namespace({"app": mounted})
+            if title in titles:
+                yield (
+                    f"The app mounted at {place} has the title {title!r} of another app here, and"
+                    " STORAGE_URL keeps by title what layers count and store. Give it one of its"
+                    f" own, such as FastAPI(title='{title} {place}')."
+                )
+            titles.append(title)
 
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Open the storage when the service starts, and close it when it stops."""
 
-def same_titles(storage: Storage, service: Any) -> Iterator[str]:
-    """Yield a sentence for each mounted app that would share what is kept for another one."""
-    if isinstance(storage, CountsAtOnce):
-        return  # each app has its own
-    titles = [service.title]
-    for place, mounted in mounted_in(service):
-        title = namespace({"app": mounted})
-        if title in titles:
-            yield (
-                f"The app mounted at {place} has the title {title!r} of another app here, and"
-                " STORAGE_URL keeps by title what layers count and store. Give it one of its own,"
-                f" such as FastAPI(title='{title} {place}')."
-            )
-        titles.append(title)
+        async def send_attended(message: Message) -> None:
+            # The server may end the process once it gets this message.
+            if message["type"] == _STARTED:
+                await self.storage.open()
+            elif message["type"] in _STOPPED:
+                await self.storage.close()
+            await send(message)
+
+        await self.app(scope, receive, send_attended)
 
 
 def warn_of_second_run(key: str) -> None:
