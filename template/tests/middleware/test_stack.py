@@ -165,6 +165,18 @@ def test_layers_of_a_mounted_app_repeat_nothing(
     assert response.json()["request_id"] == response.headers.get("x-request-id")
 
 
+@pytest.mark.parametrize("vary", ["*", "Origin, Accept-Encoding, Cookie", "authorization"])
+def test_no_layer_repeats_a_name_of_vary(vary: str, probe_client: ProbeClient) -> None:
+    headers = {"Origin": "http://a.example", "Accept-Encoding": "gzip"}
+
+    response = probe_client().get(f"/probe/headers?name=Vary&value={vary}", headers=headers)
+
+    (found,) = response.headers.get_list("vary")
+    names = found.lower().split(", ")
+    assert len(names) == len({*names})
+    assert ("*" in names) == (names == ["*"])
+
+
 @pytest.mark.parametrize("double", list(DOUBLES)[:1])
 def test_a_double_outside_gets_one_sentence(double: str, probe_app: ProbeApp) -> None:
     module, _, name = double.rpartition(".")
