@@ -12,9 +12,13 @@ import pytest
 
 # Each of them starts processes and takes seconds, which is a quarter of the whole.
 SLOW = {
+    "tests/middleware/core/test_explain.py::test_its_options_may_be_before_its_name",
+    "tests/middleware/core/test_explain.py::test_the_command_draws_both",
+    "tests/middleware/core/test_gauges.py::test_of_several_workers_the_least_or_the_sum_is_shown",
     "tests/middleware/test_metrics.py::test_a_second_app_in_a_worker_does_not_undo_the_count",
     "tests/middleware/test_metrics.py::test_several_workers_add_up",
     "tests/middleware/test_tracing.py::test_the_environment_says_where_spans_go",
+    "tests/middleware/test_tracing.py::test_what_a_client_sends_fills_no_span",
 }
 
 

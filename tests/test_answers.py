@@ -61,6 +61,11 @@ WRONG: Final = {
         "authentication_required",
         'must be true or false; it is "maybe"',
     ),
+    "nothing for a boolean": (
+        "authentication_required=",
+        "authentication_required",
+        'must be true or false; it is ""',
+    ),
     "no name": ("project_name=", "project_name", 'it is ""'),
     "a name of two lines": ("project_name=a\nb", "project_name", r'it is "a\nb"'),
     "a name with an escape": ("project_name=a\x1bb", "project_name", r'it is "a\u001bb"'),

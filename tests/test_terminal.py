@@ -87,7 +87,7 @@ def test_an_update_is_answered_key_by_key(render: Render) -> None:
     assert terminal.end() == 0
     chosen = {*read_yaml(service / ".copier-answers.yml")["layers"]}
     assert len(chosen ^ layers) == 1
-    assert "  git status --short       UU is a conflict, D a deleted file" in rows
+    assert "  git status --short -uall   UU and .rej are conflicts, D a deleted file" in rows
     assert any(row.startswith("  git restore FILE ") for row in rows)
 
 

@@ -587,11 +587,12 @@ def test_the_message_tells_how_to_look(lived_in: Path) -> None:
 
 @pytest.mark.parametrize("release", _ends(name for name in releases(ROOT) if name < "0.6"))
 def test_an_edit_in_a_file_that_moved_is_found(release: str, render: Render) -> None:
-    """Copier deletes it in its old place: no conflict shows the edit, so the message does."""
+    """No conflict shows an edit that Copier deletes in its old place, so the message does."""
     path = "app/middleware/scope.py"
     service = render("services/orders", ref=release, layers=PLAIN)
-    commit(service, "as rendered")
-    _edit(service, path)
+    repository = service.parent
+    commit(repository, "as rendered")
+    _edit(service, path, repository)
 
     done = _update(service)
 
@@ -599,9 +600,9 @@ def test_an_edit_in_a_file_that_moved_is_found(release: str, render: Render) -> 
     assert (service / MOVED[path]).exists()
 
 
-def _edit(service: Path, path: str) -> None:
+def _edit(service: Path, path: str, repository: Path | None = None) -> None:
     _write(service, path, _read(service, path) + "\n# Mine.\n")
-    commit(service, "my edit")
+    commit(repository or service, "my edit")
 
 
 def _look_for_edits(service: Path, path: str, output: str) -> None:
@@ -609,7 +610,7 @@ def _look_for_edits(service: Path, path: str, output: str) -> None:
     _, _, message = output.partition("Look at the update")
     assert [line for line in message.splitlines() if len(line) > 80] == []
     status, deleted, changed, show, restore = (
-        run("sh", "-c", line.replace("FILE", f"./{path}"), cwd=service).stdout
+        run("sh", "-c", line.replace("FILE", path), cwd=service).stdout
         for line in re.findall(r"^  (git .*?)(?:   .*)?$", message, re.MULTILINE)
     )
     assert path in status

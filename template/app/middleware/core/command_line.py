@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
 from starlette.types import ASGIApp
@@ -53,11 +54,13 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
         print(commands[arguments.command](arguments.argument))
         return 0
 
-    # Only here, since it needs the settings of the service.
-    from app.main import app  # noqa: PLC0415
+    # What your code prints or logs meanwhile is no part of what was asked for.
+    with redirect_stdout(sys.stderr):
+        # Only here, since it needs the settings of the service.
+        from app.main import app  # noqa: PLC0415
 
-    # The process that a comparison starts shows another stack, the first one says what is wrong.
-    found = [] if getattr(arguments, "changed_only", False) else faults(app)
+        # The process that a comparison starts shows another stack, the first says what is wrong.
+        found = [] if getattr(arguments, "changed_only", False) else faults(app)
     status = _show(app, arguments)
     for fault in found:
         print(fault, file=sys.stderr)

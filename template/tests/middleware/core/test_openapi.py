@@ -3,6 +3,7 @@
 import json
 import sys
 from copy import deepcopy
+from types import ModuleType
 from typing import Annotated, Any, Final
 
 import pytest
@@ -176,3 +177,23 @@ def test_the_command_prints_what_is_sent(
 
     printed = json.loads(capsys.readouterr().out)
     assert printed == probe_client().get("/openapi.json").json()
+
+
+def test_what_your_code_prints_is_no_part_of_it(
+    probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Talking(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name != "app":
+                raise AttributeError(name)
+            sys.stdout.write("mine\n")
+            return probe_app()
+
+    monkeypatch.setitem(sys.modules, "app.main", Talking("app.main"))
+    monkeypatch.setattr(sys, "argv", ["app.middleware", "openapi"])
+
+    assert main({}) == 0
+
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)
+    assert printed.err == "mine\n"
