@@ -213,7 +213,8 @@ def closed_app(probe_app: ProbeApp) -> UserApp:
         )
         app.host("admin.localhost", Router([Route("/", PlainTextResponse("ok"))]))
         for path in ("/", "/login", "/files/{name}", "/{name}"):
-            app.router.add_route(path, PlainTextResponse("ok"), ["GET", "POST"])
+            route = Route(path, PlainTextResponse("ok"), methods=["GET", "POST"])
+            app.router.routes.append(route)
         app.mount("/opaque", PlainTextResponse("ok"))
         app.mount("/of/{tenant}", PlainTextResponse("ok"))
         inner = [Route("/login", PlainTextResponse("ok")), Route("/{x}", PlainTextResponse("ok"))]

@@ -83,7 +83,7 @@ class Layer:
         return is_exempt or kind not in type(self).scopes
 
     def spares_route(self, path: str, method: str) -> bool:
-        """Return the same, where no parameter of a route stands for a part of the path."""
+        """Return the same, where the path fills no parameter of a route."""
         return self.spares(path, method)
 
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:

@@ -60,7 +60,7 @@ def route_of(scope: Scope) -> RouteContext | None:
 
 def is_literal(scope: Scope) -> bool | None:
     """
-    Return whether no parameter of a route stands for a part of the path; None where none takes it.
+    Return whether the path fills no parameter of the route that takes it; None without a route.
 
     The routes of a mounted app decide; one that isn't Starlette's has each path, as a frontend has.
     """
