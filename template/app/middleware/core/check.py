@@ -29,9 +29,8 @@ from app.middleware.order import (
 
 from .annotations import of_field
 from .cancellation import until_cancelled_have_ended
-from .effects import METHODS
 from .environment import EnvironmentSettings
-from .exchange import HANDSHAKE, PROBE_METHODS
+from .exchange import HANDSHAKE, METHODS, PROBE_METHODS
 from .layer import Layer, layers_from
 from .policies import Policies, methods_of, paths_in
 from .routes import is_literal, route_of, routes_of, template_of
@@ -247,7 +246,7 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
 
 
 def _unopened(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
-    """Yield a sentence for each entry of a list of routes where parameters stand for its path."""
+    """Yield a sentence for each entry of a list of routes whose path fills a parameter of one."""
     contexts = [*routes_of(service)]
     hosts = [c.original_route.host for c in contexts if isinstance(c.original_route, Host)]
     # A default is for routes that a service may have.

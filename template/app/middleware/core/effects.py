@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from app.middleware.order import LAYERS, Place
 
 from .environment import EnvironmentSettings
-from .exchange import HANDSHAKE
+from .exchange import HANDSHAKE, METHODS
 from .layer import Layer
 from .setting_types import entries_for
 
 if TYPE_CHECKING:
     from .policies import Rule
 
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _UNKNOWN: Final = Place("", "")
 
 

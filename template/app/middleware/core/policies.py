@@ -25,9 +25,9 @@ from starlette.types import ASGIApp, Scope
 from app.middleware.order import LAYERS, layer_of
 
 from .annotations import of_field
-from .effects import METHODS, Effects
+from .effects import Effects
 from .environment import EnvironmentSettings, refuse_to_start
-from .exchange import HANDSHAKE
+from .exchange import HANDSHAKE, METHODS
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
 from .routes import EVERYTHING, is_frontend, is_literal, route_of, routes_of, template_of
@@ -459,10 +459,15 @@ def _takes(context: RouteContext, method: str) -> bool:
 
 
 def _method_of(scope: Scope) -> str:
-    """Return the method as entries have it: a client can call one of HTTP like the handshake."""
+    """
+    Return the method as entries have it: some apps in a mount take `post` for POST.
+
+    A client can call a method of HTTP like the handshake.
+    """
     if scope["type"] == "websocket":
         return HANDSHAKE
-    return "" if scope["method"] == HANDSHAKE else str(scope["method"])
+    method = str(scope["method"]).upper()
+    return "" if method == HANDSHAKE else method
 
 
 def _preflight_method(scope: Scope) -> str | None:
