@@ -229,7 +229,7 @@ class _Analysis:
         return Refusal(layer=layer, settings=[*held, *others])
 
     def _setting(self, name: str) -> Setting:
-        value = self._masker.text(shown(getattr(self._settings, name.lower())))
+        value = self._masker.setting(getattr(self._settings, name.lower()))
         given = name.lower() in self._settings.model_fields_set
         name = self._settings.renamed(name)
         return Setting(name=name, value=value, source=name if given else "default")
