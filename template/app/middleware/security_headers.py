@@ -3,12 +3,13 @@
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from inspect import isfunction
+from inspect import isfunction, signature
 from typing import Annotated, Final, Literal, get_args
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Scope, Send
@@ -41,9 +42,10 @@ _DOCS_POLICY: Final = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
     " connect-src 'self'; worker-src blob:; font-src https://fonts.gstatic.com;"
     " img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly;"
-    " style-src{} https://cdn.jsdelivr.net/npm/ https://fonts.googleapis.com;"
-    " script-src https://cdn.jsdelivr.net/npm/{}"
+    " style-src{} {css} https://fonts.googleapis.com; script-src {swagger} {redoc}{}"
 )
+# FastAPI writes it into the page as it is, and a mount with a parameter takes it from the request.
+_PLAIN_PATH: Final = re.compile(r"[\w.~/-]*")
 _NONCE_OR_HASH: Final = re.compile(
     r"(nonce|((eval|url)-)?sha(256|384|512))-[\w+/-]+=*", re.IGNORECASE
 )
@@ -144,7 +146,7 @@ class SecurityHeadersMiddleware(Layer):
     with HTML only, where browsers read them. HSTS is sent over https only (RFC 6797, 7.2), with
     `hsts_max_age` in seconds, and covers subdomains. The pages of Swagger UI and ReDoc, those of
     mounted apps too, get their own policy with the hash of their inline script, unless one of them
-    has a `policy` of its own.
+    has a `policy` of its own, or a mount a path that could bring a script into it.
     """
 
     scopes = HTTP
@@ -185,7 +187,8 @@ class SecurityHeadersMiddleware(Layer):
         # The headers of a 304 replace those of the page that the browser has.
         if is_html or message["status"] == _NOT_MODIFIED:
             scope = exchange.scope
-            if self.opens_docs and _is_of_fastapi(scope.get("endpoint")):
+            is_page = self.opens_docs and _is_of_fastapi(scope.get("endpoint"))
+            if is_page and _PLAIN_PATH.fullmatch(scope["root_path"]):
                 return lambda send: _DocsPage(send, scope, [*headers]).send
         return _RULE, headers
 
@@ -224,7 +227,18 @@ def _docs_policy(page: bytes) -> bytes:
     hashes = [f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     # Only ReDoc writes styles into its page.
     styles = " 'unsafe-inline'" if b"<redoc " in page else ""
-    return _DOCS_POLICY.format(styles, "".join(hashes)).encode()
+    return _DOCS_POLICY.format(styles, "".join(hashes), **_FILES).encode()
+
+
+def _default(function: Callable[..., object], name: str) -> str:
+    return str(signature(function).parameters[name].default)
+
+
+_FILES: Final = {
+    "css": _default(get_swagger_ui_html, "swagger_css_url"),
+    "swagger": _default(get_swagger_ui_html, "swagger_js_url"),
+    "redoc": _default(get_redoc_html, "redoc_js_url"),
+}
 
 
 def _content_security(value: str) -> str:

@@ -1,5 +1,6 @@
 """Session: stores small data for your endpoints in a signed cookie."""
 
+import logging
 import re
 from functools import partial
 from typing import Annotated, Final, Literal, get_args
@@ -10,6 +11,8 @@ from starlette.middleware.sessions import Session
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.middleware.order import LAYERS
+
 from .core.exchange import Addition, Exchange
 from .core.headers import Clash, HeaderRule, Headers
 from .core.layer import Layer
@@ -17,6 +20,11 @@ from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
 from .core.threads import run_at_once
 
+_logger: Final = logging.getLogger(__name__)
+_OPEN_TO_ALL: Final = (
+    "SESSION_SAME_SITE=none lets any site send requests as a user (CSRF), and this service has no"
+    " layer cross_origin. Add it, or have code of yours reject them"
+)
 _SENDS: Final = "session.sends"
 _RULE: Final = HeaderRule({b"set-cookie": Clash.BOTH, b"vary": Clash.APPEND})
 # How the names of cookies begin that browsers take with Secure only (RFC 6265bis, 4.1.3).
@@ -44,6 +52,7 @@ class SessionMiddleware(Layer):
     ) -> None:
         super().__init__(app)
         self.cookie = session_cookie.encode("ascii")
+        self.open_to_all = same_site == "none" and "cross_origin" not in LAYERS
         self.starlette = StarletteSessions(
             _hand_over,
             secret_key=secret_key,
@@ -77,6 +86,11 @@ class SessionMiddleware(Layer):
             run_at_once(sends.pop()(head))
             return _RULE, head["headers"]
         return None
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.open_to_all:
+            _logger.warning(_OPEN_TO_ALL)
+        await super().lifespan(scope, receive, send)
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Final
 import pytest
 from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.testclient import TestClient
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
 from starlette.testclient import WebSocketDenialResponse
 
 from app.middleware import Policy, StackSettings
@@ -22,7 +24,9 @@ from app.middleware.authentication import (
     User,
     current_user,
 )
+from app.middleware.core.check import faults, policies_of
 from app.middleware.core.exchange import Exchange
+from app.middleware.core.routes import route_of
 from app.middleware.order import LAYERS
 from app.middleware.user import CannotCheckError
 
@@ -193,6 +197,102 @@ def test_the_documentation_of_a_closed_service_is_open(user_client: UserClient) 
     statuses = {route.path: client.get(route.path).status_code for route in PAGES}
 
     assert set(statuses.values()) == {200}, statuses
+
+
+@pytest.fixture
+def closed_app(probe_app: ProbeApp) -> UserApp:
+    """Build an app that is closed but for what is exempt, with routes of many kinds."""
+
+    def build(*exempt: str, required: bool = True) -> FastAPI:
+        app = probe_app(
+            **SETTINGS,
+            authentication_required=required,
+            authentication_exempt=exempt,
+            allowed_hosts=["*.localhost"],
+            routes={"POST /{name}": Policy(authentication_required=True)},
+        )
+        app.host("admin.localhost", Router([Route("/", PlainTextResponse("ok"))]))
+        for path in ("/", "/login", "/files/{name}", "/{name}"):
+            route = Route(path, PlainTextResponse("ok"), methods=["GET", "POST"])
+            app.router.routes.append(route)
+        app.mount("/opaque", PlainTextResponse("ok"))
+        app.mount("/of/{tenant}", PlainTextResponse("ok"))
+        inner = [Route("/login", PlainTextResponse("ok")), Route("/{x}", PlainTextResponse("ok"))]
+        app.mount("/mounted", Starlette(routes=inner))
+        return app
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("request_", "exempt", "status"),
+    [
+        ("POST /login", "/login", 200),
+        ("POST /login", "post /login", 200),
+        ("POST /login", "GET /login", 401),
+        ("PUT /login", "/login", 405),
+        ("GET /v1/nowhere", "/v1/nowhere", 404),
+        ("HEAD /opaque/x", "GET /opaque/x", 200),
+        ("POST /opaque/x", "/opaque/x", 200),
+        ("POST /opaque/y", "/opaque/x", 401),
+        ("GET /mounted/login", "/mounted/login", 200),
+        ("GET /mounted/x", "/mounted/x", 401),
+        ("GET /of/a/x", "/of/a/x", 401),
+        ("GET /files/x", "/files/x", 401),
+        ("POST /x", "/x", 401),
+    ],
+)
+def test_an_exempt_path_opens_no_route_with_a_parameter(
+    request_: str, exempt: str, status: int, closed_app: UserApp
+) -> None:
+    """What such a route does for one value, it does for all; the command says the same."""
+    app = closed_app(exempt)
+    method, _, path = request_.partition(" ")
+
+    response = TestClient(app, "http://a.localhost").request(method, path)
+
+    assert response.status_code == status
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "app": app}
+    context, policies = route_of(scope), policies_of(app)
+    rows = policies.explain(scope, context) if policies and context else []
+    shown = [row["value"] for row in rows if row["name"] == "authentication_required"]
+    assert shown == ([status == 401] if context else [])
+
+
+@pytest.mark.parametrize("path", ["/files/x", "/of/a/x", "/mounted/x"])
+def test_an_exempt_path_that_opens_nothing_ends_the_start(path: str, closed_app: UserApp) -> None:
+    (sentence,) = faults(closed_app(path, "/nowhere/at/all"))
+
+    assert sentence.startswith(f"AUTHENTICATION_EXEMPT has {path}, which /")
+    (app := closed_app(path)).router.routes.insert(0, Route(path, PlainTextResponse("ok")))
+    assert faults(app) == []
+
+
+@pytest.mark.skipif(not EXEMPT, reason="the service is open")
+@pytest.mark.parametrize("required", [True, False])
+def test_the_pages_of_a_closed_service_open_no_other_route(
+    *, required: bool, closed_app: UserApp
+) -> None:
+    app = closed_app(*EXEMPT, required=required)
+    paths = [route.path for route in PAGES if route.path.count("/") == 1]
+    client = TestClient(app, "http://a.localhost")
+
+    assert {client.get(path).status_code for path in paths} == {200}
+    assert {client.post(path).status_code for path in paths} == {401}
+    if required:
+        assert client.get("/").status_code == 200
+        assert client.post("/").status_code == 401
+        assert client.post("/", headers={"Host": "admin.localhost"}).status_code == 401
+        app.router.routes = [it for it in app.routes if getattr(it, "path", "") not in paths]
+        assert {client.get(path).status_code for path in paths} == {401}
+
+
+def test_the_default_of_exempt_paths_may_name_what_is_not_there(probe_app: ProbeApp) -> None:
+    app = probe_app(**SETTINGS)
+    app.router.routes = []
+    app.add_api_route("/{name}", lambda: None)
+
+    assert faults(app) == []
 
 
 def test_exempt_paths_are_exact(user_client: UserClient) -> None:

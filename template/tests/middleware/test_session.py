@@ -1,5 +1,7 @@
 """Session: what an endpoint stores comes back, and nobody else can write it."""
 
+import hashlib
+import logging
 import time
 from hashlib import sha256
 from typing import Any, Final
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from starlette.middleware.sessions import SessionMiddleware
 
 from app.middleware import StackSettings
+from app.middleware.order import LAYERS
 from app.middleware.stack import build_stack
 
 from .conftest import ProbeApp, ProbeClient, stack_settings
@@ -209,6 +212,12 @@ def test_a_websocket_reads_the_session(app: FastAPI, probe_client: ProbeClient) 
         ("x" * 64, "must be random, not a pattern"),
         ("abababababcdcdcdababababcdcdcdab", "must be random, not a pattern"),
         (SECRET[:16] * 2, "must be random, not a pattern"),
+        *(
+            (hashlib.new(name, nothing).hexdigest(), "must not be the hash of an empty text")
+            for name in ("md5", "sha1", "sha256", "sha512")
+            for nothing in (b"", b"\n")
+        ),
+        (f"{sha256().hexdigest()}  -", "must not be the hash of an empty text"),
         ("0123456789abcdefghijklmnopqrstuvwxyz", "must be random, not a pattern"),
     ],
 )
@@ -253,3 +262,14 @@ def test_the_secret_is_never_shown() -> None:
 
     assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()}"
     assert SECRET not in repr(build_stack(settings))
+
+
+@pytest.mark.parametrize("same_site", ["lax", "none"])
+def test_a_cookie_for_every_site_is_warned_of_unless_a_layer_checks_it(
+    same_site: str, probe_app: ProbeApp, probe_client: ProbeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    probe_client(app=probe_app(session_secret=SECRET, session_same_site=same_site))
+
+    warned = [line for line in caplog.messages if line.startswith("SESSION_SAME_SITE=none lets")]
+    assert len(warned) == (same_site == "none" and "cross_origin" not in LAYERS)

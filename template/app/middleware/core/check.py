@@ -27,12 +27,14 @@ from app.middleware.order import (
     observer_of,
 )
 
+from .annotations import of_field
 from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
-from .exchange import PROBE_METHODS
+from .exchange import HANDSHAKE, METHODS, PROBE_METHODS
 from .layer import Layer, layers_from
 from .policies import Policies, methods_of, paths_in
-from .routes import route_of, routes_of, template_of
+from .routes import is_literal, route_of, routes_of, template_of
+from .setting_types import Routes
 
 _LOST: Final = (
     "The app that is served has no checked layers. Something wraps or replaces your app,"
@@ -55,6 +57,10 @@ _NEXT_TO_THE_ROUTES: Final = (
     " Use outermost if it must see every response, rejections too."
 )
 _AROUND_LAYERS: Final = _HAND_OVER.format('inside("error_handler", Middleware({}, ...))')
+_UNOPENED: Final = (
+    "{0} has {1}, which {2} takes, and it is for routes that have the path itself. Add such a"
+    " route before {2}, or leave it out and give {2} an entry in ROUTES."
+)
 _LOST_PATH: Final = "{} must hold paths as the routes have them{}, not {!r}; write {}."
 
 
@@ -160,6 +166,7 @@ def _faults_of(service: Starlette) -> list[str]:
         found += layer.faults(service) if isinstance(layer, Layer) else ()
     if policies:
         found += _lost_paths(service, policies.settings)
+        found += _unopened(service, policies.settings)
         found += policies.faults(service)
         found = [*map(policies.settings.renamed, found)]
     return [sentence for sentence in dict.fromkeys(found) if sentence]
@@ -236,6 +243,32 @@ def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[s
             yield _LOST_PATH.format(name, f" below the root_path {root}", path, inner)
         elif not is_of_layer and others & templates and not is_taken(path):
             yield _LOST_PATH.format(name, "", path, other)
+
+
+def _unopened(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
+    """Yield a sentence for each entry of a list of routes whose path fills a parameter of one."""
+    contexts = [*routes_of(service)]
+    hosts = [c.original_route.host for c in contexts if isinstance(c.original_route, Host)]
+    # A default is for routes that a service may have.
+    for name in settings.model_fields_set & type(settings).model_fields.keys():
+        is_list = of_field(type(settings).model_fields[name]) == Routes
+        for entry in getattr(settings, name) if is_list else ():
+            method, _, path = entry.rpartition(" ")
+            scopes = [
+                {
+                    "type": "websocket" if each == HANDSHAKE else "http",
+                    "method": each,
+                    "path": path,
+                    "headers": [(b"host", host.encode())],
+                    "app": service,
+                }
+                for host in ["", *hosts]
+                for each in ([method] if method else [*METHODS, HANDSHAKE])
+            ]
+            found = [(is_literal(scope), route_of(scope)) for scope in scopes]
+            closed = [context for literal, context in found if context and literal is False]
+            if closed and not any(literal for literal, _ in found):
+                yield _UNOPENED.format(name.upper(), entry, template_of(closed[0]))
 
 
 def live_stack(app: ASGIApp) -> list[Any]:

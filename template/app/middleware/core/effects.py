@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from app.middleware.order import LAYERS, Place
 
 from .environment import EnvironmentSettings
-from .exchange import HANDSHAKE
+from .exchange import HANDSHAKE, METHODS
 from .layer import Layer
+from .setting_types import entries_for
 
 if TYPE_CHECKING:
     from .policies import Rule
 
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _UNKNOWN: Final = Place("", "")
 
 
@@ -31,7 +31,9 @@ class Effects:
         self._settings = settings
         self._layers = layers
 
-    def idle(self, name: str, rule: "Rule | None", path: str, method: str) -> Idle | None:
+    def idle(
+        self, name: str, rule: "Rule | None", path: str, method: str, *, literal: bool = True
+    ) -> Idle | None:
         """Return why a layer does nothing for such requests, None where it does something."""
         place, layer = LAYERS.get(name, _UNKNOWN), self._layers.get(name)
         if rule and rule.policy.get(name) is False:
@@ -44,15 +46,16 @@ class Effects:
             if listing and method != HANDSHAKE:
                 return Idle(listing, f"{listing} lacks {method}", "add it there, or leave out")
             return Idle(method, f"{name} does nothing for {method}")
-        if layer is not None and layer.spares(path, method):
+        if layer is not None and _spares(layer, path, method, literal=literal):
+            words = entries_for(path, method)
             others = [setting for each in LAYERS.values() for setting in each.settings]
-            listing = self._naming(place.settings, [path]) or self._naming(others, [path]) or name
+            listing = self._naming(place.settings, words) or self._naming(others, words) or name
             if isinstance(getattr(self._settings, listing.lower(), None), str):
                 found, way_out = f"{path} is {listing}", "leave out"
             else:
                 found, way_out = f"{path} is in {listing}", "take it out there, or leave out"
             return Idle(listing, found, way_out)
-        needed = (self.idle(other, rule, path, method) for other in place.needs)
+        needed = (self.idle(other, rule, path, method, literal=literal) for other in place.needs)
         return next(filter(None, needed), None)
 
     def _naming(self, settings: Collection[str], words: Collection[str]) -> str:
@@ -62,6 +65,10 @@ class Effects:
             for name in dict.fromkeys(settings)
             if any(word in _items(getattr(self._settings, name.lower(), ())) for word in words)
         )
+
+
+def _spares(layer: Layer, path: str, method: str, *, literal: bool) -> bool:
+    return layer.spares_route(path, method) if literal else layer.spares(path, method)
 
 
 def _items(value: object) -> Collection[object]:

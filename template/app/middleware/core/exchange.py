@@ -45,6 +45,7 @@ Changes: TypeAlias = tuple[list[Change], list[Watcher]]
 # The method of a websocket handshake, which has none.
 HANDSHAKE: Final = "WEBSOCKET"
 PROBE_METHODS: Final = frozenset({"GET", "HEAD"})
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 # The key of the scope for the app whose layers have seen the request.
 _OUTER: Final = "app.middleware"
@@ -93,8 +94,8 @@ class Exchange:
     """
     A request and its response, as neighbouring layers see them.
 
-    The request: `scope`; `state`, a dictionary for other layers and endpoints; `method`
-    (WEBSOCKET for a handshake); `client`, which a layer can correct; `path`, without
+    The request: `scope`; `state`, a dictionary for other layers and endpoints; `method` in
+    capitals (WEBSOCKET for a handshake); `client`, which a layer can correct; `path`, without
     `root_path`; `headers` by name, with None for one that was sent more than once; `receive`,
     which the next inner layer gets, and which a layer can replace; `started_at`, by
     `perf_counter`, when it reached the outermost of these layers.
@@ -143,7 +144,9 @@ class Exchange:
         complete(scope)
         self.scope = scope
         self.state: dict[str, Any] = scope.setdefault("state", {})
-        self.method: str = scope.get("method", HANDSHAKE)
+        method: str = scope.get("method", HANDSHAKE)
+        # Some apps in a mount take `post` for POST.
+        self.method = method if method in METHODS else method.upper()
         self.client: Client | None = scope["client"]
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])

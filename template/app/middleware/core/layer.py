@@ -82,6 +82,10 @@ class Layer:
         is_exempt = method in PROBE_METHODS and path in self.exempt_paths
         return is_exempt or kind not in type(self).scopes
 
+    def spares_route(self, path: str, method: str) -> bool:
+        """Return the same, where the path fills no parameter of a route."""
+        return self.spares(path, method)
+
     def enter(self, exchange: Exchange) -> Decision | Awaitable[Decision]:
         """
         Decide about a request that arrives; where that takes waiting, as a coroutine.

@@ -25,14 +25,14 @@ from starlette.types import ASGIApp, Scope
 from app.middleware.order import LAYERS, layer_of
 
 from .annotations import of_field
-from .effects import METHODS, Effects
+from .effects import Effects
 from .environment import EnvironmentSettings, refuse_to_start
-from .exchange import HANDSHAKE
+from .exchange import HANDSHAKE, METHODS
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
-from .routes import EVERYTHING, is_frontend, route_of, routes_of, template_of
-from .scope import headers_by_name
-from .setting_types import ExactPath, Paths
+from .routes import EVERYTHING, is_frontend, is_literal, route_of, routes_of, template_of
+from .scope import headers_by_name, route_path
+from .setting_types import ExactPath, Paths, Routes, path_in
 
 # A method is a token (RFC 9110, 5.6.2).
 _ENTRY: Final = re.compile(r"(?:(?P<method>[\w!#$%&'*+.^`|~-]+) +)?(?P<path>/.*)", re.ASCII)
@@ -177,12 +177,13 @@ class Policies:
         template = template_of(context)
         for layer in self._live.values():
             here = replaced.get(layer, layer)
-            if here is not None and here.security and not here.spares(template, method):
+            if here is not None and here.security and not here.spares_route(template, method):
                 return here.security
         return ()
 
-    def explain(self, context: RouteContext, method: str, path: str = "") -> list[dict[str, Any]]:
-        """Return what holds for a route, or a `path` of it: each value, and where it comes from."""
+    def explain(self, scope: Scope, context: RouteContext) -> list[dict[str, Any]]:
+        """Return what holds for a request of a route: each value, and where it comes from."""
+        path, method, literal = route_path(scope), _method_of(scope), is_literal(scope) is not False
         rule = self.rule_of(context, method)
         rows = []
         for name, (layer, argument, _, default, _) in self._fields.items():
@@ -196,7 +197,7 @@ class Policies:
                 source = name.upper() if given else "default"
             else:
                 value, source = default, "stack"
-            idle = self._effects.idle(layer, rule, path or template_of(context), method)
+            idle = self._effects.idle(layer, rule, path, method, literal=literal)
             if value and idle:
                 value, source = False if isinstance(value, bool) else None, idle.source
             source = self.settings.renamed(source)
@@ -361,6 +362,9 @@ def paths_in(settings: EnvironmentSettings) -> Iterator[tuple[str, str, bool]]:
         elif kind == Paths:
             for path in getattr(settings, name):
                 yield name.upper(), path, False
+        elif kind == Routes:
+            for entry in getattr(settings, name):
+                yield name.upper(), path_in(entry), False
 
 
 def _read(
@@ -455,10 +459,15 @@ def _takes(context: RouteContext, method: str) -> bool:
 
 
 def _method_of(scope: Scope) -> str:
-    """Return the method as entries have it: a client can call one of HTTP like the handshake."""
+    """
+    Return the method as entries have it: some apps in a mount take `post` for POST.
+
+    A client can call a method of HTTP like the handshake.
+    """
     if scope["type"] == "websocket":
         return HANDSHAKE
-    return "" if scope["method"] == HANDSHAKE else str(scope["method"])
+    method = str(scope["method"]).upper()
+    return "" if method == HANDSHAKE else method
 
 
 def _preflight_method(scope: Scope) -> str | None:

@@ -69,7 +69,7 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     if context is None:
         print(f"No route takes {name} {path}: the settings of the service hold.", file=sys.stderr)
         return 1
-    rows = policies.explain(context, name, path)
+    rows = policies.explain(scope, context)
     if arguments.json:
         methods = sorted(methods_of(context) or ())
         found = {"route": template_of(context), "methods": methods, "holds": rows}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
+from types import NoneType
 from typing import Any, Final
 
 from fastapi.routing import RouteContext, _FrontendRoute, iter_route_contexts
@@ -51,23 +52,57 @@ def _late_routes(router: Router) -> Iterator[RouteContext]:
 
 def route_of(scope: Scope) -> RouteContext | None:
     """Return what the router takes for a request, None where nothing takes it whole."""
-    # A copy: some matchers leave notes in the scope.
-    asked = {**scope, "fastapi": {**scope.get("fastapi", {})}}
     try:
-        return _taking(asked, scope["app"])
+        return _taking(_asked(scope), scope["app"].router)
     except Exception:  # noqa: BLE001 - it fails again in the router, which responds
         return None
 
 
-def _taking(scope: Scope, app: Starlette) -> RouteContext | None:
+def is_literal(scope: Scope) -> bool | None:
+    """
+    Return whether the path fills no parameter of the route that takes it; None without a route.
+
+    The routes of a mounted app decide; one that isn't Starlette's has each path, as a frontend has.
+    """
+    try:
+        return _is_literal(_asked(scope), scope["app"].router)
+    except Exception:  # noqa: BLE001 - nobody knows what takes it
+        return False
+
+
+def _asked(scope: Scope) -> Scope:
+    # A copy: some matchers leave notes in the scope.
+    return {**scope, "fastapi": {**scope.get("fastapi", {})}}
+
+
+def _is_literal(scope: Scope, router: Router) -> bool | None:
+    context = _taking(scope, router)
+    if context is None:
+        return None
+    route: Any = context.original_route
+    is_leading = isinstance(route, _LEADING)
+    if "{" in (context.path or "") or (context.path is None and not is_leading):
+        return False  # of a kind that hides its path, it may take any
+    inner = _router_in(route.app) if is_leading else None
+    return inner is None or _is_literal({**scope, **context.matches(scope)[1]}, inner)
+
+
+def _router_in(app: Any) -> Router | None:
+    """Return the router inside of what wraps it; None where nothing is found."""
+    while not isinstance(app, Router | NoneType):
+        app = app.router if isinstance(app, Starlette) else getattr(app, "app", None)
+    return app
+
+
+def _taking(scope: Scope, router: Router) -> RouteContext | None:
     partial = False
-    for context in iter_route_contexts(app.routes):
+    for context in iter_route_contexts(router.routes):
         match, _ = context.matches(scope)
         if match is Match.FULL:
             return context
         partial = partial or match is Match.PARTIAL
-    late: list[RouteContext] = [] if partial else [*_late_routes(app.router)]
-    if not late or _is_redirected(scope, app):
+    late: list[RouteContext] = [] if partial else [*_late_routes(router)]
+    if not late or _is_redirected(scope, router):
         return None
     for context in late:
         match, _ = context.matches(scope)
@@ -76,13 +111,13 @@ def _taking(scope: Scope, app: Starlette) -> RouteContext | None:
     return None
 
 
-def _is_redirected(scope: Scope, app: Starlette) -> bool:
+def _is_redirected(scope: Scope, router: Router) -> bool:
     """Return whether a route has the path with a slash more or less, which goes first."""
-    if scope["type"] != "http" or not app.router.redirect_slashes or get_route_path(scope) == "/":
+    if scope["type"] != "http" or not router.redirect_slashes or get_route_path(scope) == "/":
         return False
     path: str = scope["path"]
     other = {**scope, "path": path.rstrip("/") if path.endswith("/") else f"{path}/"}
-    contexts = iter_route_contexts(app.routes)
+    contexts = iter_route_contexts(router.routes)
     return any(context.matches(other)[0] is not Match.NONE for context in contexts)
 
 

@@ -1,5 +1,6 @@
 """Secrets: rejects a value that can be guessed, or that others may know."""
 
+import hashlib
 import json
 import os
 import re
@@ -38,6 +39,12 @@ _KNOWN: Final = (
     "topsecret",
     "yoursecret",
 )
+# What a command prints that gets an empty variable.
+OF_NOTHING: Final = frozenset(
+    hashlib.new(name, nothing, usedforsecurity=False).hexdigest()
+    for name in ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
+    for nothing in (b"", b"\n", b"\r\n")
+)
 # An address, also of a secret in a store: op://, vault:, arn:, @Microsoft.KeyVault(...), a path.
 _ADDRESS: Final = re.compile(
     r"[a-z][a-z0-9+.-]*://|(arn|secretref|secretsmanager|ssm|vault):|@[\w.]+\("
@@ -75,6 +82,8 @@ def check_secret(value: str) -> None:
         _refuse(f"must have {MINIMUM_LENGTH} characters or more")
     if any(known in _letters(value) for known in _KNOWN):
         _refuse("must not be the value of an example")
+    if any(known in value.lower() for known in OF_NOTHING):
+        _refuse("must not be the hash of an empty text")
     if _is_monotonous(value):
         _refuse("must be random, not a pattern")
 

@@ -48,6 +48,7 @@ _RESERVED: Final = re.compile(
 )
 # What requests send otherwise, and what patterns have; `$` also is in paths such as /$metadata.
 _NO_PATH: Final = re.compile(r"[][|^?#{}<>*%,; \\]|//|/:|\$$|\.\+|/\.\.?(/|$)")
+_METHOD: Final = re.compile(r"[A-Z-]+")
 # Signs of a pattern, of which none is in `Mozilla/5.0 (X11; U) [en]`.
 _PATTERN: Final = re.compile(
     r"^\^|[*\\]|\$$|^/.*/\w*$|\.[+?]|\(\?|\([\w.]*\|[\w.|]*\)|\S\[[\w-]+\]|\d\.[xX]\b|[<>]=?\s*\d"
@@ -104,6 +105,26 @@ def exact_path(value: str, wanted: str = "an exact path such as /status", hint: 
 
 def _listed_path(value: str) -> str:
     return exact_path(value, "exact paths such as /healthz", "; list each path")
+
+
+def _listed_route(value: str) -> str:
+    """Return a path, or a method and a path with one space between them."""
+    method, _, path = value.rpartition(" ")
+    method = method.rstrip().upper()
+    if not _METHOD.fullmatch(method):
+        method, path = "", value
+    wanted = "exact paths such as /login, or with a method as in GET /docs"
+    return f"{method} {exact_path(path, wanted, '; list each path')}".lstrip()
+
+
+def path_in(entry: str) -> str:
+    """Return the path of an entry that may have a method."""
+    return entry.rpartition(" ")[2]
+
+
+def entries_for(path: str, method: str) -> tuple[str, str]:
+    """Return the entries that are for a request; those for GET are for HEAD too."""
+    return path, f"{'GET' if method == 'HEAD' else method} {path}"
 
 
 def host_name(value: str) -> str:
@@ -237,3 +258,4 @@ HeaderValue = Annotated[str, AfterValidator(header_value), Plain]
 Prefixes = tuple[Annotated[str, AfterValidator(_item)], ...]
 ExactPath = Annotated[str, AfterValidator(exact_path), Plain]
 Paths = tuple[Annotated[str, AfterValidator(_listed_path), Plain], ...]
+Routes = tuple[Annotated[str, AfterValidator(_listed_route), Plain], ...]

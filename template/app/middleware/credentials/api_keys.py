@@ -11,6 +11,7 @@ from fastapi.security import APIKeyHeader
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from app.middleware.core.exchange import Exchange
+from app.middleware.core.secret import OF_NOTHING
 from app.middleware.core.setting_types import HeaderName, own_header
 from app.middleware.user import BadCredentialError, Scheme, User
 
@@ -21,8 +22,6 @@ _ENTRY: Final = re.compile(
 )
 _HOW_TO_MAKE_ONE: Final = "`python -m app.middleware api-key NAME` makes one"
 _MAXIMUM_LENGTH: Final = 512
-# What a command prints that gets an empty variable. No key has them.
-_OF_NOTHING: Final = {sha256(nothing).hexdigest() for nothing in (b"", b"\n")}
 
 
 class ApiKey(NamedTuple):
@@ -123,7 +122,7 @@ def _api_key(value: object) -> object:
             f" {_HOW_TO_MAKE_ONE}"
         )
         raise ValueError(msg)
-    if match["digest"].lower() in _OF_NOTHING:
+    if match["digest"].lower() in OF_NOTHING:
         msg = f"must not hold the hash of an empty key; {_HOW_TO_MAKE_ONE}"
         raise ValueError(msg)
     scopes = (match["scopes"] or "")[1:].split()

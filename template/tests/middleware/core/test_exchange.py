@@ -464,6 +464,20 @@ def test_only_probes_of_an_exempt_path_pass(method: str, status: int) -> None:
     assert Dialogue(method, "/healthz").run(app).status == status
 
 
+@pytest.mark.parametrize(("sent", "seen"), [("post", "POST"), ("M-Search", "M-SEARCH")])
+def test_a_method_has_capitals(sent: str, seen: str) -> None:
+    """WSGI apps in a mount take `post` for POST, so no layer may take it for another method."""
+    methods: list[str] = []
+
+    class Noting(Layer):
+        def enter(self, exchange: Exchange) -> None:
+            methods.append(exchange.method)
+
+    Dialogue(sent, "/").run(Noting(PlainTextResponse("ok")))
+
+    assert methods == [seen]
+
+
 def test_the_layers_inside_see_a_request_once() -> None:
     """The second time they would not reject what they rejected the first time."""
 

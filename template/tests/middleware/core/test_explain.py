@@ -371,6 +371,22 @@ def test_secrets_are_masked(form: list[str], run: Run) -> None:
     assert SECRET in run(*options, *form, "--show-secrets")
 
 
+@pytest.mark.skipif("required_headers" not in LAYERS, reason="no header is required")
+@pytest.mark.parametrize("form", [[], ["--json"], ["-i"]])
+def test_a_required_header_is_named_without_its_value(
+    form: list[str], run: Run, probe_app: ProbeApp
+) -> None:
+    """A gateway may prove itself by it."""
+    app = probe_app(required_headers=["X-Gateway: pa55", "X-Zone: eu"])
+
+    for headers in ([], ["-H", "X-Gateway: pa55"]):
+        text = run("/probe/ok", *headers, *form, app=app)
+
+        assert "pa55" not in text
+        assert "X-Gateway" in text
+    assert "pa55" in run("/probe/ok", *form, "--show-secrets", app=app)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

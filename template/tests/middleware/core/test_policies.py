@@ -111,6 +111,16 @@ def test_a_method_that_is_called_like_the_handshake_is_none(app: FastAPI) -> Non
     assert table.rule_for({**scope, "headers": [], "app": app}) is None
 
 
+def test_a_method_in_small_letters_is_the_same(app: FastAPI) -> None:
+    """WSGI apps take `post` for POST; the routes of Starlette don't."""
+    app.mount("/old", PlainTextResponse("ok"))
+    table = policies({"POST /old/{path:path}": {}, "POST /v1/things/{thing}": {}})
+
+    assert rule(table, app, "post /old/x") == "POST /old/{path:path}"
+    assert rule(table, app, "websocket /old/x") is None
+    assert rule(table, app, "post /v1/things/7") is None
+
+
 def test_the_path_is_that_below_the_root(app: FastAPI) -> None:
     table = policies({"GET /plain": {}})
 

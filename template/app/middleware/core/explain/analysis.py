@@ -12,6 +12,7 @@ from app.middleware.core.check import broken_rules
 from app.middleware.core.exchange import HANDSHAKE
 from app.middleware.core.policies import Policies
 from app.middleware.core.routes import route_of, template_of
+from app.middleware.core.setting_types import entries_for
 from app.middleware.order import LAYERS, Rule
 from app.middleware.problem import phrase
 
@@ -42,6 +43,7 @@ _ERROR: Final = 400
 _PARTS: Final = ("client", "scheme", "method", "path", "root_path", "query_string", "http_version")
 _ELSEWHERE: Final = frozenset({*_PARTS, "app", "headers", "state", "type"})
 _LONGEST: Final = 100
+_LISTS: Final = (tuple, list, frozenset)
 # An object without a text of its own is a tool of a layer, and says nothing about the request.
 _INTERNAL: Final = re.compile(r"<\w+>")
 
@@ -69,9 +71,9 @@ class _Analysis:
         self._scope = innermost.scope
         # What the layers recorded, rejections too, is in the state that they share.
         self._state: dict[str, Any] = innermost.scope.get("state") or {}
-        self._context = route_of({**innermost.request, "app": innermost.scope["app"]})
-        method = innermost.request.get("method", HANDSHAKE)
-        self._holds = policies.explain(self._context, method) if self._context else []
+        asked = {**innermost.request, "app": innermost.scope["app"]}
+        self._context = route_of(asked)
+        self._holds = policies.explain(asked, self._context) if self._context else []
         self._place = self._find_responder()
         self._responder = None if self._place is None else self._components[self._place]
 
@@ -227,7 +229,7 @@ class _Analysis:
         return Refusal(layer=layer, settings=[*held, *others])
 
     def _setting(self, name: str) -> Setting:
-        value = self._masker.text(shown(getattr(self._settings, name.lower())))
+        value = self._masker.setting(getattr(self._settings, name.lower()))
         given = name.lower() in self._settings.model_fields_set
         name = self._settings.renamed(name)
         return Setting(name=name, value=value, source=name if given else "default")
@@ -243,6 +245,7 @@ class _Analysis:
         code = getattr(endpoint, "__code__", None)
         name = getattr(endpoint, "__qualname__", type(endpoint).__qualname__)
         path = self._scope["path"]
+        entries = entries_for(path, self._scope.get("method", HANDSHAKE))
         settings = ((name, getattr(self._settings, name)) for name in self._names())
         return Route(
             path=template_of(self._context),
@@ -251,7 +254,7 @@ class _Analysis:
             settings=[
                 (self._settings.renamed(name.upper()), self._masker.text(shown(value)))
                 for name, value in settings
-                if value == path or (isinstance(value, (tuple, list, frozenset)) and path in value)
+                if any(it in (value if isinstance(value, _LISTS) else (value,)) for it in entries)
             ],
             policy=[self._held(row) for row in self._holds],
         )

@@ -101,7 +101,9 @@ def _explanation(
     arguments: argparse.Namespace,
 ) -> Explanation:
     settings = policies.settings
-    names = [shown(getattr(settings, "api_key_header", ""))]
+    # A gateway may prove itself by a header.
+    required = [item.partition(":")[0] for item in getattr(settings, "required_headers", ())]
+    names = [shown(getattr(settings, "api_key_header", "")), *required]
     masker = Masker(request.headers, settings, names=names, show=arguments.show_secrets)
     with _quiet(arguments.logs):
         record = asyncio.run(

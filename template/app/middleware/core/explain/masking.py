@@ -68,6 +68,11 @@ class Masker:
             text = text.replace(value, MASK).replace(json.dumps(value)[1:-1], MASK)
         return text
 
+    def setting(self, value: Any) -> str:
+        """Return the value of a setting as text; of `Name: value` for a secret header, the name."""
+        items = value if isinstance(value, tuple) else (value,)
+        return ",".join(self.text(self._header(shown(item))) for item in items)
+
     def value(self, name: str, value: Any) -> str:
         """Return a value of the request's state as text."""
         if isinstance(value, dict) and not self._show:
@@ -75,6 +80,10 @@ class Masker:
         if value is None:
             return "None"
         return MASK if self.hides(name) else self.text(shown(value))
+
+    def _header(self, item: str) -> str:
+        name, colon, _ = item.partition(": ")
+        return f"{name}: {MASK}" if colon and self.hides(name) else item
 
     def _member(self, match: re.Match[str]) -> str:
         name, colon, value = match.groups()
