@@ -40,7 +40,7 @@ def test_an_endpoint_in_time_is_not_disturbed(probe_client: ProbeClient) -> None
 
 
 def test_a_late_endpoint_is_cancelled(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
-    app = probe_app(request_timeout=0.2)
+    app = probe_app(request_timeout=0.5)
     ends: list[str] = []
 
     @app.get("/waits")
@@ -57,7 +57,7 @@ def test_a_late_endpoint_is_cancelled(probe_app: ProbeApp, probe_client: ProbeCl
 
 def test_a_thread_does_not_delay_the_response(probe_app: ProbeApp) -> None:
     """It can't be stopped, so what it does may come after the 504."""
-    app = probe_app(request_timeout=0.05)
+    app = probe_app(request_timeout=0.5)
     steps: list[str] = []
     answered = threading.Event()
 
@@ -115,7 +115,7 @@ def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> N
 
 
 def test_clean_up_that_waits_is_cancelled_once(probe_app: ProbeApp) -> None:
-    app = probe_app(request_timeout=0.05)
+    app = probe_app(request_timeout=0.5)
     steps: list[str] = []
 
     async def connection() -> AsyncIterator[None]:

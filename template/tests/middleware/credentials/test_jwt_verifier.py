@@ -135,9 +135,9 @@ def test_an_endpoint_can_return_its_user(
     async def about(user: CurrentUser) -> dict[str, Any]:
         return {"user": user}
 
-    client = probe_client(app=app)
-    alone = client.get("/whoami", headers=bearer(token(**claims))).json()
-    inside = client.get("/about", headers=bearer(token(**claims))).json()["user"]
+    client, headers = probe_client(app=app), bearer(token(**claims))
+    alone = client.get("/whoami", headers=headers).json()
+    inside = client.get("/about", headers=headers).json()["user"]
     assert alone == inside
     assert alone["id"] == "alice"
     assert alone["claims"].items() >= claims.items()
