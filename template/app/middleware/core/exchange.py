@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.problem import Refusal, refusal_response, respond
 
+from .cancellation import KeepingShields
 from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
 from .routes import route_template
 from .scope import can_respond, complete, headers_by_name, route_path
@@ -136,6 +137,7 @@ class Exchange:
         "started_at",
         "state",
         "status",
+        "waits",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, chain: "Chain") -> None:
@@ -148,7 +150,7 @@ class Exchange:
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
         self.receive: Receive = self.received
-        self.is_open = self.aborted = False
+        self.is_open = self.aborted = self.waits = False
         self.route: str | None = None
         self.status = self.body_bytes = 0
         self.seconds = 0.0
@@ -235,7 +237,10 @@ class Exchange:
 
     def when_waiting(self, function: Callable[[], object]) -> None:
         """Call `function` once, when the request waits for something; many never do."""
-        self.at_wait.append(function)
+        if self.waits:  # for the task that this is
+            function()
+        else:
+            self.at_wait.append(function)
 
     def drop_headers(self, names: frozenset[bytes]) -> None:
         """Hide headers of the request from what is inside."""
@@ -287,6 +292,10 @@ class Exchange:
 
     async def _obey_later(self, decision: Awaitable[Decision], enter: Enter) -> None:
         await self._obey(await decision, enter)
+
+    async def drive(self, rest: Awaitable[None]) -> None:
+        """Await `rest` in a task of its own, as the driver does in that of the request."""
+        await KeepingShields(rest.__await__(), None, self)
 
     async def follow(self, rest: Awaitable[None], depth: int) -> None:
         """Await `rest`, and do what is left to do inside of `depth`."""
@@ -545,6 +554,8 @@ class Place:
         except BaseException as exc:
             exchange.leave(depth, exc)
             raise
+        if exchange.waits:  # for the task that this is
+            rest = exchange.drive(rest)
         # Where nothing is left to do inside, a coroutine around it would have nothing to do.
         return rest if len(exchange.leaving) == depth else exchange.follow(rest, depth)
 

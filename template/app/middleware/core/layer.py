@@ -134,7 +134,7 @@ class Layer:
                 steps: Any = exchange.run().__await__()
                 future = next(steps, _RETURNED)
                 if future is not _RETURNED:  # most return without having waited
-                    await KeepingShields(steps, future, exchange.at_wait)
+                    await KeepingShields(steps, future, exchange)
             except BaseException as exc:
                 exchange.finish(exc)
                 if exchange.is_outermost and exchange.is_abandoned(exc):

@@ -591,6 +591,16 @@ def test_a_request_that_waits_is_noticed_once(*, waits: bool) -> None:
     assert noticed == ["waits"] * waits
 
 
+def test_a_request_that_waits_in_a_task_of_a_layer_is_noticed() -> None:
+    """The driver waits for the task already, in which `Open` lets the request enter."""
+    noticed: list[str] = []
+    seen: list[bool] = []
+
+    Dialogue("GET", "/").run(Late(Open(Watchful(OK, waits=noticed), seen=seen)))
+
+    assert noticed == ["waits"]
+
+
 def test_an_answer_to_head_has_no_bytes() -> None:
     told: list[Exchange] = []
 
