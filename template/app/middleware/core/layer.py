@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
 from fastapi.security.base import SecurityBase
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +28,7 @@ from .exchange import (
     Step,
     change_by,
 )
+from .routes import with_copies
 
 if TYPE_CHECKING:
     from .policies import Policies, Rule
@@ -147,6 +149,10 @@ class Layer:
     def _chains(self) -> dict[str, "Chain"]:
         # At the first request, since by then the stack is built whatever others put into it.
         layers, app = _neighbours(self)
+        *_, router = layers_from(app)
+        # What neither is a layer nor the framework's may copy the scope.
+        if isinstance(router, Router) and not isinstance(app, Layer | ExceptionMiddleware):
+            app = with_copies(app, router)
         return {kind: Chain(app, layers, kind) for kind in ("http", "websocket")}
 
 
