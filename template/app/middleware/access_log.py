@@ -77,12 +77,15 @@ class AccessLogMiddleware(Layer):
             line["aborted"] = True
         user = state.get("user")
         if user is not None:
-            line["user"] = user.id
+            try:
+                line["user"] = user.id
+            except Exception:  # noqa: BLE001 - an app can keep anything there
+                line["user"] = None
         if "authentication_scheme" in state:
             line["scheme"] = state["authentication_scheme"]
         if "refused_by" in state:
             line["refused_by"] = state["refused_by"]
-            line["reason"] = state["refused_because"]
+            line["reason"] = state.get("refused_because")
         self.write[level](line)
 
 
