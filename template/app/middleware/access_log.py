@@ -28,10 +28,10 @@ class AccessLogMiddleware(Layer):
 
     A client that disconnected early is logged with 499, if that was noticed: while a body is read
     or streamed. A websocket is logged when it closes, with 101 if it was accepted. An exception
-    half-way adds `aborted`. `duration_ms` ends at the last byte and leaves out background tasks.
-    `bytes` counts the body as it was sent. Header values and the query string are never logged.
-    GET and HEAD of `silent_paths` are logged only when they fail (5xx), a layer's 503 aside;
-    requests with `logs=False` when they fail.
+    half-way adds `aborted`, and so does a close with 1011. `duration_ms` ends at the last byte and
+    leaves out background tasks. `bytes` counts the body as it was sent. Header values and the query
+    string are never logged. GET and HEAD of `silent_paths` are logged only when they fail (5xx), a
+    layer's 503 aside; requests with `logs=False` when they fail.
     """
 
     once = True

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 from logging.config import dictConfig
 from typing import Any
 
@@ -216,6 +217,17 @@ def test_a_websocket_has_one_line(probe_client: ProbeClient, log_lines: LogLines
 
     (line,) = requests(log_lines())
     assert (line["method"], line["status"], line["route"]) == ("WEBSOCKET", 101, "/probe/ws")
+
+
+@pytest.mark.parametrize("path", [f"{WS}-boom", f"{WS}-late-refusal"])
+def test_a_websocket_that_crashes_is_an_error(
+    path: str, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    with suppress(Exception), probe_client().websocket_connect(path) as websocket:
+        websocket.receive_text()
+
+    (line,) = requests(log_lines())
+    assert (line["status"], line["aborted"], line["level"]) == (101, True, "error")
 
 
 def test_the_server_s_own_lines_of_websockets_are_silent(

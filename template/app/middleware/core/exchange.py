@@ -61,6 +61,7 @@ _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
 _POLICY_VIOLATION: Final = 1008
+_INTERNAL_ERROR: Final = 1011
 _HEADS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
@@ -103,8 +104,9 @@ class Exchange:
     The outcome, set before `ended`: `route`, the template of the path, or None. `status`, the
     one that was sent; 499 if the client disconnected, or the server cancelled the request, before
     the end; 500 if an exception left no response, and `aborted` if it ended one half-way. A
-    websocket ends when it closes, with 101 if it was accepted, and with the status of the
-    rejection otherwise. `body_bytes`, 0 for HEAD. `seconds`, without background tasks.
+    websocket ends when it closes, with 101 if it was accepted, `aborted` if then with 1011, and
+    with the status of the rejection otherwise. `body_bytes`, 0 for HEAD. `seconds`, without
+    background tasks.
     """
 
     __slots__ = (
@@ -431,7 +433,10 @@ class Exchange:
             self.body_bytes += len(message["body"]) if "body" in message else _file_size(message)
             self._end(gone=gone)
         elif message["type"] == "websocket.close":
+            # As it closes after an exception, which a layer inside may have caught.
+            self.aborted = self._sent != 0 and message.get("code") == _INTERNAL_ERROR
             self._sent = self._sent or _FORBIDDEN
+            self._end()
 
     # The end.
 

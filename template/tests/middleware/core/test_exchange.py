@@ -285,6 +285,27 @@ def test_what_a_client_was_answered_is_told(
     assert told[0].aborted == (kind == "http" and status == 200)
 
 
+@pytest.mark.parametrize(("code", "aborted"), [(1000, False), (4000, False), (1011, True)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_websocket_ends_when_it_closes(*, code: int, aborted: bool, fails: bool) -> None:
+    """Whatever raises later, such as a dependency at its end."""
+    told: list[Exchange] = []
+
+    async def answer(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": code})
+        assert [(exchange.status, exchange.aborted) for exchange in told] == [(101, aborted)]
+        if fails:
+            raise LookupError
+
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["type"] = "websocket"
+    with pytest.raises(LookupError) if fails else nullcontext():
+        dialogue.run(Witness(answer, told=told))
+
+    assert [(exchange.status, exchange.aborted) for exchange in told] == [(101, aborted)]
+
+
 def test_a_handshake_is_closed_where_the_server_takes_no_response() -> None:
     told: list[Exchange] = []
 
