@@ -1,7 +1,7 @@
 """Routes: what a request can reach below the layers, whatever kind it is of."""
 
 import re
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import Any, Final
@@ -118,7 +118,7 @@ def with_copies(app: ASGIApp, router: Router) -> ASGIApp:
         scope.setdefault(_COPY, [])
         return app(scope, receive, send)
 
-    def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def route(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         # Taken out, else a scope would hold itself, and wait for the garbage collector.
         if (copies := scope.pop(_COPY, None)) is not None:
             copies.append(scope)
