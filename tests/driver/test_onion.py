@@ -306,6 +306,7 @@ class Plain:
                 status = 101
             elif message["type"] == "websocket.close":
                 status = status or 403
+                end(status)
             elif message["type"].endswith("response.body"):
                 size += len(message["body"])
                 if not message.get("more_body"):

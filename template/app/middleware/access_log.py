@@ -28,10 +28,10 @@ class AccessLogMiddleware(Layer):
 
     A client that disconnected early is logged with 499, if that was noticed: while a body is read
     or streamed. A websocket is logged when it closes, with 101 if it was accepted. An exception
-    half-way adds `aborted`. `duration_ms` ends at the last byte and leaves out background tasks.
-    `bytes` counts the body as it was sent. Header values and the query string are never logged.
-    GET and HEAD of `silent_paths` are logged only when they fail (5xx), a layer's 503 aside;
-    requests with `logs=False` when they fail.
+    half-way adds `aborted`, and so does a close with 1011. `duration_ms` ends at the last byte and
+    leaves out background tasks. `bytes` counts the body as it was sent. Header values and the query
+    string are never logged. GET and HEAD of `silent_paths` are logged only when they fail (5xx), a
+    layer's 503 aside; requests with `logs=False` when they fail.
     """
 
     once = True
@@ -77,12 +77,15 @@ class AccessLogMiddleware(Layer):
             line["aborted"] = True
         user = state.get("user")
         if user is not None:
-            line["user"] = user.id
+            try:
+                line["user"] = user.id
+            except Exception:  # noqa: BLE001 - an app can keep anything there
+                line["user"] = None
         if "authentication_scheme" in state:
             line["scheme"] = state["authentication_scheme"]
         if "refused_by" in state:
             line["refused_by"] = state["refused_by"]
-            line["reason"] = state["refused_because"]
+            line["reason"] = state.get("refused_because")
         self.write[level](line)
 
 

@@ -38,9 +38,9 @@ class ErrorHandlerMiddleware(Layer):
     that layers add. This layer runs inside those that add them. It logs the exception once, with
     its traceback, and records it on the current span; clients never see its message. It raises the
     exception again if the response has started, so that the server closes the connection, and in
-    `debug` mode, for Starlette's page with the traceback. It closes a websocket with 1011, and
-    responds to its handshake with 500. A client that disconnected is no error. A request that is
-    cancelled by a stopping server gets 503.
+    `debug` mode, for Starlette's page with the traceback. It closes a websocket with 1011, after an
+    HTTPException too, and responds to its handshake with 500. A client that disconnected is no
+    error. A request that is cancelled by a stopping server gets 503.
     """
 
     def faults(self, service: Any) -> Iterable[str]:
@@ -55,11 +55,10 @@ class ErrorHandlerMiddleware(Layer):
     async def around(self, exchange: Exchange, place: Place) -> None:
         try:
             await place.proceed()
-        except HTTPException as exc:
-            if place.started:
-                raise
-            await place.respond(_http_problem(exchange.scope, exc))
         except (Exception, CancelledError) as exc:
+            if isinstance(exc, HTTPException) and not place.started:
+                await place.respond(_http_problem(exchange.scope, exc))
+                return
             if exchange.is_abandoned(exc):
                 _logger.debug("the client went away")
                 return

@@ -77,7 +77,8 @@ class MetricsMiddleware(Layer):
         seconds = None if method == HANDSHAKE else exchange.seconds
         self.counters.end(method, exchange.route or "<unmatched>", exchange.status, seconds)
         if "refused_by" in exchange.state:
-            self.counters.refuse(exchange.state["refused_by"], exchange.status)
+            # An app can keep anything there.
+            self.counters.refuse(str(exchange.state["refused_by"]), exchange.status)
 
 
 def _other(exchange: Exchange) -> str:

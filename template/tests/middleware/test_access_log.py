@@ -2,12 +2,13 @@
 
 import logging
 import re
+from contextlib import suppress
 from logging.config import dictConfig
 from typing import Any
 
 import pytest
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.middleware import Middleware
 from structlog.typing import EventDict
 from uvicorn.config import LOGGING_CONFIG
@@ -52,6 +53,31 @@ def test_neither_query_nor_header_values_are_logged(
     probe_client().get("/probe/ok?key=hidden1", headers={"Authorization": "Bearer hidden2"})
 
     assert "hidden" not in str(log_lines())
+
+
+class Row:
+    """A row of a database whose session is over."""
+
+    @property
+    def id(self) -> int:
+        raise LookupError
+
+
+@pytest.mark.parametrize("user", [{"id": 7}, "ada", Row()])
+def test_whatever_an_app_keeps_under_a_name_of_a_layer_there_is_one_line(
+    user: object, probe_app: ProbeApp, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    app = probe_app()
+
+    @app.get("/kept")
+    async def kept(request: Request) -> None:
+        request.state.user = user
+        request.state.refused_by = ["me"]
+
+    probe_client(app=app).get("/kept")
+
+    (line,) = log_lines()
+    assert (line["user"], line["refused_by"], line["reason"]) == (None, ["me"], None)
 
 
 def test_an_unknown_path_has_no_route(probe_client: ProbeClient, log_lines: LogLines) -> None:
@@ -191,6 +217,17 @@ def test_a_websocket_has_one_line(probe_client: ProbeClient, log_lines: LogLines
 
     (line,) = requests(log_lines())
     assert (line["method"], line["status"], line["route"]) == ("WEBSOCKET", 101, "/probe/ws")
+
+
+@pytest.mark.parametrize("path", [f"{WS}-boom", f"{WS}-late-refusal"])
+def test_a_websocket_that_crashes_is_an_error(
+    path: str, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    with suppress(Exception), probe_client().websocket_connect(path) as websocket:
+        websocket.receive_text()
+
+    (line,) = requests(log_lines())
+    assert (line["status"], line["aborted"], line["level"]) == (101, True, "error")
 
 
 def test_the_server_s_own_lines_of_websockets_are_silent(

@@ -21,6 +21,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.middleware import innermost
 from app.middleware.core.check import faults
+from app.middleware.core.exchange import Exchange, Place
+from app.middleware.core.layer import Layer
 from app.middleware.order import LAYERS
 
 from .asgi import CutOff, Dialogue, Unavailable
@@ -301,9 +303,25 @@ def test_with_debug_on_the_traceback_is_shown(probe_client: ProbeClient) -> None
     assert "the secret of the exception" in response.text
 
 
-@pytest.mark.parametrize("path", [f"{WS}-boom", f"{WS}-late-refusal"])
-def test_a_websocket_that_crashes_is_closed_with_1011(path: str, probe_client: ProbeClient) -> None:
-    client = probe_client()
+class RefusingLate(Layer):
+    """Raises when all inside has returned."""
+
+    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
+        await place.proceed()
+        raise HTTPException(403)
+
+
+@pytest.mark.parametrize("path", [f"{WS}-boom", f"{WS}-late-refusal", f"{WS}-left"])
+def test_a_websocket_that_crashes_is_closed_with_1011(
+    path: str, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app(own=[innermost(Middleware(RefusingLate))])
+
+    @app.websocket("/probe/ws-left")
+    async def leave(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    client = probe_client(app=app)
 
     with (
         pytest.raises(WebSocketDisconnect) as closed,

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -10,9 +10,13 @@ import pytest
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import BackgroundTasks, Depends
 from pydantic import ValidationError
+from starlette.middleware import Middleware
 from starlette.types import Message
 
-from app.middleware import Policy
+from app.middleware import Policy, outermost
+from app.middleware.core.exchange import Exchange, Place
+from app.middleware.core.layer import Layer
+from app.middleware.core.places import Own
 from app.middleware.order import LAYERS
 
 from .asgi import Dialogue
@@ -24,8 +28,20 @@ REFUSAL = Refusal(
 )
 
 
-def test_a_late_endpoint_is_answered_504(probe_client: ProbeClient) -> None:
-    response = probe_client(request_timeout=0.05).get("/probe/slow?seconds=5")
+class InTask(Layer):
+    """Runs all that is inside in a task of its own."""
+
+    async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
+        await asyncio.ensure_future(place.proceed())
+
+
+# The request runs in the server's task, or in that of a layer of one's own.
+in_either_task = pytest.mark.parametrize("own", [(), (outermost(Middleware(InTask)),)])
+
+
+@in_either_task
+def test_a_late_endpoint_is_answered_504(own: Sequence[Own], probe_client: ProbeClient) -> None:
+    response = probe_client(own=own, request_timeout=0.05).get("/probe/slow?seconds=5")
 
     assert response.status_code == 504
     assert response.headers["connection"] == "close"
@@ -77,9 +93,12 @@ def test_a_thread_does_not_delay_the_response(probe_app: ProbeApp) -> None:
     assert steps == ["answered", "done"]
 
 
-def test_what_a_thread_uses_is_freed_when_it_has_ended(probe_app: ProbeApp) -> None:
+@in_either_task
+def test_what_a_thread_uses_is_freed_when_it_has_ended(
+    own: Sequence[Own], probe_app: ProbeApp
+) -> None:
     """Its place in the pool, and the dependencies that it was given."""
-    app = probe_app(request_timeout=1)
+    app = probe_app(own=own, request_timeout=1)
     steps: list[str] = []
     counted = threading.Event()
 

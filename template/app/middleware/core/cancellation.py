@@ -2,10 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Generator
-from typing import Any, Final, TypeAlias
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from anyio._backends._asyncio import _task_states
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
 
 _CLEAN_UP_SECONDS: Final = 5.0
 
@@ -37,31 +40,29 @@ class KeepingShields:
     `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside cancels itself, are let
     through at once: they would not wait for it either.
 
-    Whenever it waits, it calls and forgets what is in `at_wait`.
+    Whenever it waits, it calls and forgets what is in `at_wait` of the exchange, which `waits`
+    until the next step.
     """
 
-    __slots__ = ("_at_wait", "_future", "_is_held", "_steps")
+    __slots__ = ("_exchange", "_future", "_is_held", "_steps")
 
-    def __init__(
-        self,
-        steps: Any,
-        future: _Awaited,
-        at_wait: list[Callable[[], object]],
-    ) -> None:
+    def __init__(self, steps: Any, future: _Awaited, exchange: "Exchange") -> None:
         self._steps = steps
-        self._at_wait = at_wait
+        self._exchange = exchange
         # What the first step waits for.
         self._future = future
         self._is_held = False
 
     def __await__(self) -> Steps:
         task = asyncio.current_task()
+        exchange = self._exchange
         future = self._future
         thrown: BaseException | None = None
         try:
             while True:
-                while self._at_wait:
-                    self._at_wait.pop()()
+                while exchange.at_wait:
+                    exchange.at_wait.pop()()
+                exchange.waits = True
                 try:
                     if _is_shielded(task):
                         yield from self._shielded(task, future)
@@ -71,6 +72,7 @@ class KeepingShields:
                         yield future
                 except BaseException as exc:  # noqa: BLE001 - it goes where it was sent to
                     thrown = exc
+                exchange.waits = False
                 steps = self._steps
                 future = steps.send(None) if thrown is None else steps.throw(thrown)
                 thrown = None

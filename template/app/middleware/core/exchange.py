@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.middleware.problem import Refusal, refusal_response, respond
 
+from .cancellation import KeepingShields
 from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
 from .routes import route_template
 from .scope import can_respond, complete, headers_by_name, route_path
@@ -61,6 +62,7 @@ _SERVER_ERROR: Final = 500
 _SWITCHING_PROTOCOLS: Final = 101
 _FORBIDDEN: Final = 403
 _POLICY_VIOLATION: Final = 1008
+_INTERNAL_ERROR: Final = 1011
 _HEADS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
@@ -103,8 +105,9 @@ class Exchange:
     The outcome, set before `ended`: `route`, the template of the path, or None. `status`, the
     one that was sent; 499 if the client disconnected, or the server cancelled the request, before
     the end; 500 if an exception left no response, and `aborted` if it ended one half-way. A
-    websocket ends when it closes, with 101 if it was accepted, and with the status of the
-    rejection otherwise. `body_bytes`, 0 for HEAD. `seconds`, without background tasks.
+    websocket ends when it closes, with 101 if it was accepted, `aborted` if then with 1011, and
+    with the status of the rejection otherwise. `body_bytes`, 0 for HEAD. `seconds`, without
+    background tasks.
     """
 
     __slots__ = (
@@ -137,6 +140,7 @@ class Exchange:
         "started_at",
         "state",
         "status",
+        "waits",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, chain: "Chain") -> None:
@@ -151,7 +155,7 @@ class Exchange:
         self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
         self.receive: Receive = self.received
-        self.is_open = self.aborted = False
+        self.is_open = self.aborted = self.waits = False
         self.route: str | None = None
         self.status = self.body_bytes = 0
         self.seconds = 0.0
@@ -238,7 +242,10 @@ class Exchange:
 
     def when_waiting(self, function: Callable[[], object]) -> None:
         """Call `function` once, when the request waits for something; many never do."""
-        self.at_wait.append(function)
+        if self.waits:  # for the task that this is
+            function()
+        else:
+            self.at_wait.append(function)
 
     def drop_headers(self, names: frozenset[bytes]) -> None:
         """Hide headers of the request from what is inside."""
@@ -290,6 +297,10 @@ class Exchange:
 
     async def _obey_later(self, decision: Awaitable[Decision], enter: Enter) -> None:
         await self._obey(await decision, enter)
+
+    async def drive(self, rest: Awaitable[None]) -> None:
+        """Await `rest` in a task of its own, as the driver does in that of the request."""
+        await KeepingShields(rest.__await__(), None, self)
 
     async def follow(self, rest: Awaitable[None], depth: int) -> None:
         """Await `rest`, and do what is left to do inside of `depth`."""
@@ -425,7 +436,10 @@ class Exchange:
             self.body_bytes += len(message["body"]) if "body" in message else _file_size(message)
             self._end(gone=gone)
         elif message["type"] == "websocket.close":
+            # As it closes after an exception, which a layer inside may have caught.
+            self.aborted = self._sent != 0 and message.get("code") == _INTERNAL_ERROR
             self._sent = self._sent or _FORBIDDEN
+            self._end()
 
     # The end.
 
@@ -548,6 +562,8 @@ class Place:
         except BaseException as exc:
             exchange.leave(depth, exc)
             raise
+        if exchange.waits:  # for the task that this is
+            rest = exchange.drive(rest)
         # Where nothing is left to do inside, a coroutine around it would have nothing to do.
         return rest if len(exchange.leaving) == depth else exchange.follow(rest, depth)
 

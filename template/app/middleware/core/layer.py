@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
 from fastapi.security.base import SecurityBase
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +28,7 @@ from .exchange import (
     Step,
     change_by,
 )
+from .routes import with_copies
 
 if TYPE_CHECKING:
     from .policies import Policies, Rule
@@ -138,7 +140,7 @@ class Layer:
                 steps: Any = exchange.run().__await__()
                 future = next(steps, _RETURNED)
                 if future is not _RETURNED:  # most return without having waited
-                    await KeepingShields(steps, future, exchange.at_wait)
+                    await KeepingShields(steps, future, exchange)
             except BaseException as exc:
                 exchange.finish(exc)
                 if exchange.is_outermost and exchange.is_abandoned(exc):
@@ -151,6 +153,10 @@ class Layer:
     def _chains(self) -> dict[str, "Chain"]:
         # At the first request, since by then the stack is built whatever others put into it.
         layers, app = _neighbours(self)
+        *_, router = layers_from(app)
+        # What neither is a layer nor the framework's may copy the scope.
+        if isinstance(router, Router) and not isinstance(app, Layer | ExceptionMiddleware):
+            app = with_copies(app, router)
         return {kind: Chain(app, layers, kind) for kind in ("http", "websocket")}
 
 

@@ -1,7 +1,7 @@
 """Routes: what a request can reach below the layers, whatever kind it is of."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from types import NoneType
@@ -11,7 +11,7 @@ from fastapi.routing import RouteContext, _FrontendRoute, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Match, Mount, Router, compile_path
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 # What a mount adds to its path, and the template of what has no path.
 EVERYTHING: Final = "/{path:path}"
@@ -20,6 +20,8 @@ _ANY: Final = "/{path}"
 # Routes that lead to the one that was taken; a tuple, since each request asks.
 _LEADING: Final = (Host, Mount)
 _NO_NOTES: Final[Mapping[str, Any]] = {}
+# The key of a scope for a list of the copy that the router gets, if it gets one.
+_COPY: Final = "app.middleware.copy"
 
 
 class _Default(BaseRoute):
@@ -138,6 +140,29 @@ def is_frontend(context: RouteContext) -> bool:
     return isinstance(context.original_route, _FrontendRoute)
 
 
+def with_copies(app: ASGIApp, router: Router) -> ASGIApp:
+    """
+    Return `app`, of whose requests `route_template` finds the route in a copy of the scope too.
+
+    ASGI asks classes that change the scope to copy it, so what `router` writes can be in the copy
+    alone. Copies share the list that is put in here.
+    """
+    routed = router.middleware_stack
+
+    def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope.setdefault(_COPY, [])
+        return app(scope, receive, send)
+
+    def route(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        # Taken out, else a scope would hold itself, and wait for the garbage collector.
+        if (copies := scope.pop(_COPY, None)) is not None:
+            copies.append(scope)
+        return routed(scope, receive, send)
+
+    router.middleware_stack = route
+    return enter
+
+
 def route_template(scope: Scope) -> str | None:
     """
     Return the full path template of the route that was taken, None where none was.
@@ -151,6 +176,8 @@ def route_template(scope: Scope) -> str | None:
     notes = scope.get("fastapi", _NO_NOTES)
     context = notes.get("effective_route_context")
     path = getattr(context, "path", "") or _path(scope, notes)
+    if path is None and scope.get(_COPY):
+        return route_template(scope[_COPY][-1])
     if "app_root_path" not in scope:
         return path
     mount: str = scope["root_path"][len(scope["app_root_path"]) :]

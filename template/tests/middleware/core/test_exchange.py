@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -154,6 +154,16 @@ class Leaving:
             raise
 
 
+class Copying:
+    """Copies the scope before it changes it, as ASGI asks."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "state": {**scope["state"]}, "tenant": "a"}, receive, send)
+
+
 class Demanding:
     """Raises where it gets no response, as Starlette's BaseHTTPMiddleware does."""
 
@@ -186,6 +196,9 @@ async def answer(_: Request) -> PlainTextResponse:
     return PlainTextResponse("ok")
 
 
+COPIED = [Middleware(Layer), Middleware(Copying)]
+
+
 def ask(*middleware: Middleware, method: str = "GET", path: str = "/") -> None:
     routes = [
         Mount("/of/{tenant:int}", routes=[Route("/{name}", answer)]),
@@ -194,6 +207,7 @@ def ask(*middleware: Middleware, method: str = "GET", path: str = "/") -> None:
         Mount("/raw/{name}", PlainTextResponse("ok")),
         Mount("/files", StaticFiles(directory=Path(__file__).parent)),
         Mount("/app", FastAPI()),
+        Mount("/copied", FastAPI(routes=[Route("/{name}", answer)], middleware=COPIED)),
         Mount("/", PlainTextResponse("ok")),
     ]
     TestClient(Starlette(routes=routes, middleware=middleware)).request(method, path)
@@ -269,6 +283,27 @@ def test_what_a_client_was_answered_is_told(
 
     assert [(exchange.status, exchange.body_bytes) for exchange in told] == [(status, size)]
     assert told[0].aborted == (kind == "http" and status == 200)
+
+
+@pytest.mark.parametrize(("code", "aborted"), [(1000, False), (4000, False), (1011, True)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_websocket_ends_when_it_closes(*, code: int, aborted: bool, fails: bool) -> None:
+    """Whatever raises later, such as a dependency at its end."""
+    told: list[Exchange] = []
+
+    async def answer(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": code})
+        assert [(exchange.status, exchange.aborted) for exchange in told] == [(101, aborted)]
+        if fails:
+            raise LookupError
+
+    dialogue = Dialogue("GET", "/")
+    dialogue.scope["type"] = "websocket"
+    with pytest.raises(LookupError) if fails else nullcontext():
+        dialogue.run(Witness(answer, told=told))
+
+    assert [(exchange.status, exchange.aborted) for exchange in told] == [(101, aborted)]
 
 
 def test_a_handshake_is_closed_where_the_server_takes_no_response() -> None:
@@ -605,6 +640,16 @@ def test_a_request_that_waits_is_noticed_once(*, waits: bool) -> None:
     assert noticed == ["waits"] * waits
 
 
+def test_a_request_that_waits_in_a_task_of_a_layer_is_noticed() -> None:
+    """The driver waits for the task already, in which `Open` lets the request enter."""
+    noticed: list[str] = []
+    seen: list[bool] = []
+
+    Dialogue("GET", "/").run(Late(Open(Watchful(OK, waits=noticed), seen=seen)))
+
+    assert noticed == ["waits"]
+
+
 def test_an_answer_to_head_has_no_bytes() -> None:
     told: list[Exchange] = []
 
@@ -641,15 +686,38 @@ def test_the_bytes_of_a_file_count_that_the_server_sends_itself() -> None:
         ("/files/x", "/files/{path}"),
         ("/app/x", "/app/{path}"),
         ("/app/docs", "/app/docs"),
+        ("/copied/x", "/copied/{name}"),
         ("/x/y", "/{path}"),
     ],
 )
-def test_the_routes_of_a_mount_are_few_whatever_is_asked(path: str, route: str) -> None:
+@pytest.mark.parametrize("inner", [[], COPIED[1:], [*COPIED, *COPIED]])
+def test_the_routes_of_a_mount_are_few_whatever_is_asked(
+    path: str, route: str, inner: list[Middleware]
+) -> None:
     told: list[Exchange] = []
 
-    ask(Middleware(Witness, told=told), path=path)
+    ask(Middleware(Witness, told=told), *inner, path=path)
 
     assert [exchange.route for exchange in told] == [route]
+
+
+@pytest.mark.parametrize("path", ["/items/7", "/orders/7"])
+def test_what_copies_the_scope_hides_no_route(path: str) -> None:
+    told: list[Exchange] = []
+    app = FastAPI(middleware=[Middleware(Witness, told=told), *COPIED[1:]])
+    orders = APIRouter()
+
+    @app.get("/items/{number}")
+    @orders.get("/{number}")
+    async def one(number: int) -> int:
+        return number
+
+    app.include_router(orders, prefix="/orders")
+
+    for _ in range(2):
+        Dialogue("GET", path).run(app)
+
+    assert [exchange.route for exchange in told] == [path.replace("7", "{number}")] * 2
 
 
 @pytest.mark.parametrize("lines", [1, 64])
