@@ -52,7 +52,7 @@ class JwtVerifier(Scheme):
     The user of the bearer token of a request (RFC 6750).
 
     A token needs `sub` and `exp`, one of `issuers` and one of `audiences` (RFC 7519); clocks may
-    differ by 30 seconds. Its algorithm must be one of `algorithms` and fit the key, so `none`
+    differ by 30 seconds. Where it can have more than one issuer, users are told apart by it (4.1.2). Its algorithm must be one of `algorithms` and fit the key, so `none`
     and a public key used as a secret get nowhere (RFC 8725). A websocket, for which a browser
     can't set headers, may offer the subprotocols `bearer` and the token.
 
@@ -83,6 +83,7 @@ class JwtVerifier(Scheme):
         )
         self.algorithms = tuple(algorithms)
         self.issuers = list(issuers) or None
+        self.names_issuer = len(issuers) != 1
         self.audiences = list(audiences) or None
         self._verified: dict[bytes, _Verified] = {}  # by the credential as it was sent
         self._version = self.keys.version
@@ -143,7 +144,7 @@ class JwtVerifier(Scheme):
                     leeway=_LEEWAY,
                     options={"require": ["exp", "sub"]},
                 )
-                return _user(claims)
+                return _user(claims, names_issuer=self.names_issuer)
             except jwt.InvalidSignatureError:
                 continue
             except Exception as error:  # noqa: BLE001
@@ -200,10 +201,13 @@ def _bad(error: Exception | None) -> BadCredentialError:
     return BadCredentialError(next(known, "The token is not valid."))
 
 
-def _user(claims: Mapping[str, Any]) -> User:
+def _user(claims: Mapping[str, Any], *, names_issuer: bool) -> User:
     if not claims["sub"]:
         msg = "sub"
         raise jwt.MissingRequiredClaimError(msg)
     # RFC 8693, 4.2, or what Microsoft and Okta call it.
     scopes = read_scopes(claims.get("scope", claims.get("scp")))
-    return User(claims["sub"], scopes, MappingProxyType(claims))
+    issuer = claims.get("iss") if names_issuer else None
+    # Where every issuer is accepted, it may be any JSON.
+    named = None if issuer is None else str(issuer)
+    return User(claims["sub"], scopes, MappingProxyType(claims), issuer=named)
