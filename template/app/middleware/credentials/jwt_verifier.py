@@ -95,7 +95,9 @@ class JwtVerifier(Scheme):
         credential = exchange.headers.get(_HEADER)
         if credential is None or "subprotocols" in exchange.scope:
             credential = _single(exchange)
-        self.keys.keep_fresh()
+        renewal = self.keys.keep_fresh()
+        if renewal is not None:
+            return self._verified_user(credential, renewal)
         if self._version != self.keys.version:
             self._version = self.keys.version
             self._verified.clear()
@@ -106,7 +108,11 @@ class JwtVerifier(Scheme):
             return replace(known.user, claims=MappingProxyType(json.loads(known.claims)))
         return self._verified_user(credential)
 
-    async def _verified_user(self, credential: bytes) -> User:
+    async def _verified_user(
+        self, credential: bytes, renewal: Awaitable[object] | None = None
+    ) -> User:
+        if renewal is not None:
+            await renewal
         user = await self._verify(_token(credential))
         self._remember(credential, user)
         return user

@@ -460,10 +460,13 @@ def verifier(**options: Any) -> JwtVerifier:
     )
 
 
+def request_with(token: str) -> Any:
+    return SimpleNamespace(headers={b"authorization": f"Bearer {token}".encode()}, scope={})
+
+
 async def ask(verify: JwtVerifier, token: str) -> User:
     """Return the user of a request with `token`."""
-    sent: Any = SimpleNamespace(headers={b"authorization": f"Bearer {token}".encode()}, scope={})
-    user = verify.user(sent)
+    user = verify.user(request_with(token))
     return user if isinstance(user, User) else await user
 
 
