@@ -52,7 +52,7 @@ class JwtVerifier(Scheme):
     The user of the bearer token of a request (RFC 6750).
 
     A token needs `sub` and `exp`, one of `issuers` and one of `audiences` (RFC 7519); clocks may
-    differ by 30 seconds. Where it can have more than one issuer, users are told apart by it (4.1.2). Its algorithm must be one of `algorithms` and fit the key, so `none`
+    differ by 30 seconds. A `sub` is unique for its issuer (4.1.2), so users of several have both. Its algorithm must be one of `algorithms` and fit the key, so `none`
     and a public key used as a secret get nowhere (RFC 8725). A websocket, for which a browser
     can't set headers, may offer the subprotocols `bearer` and the token.
 
