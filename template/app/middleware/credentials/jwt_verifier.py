@@ -52,9 +52,10 @@ class JwtVerifier(Scheme):
     The user of the bearer token of a request (RFC 6750).
 
     A token needs `sub` and `exp`, one of `issuers` and one of `audiences` (RFC 7519); clocks may
-    differ by 30 seconds. A `sub` is unique for its issuer (4.1.2), so users of several have both. Its algorithm must be one of `algorithms` and fit the key, so `none`
-    and a public key used as a secret get nowhere (RFC 8725). A websocket, for which a browser
-    can't set headers, may offer the subprotocols `bearer` and the token.
+    differ by 30 seconds. A `sub` is unique for its issuer (4.1.2), so users of several have both.
+    The algorithm must be one of `algorithms` and fit the key, so `none` and a public key used as a
+    secret get nowhere (RFC 8725). A websocket, for which a browser can't set headers, may offer the
+    subprotocols `bearer` and the token.
 
     To verify costs more than all else a request does here, so up to 1024 good tokens are
     remembered, until they expire or the keys change.
