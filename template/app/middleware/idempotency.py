@@ -6,10 +6,9 @@ import json
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import ClientDisconnect
-from starlette.routing import Host
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from .core.exchange import Decision, Exchange, Place
@@ -18,6 +17,9 @@ from .core.routes import hosts_in
 from .problem import Refusal
 from .storage.base import Storage, StorageLostError, StoringLayer, namespace
 from .storage.responses import NOT_KEPT, RUNNING, Claim, Keeper, read, replay
+
+if TYPE_CHECKING:
+    from starlette.routing import Host
 
 _METHODS: Final = frozenset({"POST", "PATCH"})
 _KEY: Final = re.compile(r"[ -~]{1,255}")

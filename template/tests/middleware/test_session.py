@@ -133,9 +133,7 @@ def test_a_cookie_among_many_is_read_unless_they_are_too_long(
 
 @pytest.mark.parametrize("name", ["__Host-session", "session"])
 @pytest.mark.parametrize("space", [b"\xa0", b"\x85", b"\x0b"])
-def test_another_name_is_another_cookie(
-    space: bytes, name: str, probe_app: ProbeApp
-) -> None:
+def test_another_name_is_another_cookie(space: bytes, name: str, probe_app: ProbeApp) -> None:
     """Browsers let another host of the domain set it, whatever the prefix forbids."""
     app = probe_app(session_secret=SECRET, session_cookie=name)
     add_routes(app)
