@@ -4,18 +4,22 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from .core.exchange import Decision, Exchange, Place
 from .core.layer import HTTP
+from .core.routes import hosts_in
 from .problem import Refusal
 from .storage.base import Storage, StorageLostError, StoringLayer, namespace
 from .storage.responses import NOT_KEPT, RUNNING, Claim, Keeper, read, replay
+
+if TYPE_CHECKING:
+    from starlette.routing import Host
 
 _METHODS: Final = frozenset({"POST", "PATCH"})
 _KEY: Final = re.compile(r"[ -~]{1,255}")
@@ -70,6 +74,7 @@ class IdempotencyMiddleware(StoringLayer):
         super().__init__(app, storage=storage)
         self.key_required = key_required
         self.ttl = ttl
+        self._hosts: list[Host] | None = None
 
     def enter(self, exchange: Exchange) -> Decision:
         if exchange.method not in _METHODS:
@@ -86,7 +91,7 @@ class IdempotencyMiddleware(StoringLayer):
         body = await _body(exchange.receive)
         if body is None:
             return
-        fingerprint = _fingerprint(exchange.scope, body)
+        fingerprint = _fingerprint(exchange.scope, body, self._taking(exchange.scope))
         claim = Claim(self.storage, _claimed(exchange), fingerprint)
         try:
             found = await claim.take()
@@ -106,6 +111,13 @@ class IdempotencyMiddleware(StoringLayer):
         exchange.at_head(lambda _, __: keeper.taking_over)
         async with _held(claim, keeper):
             await place.proceed()
+
+    def _taking(self, scope: Scope) -> list[str]:
+        """Return the hosts by which routes take a request; other names are of the whole service."""
+        if self._hosts is None:
+            self._hosts = [*hosts_in(scope["app"].routes)]
+        found = ((route.host, route.matches(scope)[1]) for route in self._hosts)
+        return [f"{host} {taken['path_params']}" for host, taken in found if taken]
 
     async def _again(self, found: bytes, fingerprint: bytes, place: Place) -> None:
         """Respond to a request whose key is claimed already."""
@@ -151,8 +163,8 @@ def _claimed(exchange: Exchange) -> str:
     return "answer:" + hashlib.sha256(owner.encode()).hexdigest()
 
 
-def _fingerprint(scope: Scope, body: bytes) -> bytes:
-    target = [scope["method"], scope["path"], scope["query_string"].decode("latin-1")]
+def _fingerprint(scope: Scope, body: bytes, hosts: Sequence[str]) -> bytes:
+    target = [scope["method"], scope["path"], scope["query_string"].decode("latin-1"), *hosts]
     return hashlib.sha256(json.dumps(target).encode() + b"\n" + body).digest()
 
 

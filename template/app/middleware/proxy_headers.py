@@ -92,18 +92,13 @@ class ProxyHeadersMiddleware(Layer):
         """
         Return the entry of X-Forwarded-Proto that has the client's scheme.
 
-        If each proxy added to both lists, the entry at the client's position has it, and
-        entries left of that can be forged. Otherwise it is the leftmost, the first proxy's.
+        Each proxy adds to the end of both lists, so it is as far from the end as the client is
+        among the addresses. What is left of it can be forged.
         """
-        addresses = _entries(exchange, _ADDRESSES)
-        if len(addresses) == 1:
-            # A proxy added a header after the client's: the last one counts.
-            return length - len(exchange.lines(b"x-forwarded-proto")[-1].split(b","))
-        if len(addresses) != length:
-            return 0
         parse = self.uvicorn.trusted_hosts.get_trusted_client_address
-        client = exchange.client
-        return max((at for at, item in enumerate(addresses) if parse(item) == client), default=0)
+        addresses = enumerate(map(parse, reversed(_entries(exchange, _ADDRESSES))))
+        proxies = next((at for at, address in addresses if address == exchange.client), 0)
+        return max(length - 1 - proxies, 0)
 
 
 def _shorten(exchange: Exchange) -> None:

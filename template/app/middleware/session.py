@@ -63,21 +63,34 @@ class SessionMiddleware(Layer):
         )
 
     def enter(self, exchange: Exchange) -> None:
-        cookies = exchange.headers.get(b"cookie", b"")
-        if (cookies is None or self.cookie in cookies) and exchange.lines(b"cookie"):
-            run_at_once(self.starlette(exchange.scope, exchange.receive, _nowhere))
-        else:
-            exchange.scope["session"] = Session()
+        sent = exchange.headers.get(b"cookie", b"")
+        cookies = self._own(exchange) if sent is None or self.cookie in sent else []
+        session = Session()
+        if cookies:
+            scope = {**exchange.scope, "headers": cookies}
+            run_at_once(self.starlette(scope, exchange.receive, _nowhere))
+            session = scope["session"]
+        exchange.scope["session"] = session
         # An app that is mounted may put a session of its own in the place of this one.
-        exchange.at_head(partial(self._set_cookie, exchange.scope["session"]))
+        exchange.at_head(partial(self._set_cookie, session, cookies))
+
+    def _own(self, exchange: Exchange) -> Headers:
+        """
+        Return the session's cookie alone, found by the bytes of its name.
+
+        Starlette strips a no-break space before a name too. For browsers that is another name,
+        which any host of the domain may set, although `__Host-` forbids it (RFC 6265bis, 4.1.3).
+        """
+        named = self.cookie + b"="
+        pairs = b";".join(exchange.lines(b"cookie")).split(b";")
+        return [(b"cookie", pair) for pair in pairs if pair.lstrip(b" \t").startswith(named)]
 
     def _set_cookie(
-        self, session: Session, exchange: Exchange, message: Message
+        self, session: Session, cookies: Headers, exchange: Exchange, message: Message
     ) -> Addition | None:
         if session.accessed and message["type"] == "http.response.start":
             # In a copy of the scope, since Starlette reads the session from the cookie again.
             sends: list[Send] = []
-            cookies = [(b"cookie", value) for value in exchange.lines(b"cookie")]
             scope = {**exchange.scope, "headers": cookies, _SENDS: sends}
             run_at_once(self.starlette(scope, exchange.receive, _nowhere))
             scope["session"] = session

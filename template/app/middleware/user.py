@@ -17,7 +17,8 @@ class User:
     """
     The caller: `request.state.user`, or None for an anonymous request.
 
-    `scheme` names how the user authenticated, in a service with several schemes.
+    `scheme` names how the user authenticated, in a service with several schemes. `issuer` names
+    whose `id` it is, in a service that accepts several issuers.
     """
 
     id: str
@@ -27,11 +28,14 @@ class User:
         default_factory=dict, repr=False
     )
     scheme: str = ""
+    issuer: str | None = None
 
     @property
     def account(self) -> str:
-        """The key of what is kept for a user: schemes can give one ID to different users."""
-        return f"{self.scheme}:{self.id}" if self.scheme else self.id
+        """The key of what is kept for a user: an ID is unique for its scheme and issuer only."""
+        # With its length, so that no two issuers and IDs make the same key.
+        of = "" if self.issuer is None else f"{len(self.issuer)}:{self.issuer}:"
+        return f"{self.scheme}:{of}{self.id}" if self.scheme else of + self.id
 
 
 def _copied(claims: Any) -> Any:

@@ -119,14 +119,17 @@ def test_what_comes_by_https_is_served(probe_client: ProbeClient) -> None:
 
 
 @pytest.mark.skipif("proxy_headers" not in LAYERS, reason="needs the scheme of the proxy")
-@pytest.mark.parametrize("scheme", ["https", "https, http"])
+@pytest.mark.parametrize(
+    ("schemes", "addresses"),
+    [("https", "198.51.100.7"), ("https, http", "198.51.100.7, 127.0.0.1")],
+)
 def test_a_request_that_reached_the_proxy_by_https_is_served(
-    scheme: str, probe_client: ProbeClient
+    schemes: str, addresses: str, probe_client: ProbeClient
 ) -> None:
     client = probe_client(
         base_url="http://api.example", allowed_hosts=["api.example"], trusted_proxies="127.0.0.1"
     )
-    headers = {"X-Forwarded-Proto": scheme, "X-Forwarded-For": "198.51.100.7"}
+    headers = {"X-Forwarded-Proto": schemes, "X-Forwarded-For": addresses}
 
     response = client.get("/probe/ok", headers=headers)
 

@@ -11,8 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from httpx2 import ASGITransport, AsyncClient, Response
 from pydantic import ValidationError
+from starlette.applications import Starlette
 from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Host, Route
 from starlette.types import Receive, Scope, Send
 
 from app.middleware import Policy, idempotency
@@ -266,6 +267,35 @@ def test_a_key_belongs_to_one_request(
     assert response.status_code == 422
     assert response.json()["layer"] == "idempotency"
     assert shop.orders == 1
+
+
+def test_a_host_with_routes_of_its_own_is_part_of_the_request(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app, tenant = probe_app(**SETTINGS, allowed_hosts=["*.example"]), Shop(FastAPI())
+    app.mount("/of", Starlette(routes=[Host("{name}.example", tenant.app)]))
+    app.host("{name}.example", tenant.app)
+    client = probe_client(app=app, base_url="https://localhost")
+
+    def ask(host: str, url: str, key: str) -> int:
+        return post(client, url=url, key=key, extra={"Host": host}).status_code
+
+    for key, url in (("a", "/orders"), ("b", "/of/orders")):
+        statuses = [ask(host, url, key) for host in ("a.example", "A.example:80", "b.example")]
+        assert statuses == [201, 201, 422]
+    assert tenant.orders == 2, "each ran once"
+
+
+def test_a_retry_over_another_name_of_the_service_is_one(
+    shop: Shop, probe_client: ProbeClient
+) -> None:
+    """Such as that of another region, after a failure."""
+    shop.app.host("other.example", FastAPI())
+    client = probe_client(app=shop.app)
+
+    texts = {post(client, extra={"Host": host}).text for host in ("localhost", "127.0.0.1")}
+
+    assert texts == {"order 1: onions"}
 
 
 def test_only_who_should_come_back_is_told_when(shop: Shop, probe_client: ProbeClient) -> None:
@@ -551,7 +581,7 @@ def test_a_large_body_is_not_read(
 ) -> None:
     read: list[int] = []
 
-    def fingerprint(_: object, body: bytes) -> bytes:
+    def fingerprint(_: object, body: bytes, __: object) -> bytes:
         read.append(len(body))
         return bytes(32)
 

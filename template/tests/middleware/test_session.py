@@ -16,9 +16,12 @@ from app.middleware import StackSettings
 from app.middleware.order import LAYERS
 from app.middleware.stack import build_stack
 
+from .asgi import Dialogue
 from .conftest import ProbeApp, ProbeClient, stack_settings
 
 SECRET: Final = sha256(b"session").hexdigest()
+ONION: Final = "eyJiYXNrZXQiOiAib25pb24ifQ=="  # {"basket": "onion"}
+LEEK: Final = "eyJiYXNrZXQiOiAibGVlayJ9"
 
 
 @pytest.fixture
@@ -123,12 +126,31 @@ def test_services_on_one_host_have_a_cookie_each(
 def test_a_cookie_among_many_is_read_unless_they_are_too_long(
     others: int, basket: str | None, app: FastAPI, probe_client: ProbeClient
 ) -> None:
-    cookie = TimestampSigner(SECRET).sign("eyJiYXNrZXQiOiAib25pb24ifQ==").decode()
+    cookie = TimestampSigner(SECRET).sign(ONION).decode()
     client = probe_client(app=app)
     headers = {"Cookie": "a=bcdefg; " * others + f"session={cookie}"}
 
     assert client.get("/basket", headers=headers).json() == basket
     assert client.post("/basket/leek", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["__Host-session", "session"])
+@pytest.mark.parametrize("space", [b"\xa0", b"\x85", b"\x0b"])
+def test_another_name_is_another_cookie(space: bytes, name: str, probe_app: ProbeApp) -> None:
+    """Browsers let another host of the domain set it, whatever the prefix forbids."""
+    app = probe_app(session_secret=SECRET, session_cookie=name)
+    add_routes(app)
+    sign = TimestampSigner(SECRET).sign
+    own, tossed = (f"{name}={sign(basket).decode()}".encode() for basket in (ONION, LEEK))
+    tossed = space + tossed
+    baskets: list[bytes] = []
+
+    for cookie in (own + b"; " + tossed, tossed + b";\t" + own, tossed):
+        dialogue = Dialogue("GET", "/basket")
+        dialogue.scope["headers"].append((b"cookie", cookie))
+        baskets.append(dialogue.run(app).body)
+
+    assert baskets == [b'"onion"', b'"onion"', b"null"]
 
 
 def test_who_stores_nothing_gets_no_cookie(app: FastAPI, probe_client: ProbeClient) -> None:
@@ -157,7 +179,7 @@ class Yesterday(TimestampSigner):
 def test_a_forged_cookie_counts_as_none(
     signer: TimestampSigner, basket: str | None, app: FastAPI, probe_client: ProbeClient
 ) -> None:
-    cookie = signer.sign("eyJiYXNrZXQiOiAib25pb24ifQ==").decode()  # {"basket": "onion"}
+    cookie = signer.sign(ONION).decode()
 
     response = probe_client(app=app).get("/basket", headers={"Cookie": f"session={cookie}"})
 
@@ -167,7 +189,7 @@ def test_a_forged_cookie_counts_as_none(
 def test_an_old_cookie_counts_as_none(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
     app = probe_app(session_secret=SECRET, session_max_age=3600)
     add_routes(app)
-    cookie = Yesterday(SECRET).sign("eyJiYXNrZXQiOiAib25pb24ifQ==").decode()
+    cookie = Yesterday(SECRET).sign(ONION).decode()
 
     response = probe_client(app=app).get("/basket", headers={"Cookie": f"session={cookie}"})
 

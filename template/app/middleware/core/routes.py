@@ -52,6 +52,21 @@ def _late_routes(router: Router) -> Iterator[RouteContext]:
         yield RouteContext(_Default())
 
 
+def hosts_in(routes: Sequence[BaseRoute]) -> Iterator[Host]:
+    """Yield the routes that take requests for their host, at any depth."""
+    apps: list[Any] = []
+    groups = [routes]
+    for group in groups:
+        for context in iter_route_contexts(group):
+            route = context.original_route
+            if isinstance(route, Host):
+                yield route
+            # Some packages mount what holds the app around it.
+            if isinstance(route, _LEADING) and route.app not in apps:
+                apps.append(route.app)
+                groups.append(route.routes)
+
+
 def route_of(scope: Scope) -> RouteContext | None:
     """Return what the router takes for a request, None where nothing takes it whole."""
     try:

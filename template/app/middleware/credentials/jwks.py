@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 from urllib.error import HTTPError
@@ -20,6 +20,7 @@ _logger: Final = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_FETCHES: Final = 10
 _FRESH_SECONDS: Final = 300
+_OLD_SECONDS: Final = 600
 _SOCKET_SECONDS: Final = 3
 _FETCH_SECONDS: Final = 5
 _MAXIMUM_BYTES: Final = 1_000_000
@@ -33,11 +34,12 @@ class PublishedKeys:
     The keys that an identity provider publishes at `url` (RFC 7517).
 
     They are fetched in a thread: at the first token, every five minutes, and when no key
-    verifies a token, since providers change theirs, at times under the old name. A token that
-    names no key (RFC 7515, 4.1.4) is tried with those that fit its algorithm. However many
-    tokens ask, one fetch runs at a time, and none within ten seconds of another. While the
-    provider is down its old keys stay. A set without a usable key takes them back, as one with
-    others does; where no key is known, no token can be checked.
+    verifies a token, since providers change theirs, at times under the old name. A token waits for
+    the fetch only where the keys are ten minutes old, as after a time without tokens: one that was
+    taken back meanwhile would verify it. A token that names no key (RFC 7515, 4.1.4) is tried with
+    those that fit its algorithm. However many tokens ask, one fetch runs at a time, and none within
+    ten seconds of another. While the provider is down its old keys stay. A set without a usable key
+    takes them back, as one with others does; where no key is known, no token can be checked.
     """
 
     def __init__(self, url: str, algorithms: Collection[str]) -> None:
@@ -48,7 +50,7 @@ class PublishedKeys:
         self._keys: list[Key] = []
         self._down = True
         self._asked_at = float("-inf")
-        self._stale_at = float("inf")
+        self._stale_at = self._old_at = float("inf")
         self._fetching: asyncio.Task[None] | None = None
 
     def fitting(self, header: Mapping[str, Any]) -> Sequence[Key]:
@@ -61,8 +63,7 @@ class PublishedKeys:
     async def renew(self) -> bool:
         version = self.version
         if (fetching := self._refresh()) is not None:
-            # It goes on for others when this request waits no longer.
-            await asyncio.wait([fetching], timeout=_FETCH_SECONDS)
+            await _patiently(fetching)
         return self.version != version
 
     def check_known(self) -> None:
@@ -70,9 +71,11 @@ class PublishedKeys:
             msg = "The keys of the identity provider can't be fetched at the moment."
             raise CannotCheckError(msg, retry_after=_SECONDS_BETWEEN_FETCHES)
 
-    def keep_fresh(self) -> None:
-        if monotonic() >= self._stale_at:
-            self._refresh()
+    def keep_fresh(self) -> Awaitable[object] | None:
+        now = monotonic()
+        if now < self._stale_at or (fetching := self._refresh()) is None or now < self._old_at:
+            return None
+        return _patiently(fetching)
 
     def _refresh(self) -> asyncio.Task[None] | None:
         running = self._fetching
@@ -90,6 +93,8 @@ class PublishedKeys:
             keys = [key for item in published if (key := _usable(item, self._algorithms))]
         except Exception as error:  # noqa: BLE001 - whatever is wrong, the old keys stay
             self._down = True
+            # Or each token of an outage would wait for a fetch that fails.
+            self._old_at = monotonic() + _FRESH_SECONDS
             _logger.warning("the keys at %s can't be fetched: %r", self._url, error)
             return
         self._down = not keys
@@ -97,9 +102,15 @@ class PublishedKeys:
             found, wanted = len(published), ", ".join(self._algorithms)
             _logger.warning("of the %d keys at %s, none is for %s", found, self._url, wanted)
         self._stale_at = monotonic() + _FRESH_SECONDS
+        self._old_at = monotonic() + _OLD_SECONDS
         if published != self._published:
             self._published, self._keys = published, keys
             self.version += 1
+
+
+async def _patiently(fetching: asyncio.Task[None]) -> None:
+    """Wait for a fetch, which goes on for others when this request waits no longer."""
+    await asyncio.wait([fetching], timeout=_FETCH_SECONDS)
 
 
 def _usable(published: Any, allowed: Collection[str]) -> Key | None:

@@ -1,6 +1,6 @@
 """JWT keys: which algorithms a key is made for, and the one that is configured."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -39,8 +39,8 @@ class Keys(Protocol):
     def check_known(self) -> None:
         """Raise `CannotCheckError` where the keys are not known at the moment."""
 
-    def keep_fresh(self) -> None:
-        """Look after the keys, without making the request wait."""
+    def keep_fresh(self) -> Awaitable[object] | None:
+        """Look after the keys; return what a request has to wait for, if they are too old."""
 
 
 class FixedKey:

@@ -52,9 +52,10 @@ class JwtVerifier(Scheme):
     The user of the bearer token of a request (RFC 6750).
 
     A token needs `sub` and `exp`, one of `issuers` and one of `audiences` (RFC 7519); clocks may
-    differ by 30 seconds. Its algorithm must be one of `algorithms` and fit the key, so `none`
-    and a public key used as a secret get nowhere (RFC 8725). A websocket, for which a browser
-    can't set headers, may offer the subprotocols `bearer` and the token.
+    differ by 30 seconds. A `sub` is unique for its issuer (4.1.2), so users of several have both.
+    The algorithm must be one of `algorithms` and fit the key, so `none` and a public key used as a
+    secret get nowhere (RFC 8725). A websocket, for which a browser can't set headers, may offer the
+    subprotocols `bearer` and the token.
 
     To verify costs more than all else a request does here, so up to 1024 good tokens are
     remembered, until they expire or the keys change.
@@ -83,6 +84,7 @@ class JwtVerifier(Scheme):
         )
         self.algorithms = tuple(algorithms)
         self.issuers = list(issuers) or None
+        self.names_issuer = len(issuers) != 1
         self.audiences = list(audiences) or None
         self._verified: dict[bytes, _Verified] = {}  # by the credential as it was sent
         self._version = self.keys.version
@@ -94,7 +96,9 @@ class JwtVerifier(Scheme):
         credential = exchange.headers.get(_HEADER)
         if credential is None or "subprotocols" in exchange.scope:
             credential = _single(exchange)
-        self.keys.keep_fresh()
+        renewal = self.keys.keep_fresh()
+        if renewal is not None:
+            return self._verified_user(credential, renewal)
         if self._version != self.keys.version:
             self._version = self.keys.version
             self._verified.clear()
@@ -105,7 +109,11 @@ class JwtVerifier(Scheme):
             return replace(known.user, claims=MappingProxyType(json.loads(known.claims)))
         return self._verified_user(credential)
 
-    async def _verified_user(self, credential: bytes) -> User:
+    async def _verified_user(
+        self, credential: bytes, renewal: Awaitable[object] | None = None
+    ) -> User:
+        if renewal is not None:
+            await renewal
         user = await self._verify(_token(credential))
         self._remember(credential, user)
         return user
@@ -143,7 +151,7 @@ class JwtVerifier(Scheme):
                     leeway=_LEEWAY,
                     options={"require": ["exp", "sub"]},
                 )
-                return _user(claims)
+                return _user(claims, names_issuer=self.names_issuer)
             except jwt.InvalidSignatureError:
                 continue
             except Exception as error:  # noqa: BLE001
@@ -200,10 +208,13 @@ def _bad(error: Exception | None) -> BadCredentialError:
     return BadCredentialError(next(known, "The token is not valid."))
 
 
-def _user(claims: Mapping[str, Any]) -> User:
+def _user(claims: Mapping[str, Any], *, names_issuer: bool) -> User:
     if not claims["sub"]:
         msg = "sub"
         raise jwt.MissingRequiredClaimError(msg)
     # RFC 8693, 4.2, or what Microsoft and Okta call it.
     scopes = read_scopes(claims.get("scope", claims.get("scp")))
-    return User(claims["sub"], scopes, MappingProxyType(claims))
+    issuer = claims.get("iss") if names_issuer else None
+    # Where every issuer is accepted, it may be any JSON.
+    named = None if issuer is None else str(issuer)
+    return User(claims["sub"], scopes, MappingProxyType(claims), issuer=named)

@@ -34,6 +34,7 @@ from .test_jwt_verifier import (
     part,
     payload,
     pem,
+    request_with,
     rsa_key,
     signed,
     verifier,
@@ -266,6 +267,50 @@ def test_a_key_that_is_taken_back_verifies_no_more(
             await ask(verify, good)
 
     asyncio.run(rotate())
+
+
+def test_after_an_idle_time_a_token_waits_for_the_keys(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    """However long ago its key was taken back."""
+    provider.seconds = 0.1
+
+    async def rotate() -> None:
+        good = es256("a")
+        assert (await ask(verify, good)).id
+        provider.publish("b")
+        clock.now += 601
+        waiting = (ask(verify, good) for _ in range(3))
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(item) for item in found] == [BadCredentialError] * 3
+        assert (await ask(verify, es256("b"))).id
+
+    asyncio.run(rotate())
+
+    assert provider.asked == 2
+
+
+def test_in_an_outage_one_token_waits_and_the_others_pass(
+    provider: Provider, verify: JwtVerifier, clock: Clock
+) -> None:
+    async def outage() -> None:
+        good = es256("a")
+        await ask(verify, good)
+        provider.status = 500
+        clock.now += 3600
+        assert (await ask(verify, good)).id
+        assert provider.asked == 2
+        await ask(verify, good)  # and remember it
+        clock.now += 11
+        assert isinstance(verify.user(request_with(good)), User), "at once, while a fetch runs"
+        await settled(lambda: provider.asked == 3)
+        provider.publish("b")
+        provider.status = 200
+        clock.now += 301
+        with pytest.raises(BadCredentialError):
+            await ask(verify, good)
+
+    asyncio.run(outage())
 
 
 async def settled(condition: Callable[[], bool]) -> None:

@@ -216,6 +216,31 @@ def test_issuers_and_audiences_are_lists(
     assert client.get("/me", headers=sent).status_code == status
 
 
+@pytest.mark.parametrize("issuers", ["", "a, b, a:7"])
+def test_the_users_of_two_issuers_are_two(issuers: str) -> None:
+    """A `sub` is unique for its issuer only (RFC 7519, 4.1.2)."""
+    verify = verifier(jwt_issuer=issuers)
+    claimed = [("a", "7"), ("b", "7"), ("a", "7:7"), ("a:7", "7")]
+
+    users = [asyncio.run(ask(verify, token(user, iss=issuer))) for issuer, user in claimed]
+
+    assert [(user.issuer, user.id) for user in users] == claimed
+    assert len({user.account for user in users}) == len(users)
+
+
+@pytest.mark.parametrize(("issuer", "claim"), [("a", "a"), ("", None)])
+def test_where_there_is_one_issuer_the_id_is_enough(issuer: str, claim: str | None) -> None:
+    user = asyncio.run(ask(verifier(jwt_issuer=issuer), token("7", iss=claim)))
+
+    assert (user.issuer, user.account) == (None, "7")
+
+
+def test_an_issuer_may_be_of_any_type_where_none_is_set() -> None:
+    good = signed(HS256, {**payload(), "iss": ["a"]})
+
+    assert asyncio.run(ask(verifier(), good)).issuer == "['a']"
+
+
 @pytest.mark.parametrize(("claim", "seconds"), [("exp", -15), ("nbf", 15), ("iat", 15)])
 def test_clocks_may_differ_a_little(
     claim: str, seconds: int, start: Callable[..., TestClient]
@@ -435,10 +460,13 @@ def verifier(**options: Any) -> JwtVerifier:
     )
 
 
+def request_with(token: str) -> Any:
+    return SimpleNamespace(headers={b"authorization": f"Bearer {token}".encode()}, scope={})
+
+
 async def ask(verify: JwtVerifier, token: str) -> User:
     """Return the user of a request with `token`."""
-    sent: Any = SimpleNamespace(headers={b"authorization": f"Bearer {token}".encode()}, scope={})
-    user = verify.user(sent)
+    user = verify.user(request_with(token))
     return user if isinstance(user, User) else await user
 
 
