@@ -267,7 +267,7 @@ class Policies:
         fitting = [
             (template_of(context), method, rules)
             for context in contexts
-            for method in methods_of(context) or (*METHODS, HANDSHAKE)
+            for method in methods_of(context) or (*METHODS, HANDSHAKE, rule.method or HANDSHAKE)
             if rule in (rules := [*self._fitting(context, method)])
         ]
         requests = [it for *it, rules in fitting if rules[0] is rule]
