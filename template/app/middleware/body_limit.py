@@ -23,7 +23,7 @@ class BodyLimitMiddleware(Layer):
     other is counted as it arrives, so inner layers never read more than the limit (RFC 9110,
     15.5.14). Websockets pass through: the server limits their messages (`--ws-max-size`).
 
-    The `max_body_size` of a route or a mount lowers the limit, except that of a `policy`.
+    A lower `max_body_size` of what is inside a mount counts too, unless the limit is a `policy`.
     """
 
     scopes = HTTP
@@ -74,11 +74,11 @@ class BodyLimitMiddleware(Layer):
 class _Count:
     """The bytes of a body so far, and how many it can have, as Starlette's own limit has them."""
 
-    __slots__ = ("_is_final", "most", "total_size")
+    __slots__ = ("_highest", "_is_final", "most", "total_size")
 
     def __init__(self, most: int, *, is_final: bool) -> None:
         self.total_size = 0
-        self.most = most
+        self.most = self._highest = most
         self._is_final = is_final
 
     @property
@@ -88,7 +88,7 @@ class _Count:
     @max_body_size.setter
     def max_body_size(self, most: int) -> None:
         if not self._is_final:
-            self.most = min(self.most, most)
+            self.most = min(self._highest, most)
 
 
 def _refusal(most: int) -> Refusal:

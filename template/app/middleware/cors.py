@@ -33,7 +33,7 @@ _RULE: Final = HeaderRule(
     {
         b"access-control-allow-credentials": Clash.REPLACE,
         b"access-control-allow-origin": Clash.REPLACE,
-        b"access-control-expose-headers": Clash.REPLACE,
+        b"access-control-expose-headers": Clash.APPEND,
         b"vary": Clash.APPEND,
     }
 )

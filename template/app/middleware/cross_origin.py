@@ -45,6 +45,9 @@ class CrossOriginMiddleware(Layer):
             _admit, allowed_origins=list(trusted), deny_app=_deny
         )
 
+    def spares(self, path: str, method: str) -> bool:
+        return method in _SAFE or super().spares(path, method)
+
     def enter(self, exchange: Exchange) -> Refusal | None:
         if exchange.method in _SAFE or self._needs_cors(exchange):
             return None

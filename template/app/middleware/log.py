@@ -4,10 +4,11 @@ import json
 import logging
 import os
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import time
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TextIO, get_args
@@ -27,6 +28,7 @@ _Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Annotated[_Format, in_any_case(*get_args(_Format))]
 LogLevel = Annotated[_Level, in_any_case(*get_args(_Level))]
 
+# In a request a dictionary, of which each context that binds has a view; outside of one, neither.
 _fields: ContextVar[Mapping[str, object]] = ContextVar(
     "fields of the log line", default=MappingProxyType({})
 )
@@ -53,21 +55,45 @@ _RELOADER: Final = "watchfiles"
 _given: Final[dict[str, Any]] = {}
 
 
+def begin_fields(**fields: object) -> Callable[[], None]:
+    """
+    Begin the fields of a request, with these, and return what ends them.
+
+    Threads and tasks of the request have copies of its context, so they share one dictionary.
+    """
+    known = _fields.get()
+    return partial(_fields.reset, _fields.set({**known, **fields} if known else fields))
+
+
 def bind(**fields: object) -> Token[Mapping[str, object]]:
     """
-    Add `fields` to all further log lines of this request.
+    Add `fields` to all further log lines of this request, from its threads and tasks too.
 
-    Those that each line has anyway get an underscore: `level` is logged as `level_`.
+    Of two tasks that bind the same field, each logs its own value. Those that each line has anyway
+    get an underscore: `level` is logged as `level_`.
     """
     if not _RESERVED.isdisjoint(fields):
         fields = _apart(fields)
-    known = _fields.get()
-    return _fields.set({**known, **fields} if known else fields)
+    own, *of_request = _maps(_fields.get())
+    for shared in of_request:
+        shared.update(fields)
+    return _fields.set(ChainMap({**own, **fields}, *of_request))
 
 
 def unbind(token: Token[Mapping[str, object]]) -> None:
     """Remove the fields of the `bind` that returned `token`."""
+    own, *of_request = _maps(_fields.get())
     _fields.reset(token)
+    for key in own.keys() - _maps(_fields.get())[0].keys():
+        for shared in of_request:
+            shared.pop(key, None)
+
+
+def _maps(bound: Mapping[str, object]) -> list[Any]:
+    """Return what was bound in this context, and in a request the fields that all share."""
+    if isinstance(bound, ChainMap):
+        return bound.maps
+    return [{}, bound] if isinstance(bound, dict) else [{}]
 
 
 def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:

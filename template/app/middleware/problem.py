@@ -19,6 +19,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 _NEVER_STORED: Final = frozenset({401, 403, 429})
 # What an application may choose for its errors (RFC 9457, 4).
 _CHOSEN: Final = ("type", "title")
+# What says of the response itself what it is.
+_OWN: Final = frozenset({"detail", "request_id", "status", "title", "type"})
 # Python has the names of RFC 9110 from 3.13 on.
 _RENAMED: Final[Mapping[int, str]] = {
     413: "Content Too Large",
@@ -64,15 +66,17 @@ def problem_response(
     `Cache-Control: no-store`, unless `headers` has one.
 
     `members` are added to the body (RFC 9457, 3.2). Of the standard ones, they can replace `type`
-    and `title`, with a text.
+    and `title`, with a text; any other value for one that the body has is in `details`.
     """
+    given = members or {}
     standard = {"type": "about:blank", "title": phrase(status), "status": status, "detail": detail}
-    body = {**standard, **(members or {}), **standard}
-    if members:
-        body |= {key: members[key] for key in _CHOSEN if isinstance(members.get(key), str)}
+    body = {**standard, **given, **standard}
+    body |= {key: given[key] for key in _CHOSEN if isinstance(given.get(key), str)}
     request_id = scope.get("state", {}).get("request_id")
     if request_id is not None:
         body["request_id"] = request_id
+    if others := {key: given[key] for key in given if key in _OWN and given[key] != body[key]}:
+        body["details"] = {**others, "details": given["details"]} if "details" in given else others
     response = Response(
         # JSON allows a lone surrogate, UTF-8 doesn't: it becomes an escape.
         _text(body).encode(errors="backslashreplace"),

@@ -2,7 +2,6 @@
 
 import re
 from binascii import hexlify
-from functools import partial
 from os import urandom
 from typing import Annotated, Any, Final
 
@@ -13,7 +12,7 @@ from .core.exchange import Exchange
 from .core.headers import Clash, HeaderRule
 from .core.layer import Layer
 from .core.setting_types import HeaderName, own_header
-from .log import bind, unbind
+from .log import begin_fields
 
 _ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -41,7 +40,7 @@ class RequestIdMiddleware(Layer):
         exchange.add(self.rule, [(self.header, value)])
         exchange.state["request_id"] = request_id = value.decode("ascii")
         # After an exception the ID stays bound, so that the server's log line has it.
-        exchange.at_exit(partial(unbind, bind(request_id=request_id)))
+        exchange.at_exit(begin_fields(request_id=request_id))
 
 
 def check_id_header(settings: Any) -> None:

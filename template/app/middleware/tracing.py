@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .core.exchange import Decision, Exchange, Place
 from .core.layer import Layer
-from .log import bind, unbind
+from .log import begin_fields
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -77,14 +77,14 @@ class TracingMiddleware(Layer):
                 _describe(span, scope, scheme)
 
         exchange.at_head(describe)
-        token = bind(trace_id=format_trace_id(span.get_span_context().trace_id))
+        end_fields = begin_fields(trace_id=format_trace_id(span.get_span_context().trace_id))
         try:
             await place.proceed()
         finally:
             if span.is_recording():
                 _describe(span, scope, scheme)
         # After an exception the ID stays bound, so that the server's log line has it.
-        unbind(token)
+        end_fields()
 
 
 def telemetry() -> TelemetryConfig:

@@ -1,19 +1,24 @@
 """Access log: one line per request, including rejected and failed ones."""
 
+import asyncio
 import logging
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from logging.config import dictConfig
 from typing import Any
 
 import pytest
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from structlog.typing import EventDict
 from uvicorn.config import LOGGING_CONFIG
 
-from app.middleware import Policy, innermost
+from app.middleware import Policy, bind, innermost
 from app.middleware.order import LAYERS
 
 from .asgi import CutOff, Unavailable
@@ -45,6 +50,64 @@ def test_a_line_tells_what_happened(probe_client: ProbeClient, log_lines: LogLin
     }
     assert line["client"] == "192.0.2.7"
     assert line["bytes"] == len(response.content)
+
+
+def bound_in_a_thread() -> None:
+    bind(order=7)
+
+
+def bound_around_the_endpoint() -> Iterator[None]:
+    bind(order=7)
+    yield
+
+
+async def bound_in_a_task() -> None:
+    async def work() -> None:
+        bind(order=7)
+
+    await asyncio.create_task(work())
+
+
+@pytest.mark.parametrize(
+    "dependency", [bound_in_a_thread, bound_around_the_endpoint, bound_in_a_task]
+)
+def test_the_line_has_what_was_bound_anywhere_in_the_request(
+    dependency: Any, probe_app: ProbeApp, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    app = probe_app()
+
+    @app.get("/mine", dependencies=[Depends(dependency)])
+    async def mine() -> None:
+        logging.getLogger("mine").info("here")
+
+    client = probe_client(app=app)
+    for path in ("/mine", "/probe/ok"):
+        client.get(path)
+
+    assert [(line["event"], line.get("order")) for line in log_lines()] == [
+        ("here", 7),
+        ("request", 7),
+        ("request", None),
+    ]
+
+
+def test_the_line_has_what_was_bound_inside_of_a_class_with_a_task_of_its_own(
+    probe_app: ProbeApp, probe_client: ProbeClient, log_lines: LogLines
+) -> None:
+    async def passing(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        return response
+
+    app = probe_app(own=[innermost(Middleware(BaseHTTPMiddleware, dispatch=passing))])
+
+    @app.get("/mine")
+    async def mine() -> None:
+        bind(order=7)
+
+    probe_client(app=app).get("/mine")
+
+    (line,) = requests(log_lines())
+    assert line["order"] == 7
 
 
 def test_neither_query_nor_header_values_are_logged(

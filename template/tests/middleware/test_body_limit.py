@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI, Request
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from app.middleware import Policy
@@ -240,9 +240,17 @@ def test_a_policy_replaces_the_limit_that_fastapi_was_given(
 
 
 @pytest.mark.parametrize("declared", [True, False])
-@pytest.mark.parametrize("path", ["/fastapi/", "/starlette/", "/mount/", "/route", "/included"])
-def test_a_limit_out_of_sight_counts_and_has_the_form_of_the_service(
+@pytest.mark.parametrize("size", [5, 20])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/fastapi/", "/starlette/", "/mount/", "/around/", "/router/"),
+        *("/route", "/included", "/below/included", "/below/mount/"),
+    ],
+)
+def test_the_limit_of_what_is_not_fastapi_s_route_counts_and_has_the_form_of_the_service(
     path: str,
+    size: int,
     declared: bool,  # noqa: FBT001
     probe_app: ProbeApp,
 ) -> None:
@@ -251,24 +259,31 @@ def test_a_limit_out_of_sight_counts_and_has_the_form_of_the_service(
     async def read(request: Request) -> Response:
         return Response(str(len(await request.body())))
 
-    app, mounted = probe_app(max_body_bytes=10), FastAPI(max_body_size=5)
+    app, mounted = probe_app(max_body_bytes=10), FastAPI(max_body_size=size)
     mounted.add_api_route("/", read, methods=["POST"], response_model=None)
     route = Route("/", read, methods=["POST"])
     app.mount("/fastapi", mounted)
-    app.mount("/starlette", Starlette(routes=[route], max_body_size=5))
+    app.mount("/starlette", Starlette(routes=[route], max_body_size=size))
+    app.mount("/router", Router(routes=[route], max_body_size=size))
     app.router.routes += [
-        Mount("/mount", routes=[route], max_body_size=5),
-        Route("/route", read, methods=["POST"], max_body_size=5),
+        Mount("/mount", routes=[route], max_body_size=size),
+        # The innermost replaces those around it.
+        Mount("/around", mounted, max_body_size=1),
+        Route("/route", read, methods=["POST"], max_body_size=size),
     ]
     router = APIRouter(routes=[Route("/included", read, methods=["POST"])])
-    app.include_router(router, max_body_size=5)
+    app.include_router(router, max_body_size=size)
+    router.mount("/mount", Starlette(routes=[route]))
+    outer = APIRouter(max_body_size=size)
+    outer.include_router(router)
+    app.include_router(outer, prefix="/below")
 
     def upload(size: int) -> Dialogue:
         headers = {"Content-Length": str(size)} if declared else {}
         return Dialogue("POST", path, b"x" * size, headers=headers).run(app)
 
-    assert upload(5).status == 200
-    refused = upload(6)
+    assert upload(size).status == 200
+    refused = upload(size + 1)
     assert refused.status == 413
     assert refused.headers["content-type"] == "application/problem+json"
-    assert b"at most 5 bytes" in refused.body
+    assert f"at most {size} bytes".encode() in refused.body

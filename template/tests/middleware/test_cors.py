@@ -188,6 +188,22 @@ def test_pages_may_read_the_headers_that_the_setting_names(probe_client: ProbeCl
     assert "X-Total-Count" in response.headers["access-control-expose-headers"].split(", ")
 
 
+@pytest.mark.parametrize("origin", [ORIGIN, "https://evil.example"])
+@pytest.mark.parametrize("theirs", ["X-Mine", "x-total-count,X-Mine", "X-Mine, *"])
+def test_an_endpoint_exposes_headers_of_its_own_too(
+    theirs: str, origin: str, probe_client: ProbeClient
+) -> None:
+    client = probe_client(**SETTINGS, cors_expose_headers=["X-Total-Count"])
+    query = {"name": "Access-Control-Expose-Headers", "value": theirs}
+
+    response = client.get("/probe/headers", params=query, headers={"Origin": origin})
+
+    (found,) = response.headers.get_list("access-control-expose-headers")
+    names = [name.strip() for name in found.lower().split(",")]
+    assert len(names) == len({*names})
+    assert {"x-mine", "x-total-count"} <= {*names}
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"Origin": ORIGIN}, {"Access-Control-Request-Method": "PUT"}]
 )

@@ -418,9 +418,18 @@ DETAILS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
         {"type": "LOGIN_BAD_CREDENTIALS", "detail": "no"},
     ),
     "a type and a title that are no texts": (
-        {"type": 7, "title": None, "status": 200},
-        {"detail": "Bad Request"},
+        {"type": 7, "title": None},
+        {"detail": "Bad Request", "details": {"type": 7, "title": None}},
     ),
+    "a status of its own": (
+        {"detail": "no", "status": "sold_out", "item": 7},
+        {"detail": "no", "item": 7, "details": {"status": "sold_out"}},
+    ),
+    "a status of its own and details": (
+        {"status": "sold_out", "details": [7]},
+        {"detail": "Bad Request", "details": {"status": "sold_out", "details": [7]}},
+    ),
+    "the status of the response": ({"status": 400}, {"detail": "Bad Request"}),
     "a date": (
         {"detail": "late", "day": date(2026, 1, 2)},
         {"detail": "late", "day": "2026-01-02"},

@@ -1,5 +1,6 @@
 """What becomes of the lines of the server, of libraries, and of odd values."""
 
+import asyncio
 import errno
 import io
 import json
@@ -20,6 +21,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from app.middleware.log import (
     LogFormat,
+    begin_fields,
     begin_line,
     bind,
     configure_logging,
@@ -567,6 +569,57 @@ def test_what_is_bound_by_structlog_is_in_each_line(log_lines: LogLines) -> None
     structlog.get_logger().info("later")
 
     assert [line.get("order_id") for line in log_lines()] == [42, 42, None]
+
+
+def bound() -> dict[str, Any]:
+    return {key: value for key, value in begin_line("info", "now").items() if key in "abc"}
+
+
+def test_each_task_logs_its_own_value_and_the_request_all_fields() -> None:
+    async def work(number: int) -> dict[str, Any]:
+        bind(a=number)
+        await asyncio.sleep(0)
+        bind(b=number)
+        return bound()
+
+    async def request() -> None:
+        end = begin_fields(c=1)
+        seven, eight = await asyncio.gather(work(7), work(8))
+        assert seven == {"a": 7, "b": 7, "c": 1}
+        assert eight == {"a": 8, "b": 8, "c": 1}
+        assert bound() == {"a": 8, "b": 8, "c": 1}
+        end()
+        assert bound() == {}
+
+    asyncio.run(request())
+
+
+def test_what_a_task_outside_of_requests_binds_is_its_own() -> None:
+    async def work(number: int) -> dict[str, Any]:
+        bind(b=number)
+        await asyncio.sleep(0)
+        return bound()
+
+    async def service() -> None:
+        bind(a=1)
+        end = begin_fields(c=1)
+        end()
+        seven, eight = await asyncio.gather(work(7), work(8))
+        assert (seven, eight) == ({"a": 1, "b": 7}, {"a": 1, "b": 8})
+        assert bound() == {"a": 1}
+
+    asyncio.run(service())
+
+
+def test_unbind_removes_what_the_whole_request_logs() -> None:
+    async def request() -> None:
+        begin_fields(c=1)
+        bind(a=1)
+        token = bind(a=2, b=2)
+        unbind(token)
+        assert bound() == {"a": 1, "c": 1}
+
+    asyncio.run(request())
 
 
 @pytest.mark.parametrize(

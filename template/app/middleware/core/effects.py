@@ -39,7 +39,7 @@ class Effects:
         if rule and rule.policy.get(name) is False:
             off = f"{name}=False"
             return Idle(f"ROUTES[{rule.name!r}]", f"{off} is there too", f"leave out {off} or")
-        if place.methods and method in METHODS and method not in place.methods:
+        if place.methods and method not in {HANDSHAKE, *place.methods}:
             return Idle(method, f"{name} is for {' and '.join(place.methods)} only")
         if layer is not None and layer.spares("", method):
             listing = self._naming(place.settings, METHODS)

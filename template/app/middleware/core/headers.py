@@ -30,13 +30,15 @@ class Clash(Enum):
     KEEP = "keep the one that is there"
     REPLACE = "replace the one that is there"
     PREPEND = "put the items of the layer in front, in one header (RFC 9110, 5.3)"
-    APPEND = "put the items of the layer at the end, in one header; those of Vary that it lacks"
+    APPEND = "put the items of the layer at the end, in one header; of names those that it lacks"
     BOTH = "send both, each on a line of its own"
 
 
 # Python looks a member up in its class as slowly as it merges a header.
 _KEEP, _REPLACE, _PREPEND, _APPEND, _BOTH = Clash
 _VARY: Final = b"vary"
+# Whose items are names of headers, in any case.
+_OF_NAMES: Final = frozenset({b"access-control-expose-headers", _VARY})
 
 
 class HeaderRule:
@@ -79,8 +81,8 @@ class HeaderRule:
                     other = names.index(name, place + 1)
                     del names[other]
                     present += b", " + theirs.pop(other)[1]
-                if clash is _APPEND and name == _VARY:
-                    value = _varied(present, value)
+                if clash is _APPEND and name in _OF_NAMES:
+                    value = _completed(name, present, value)
                 elif clash is not _REPLACE:
                     value = b", ".join((value, present) if clash is _PREPEND else (present, value))
                 theirs[place] = (name, value)
@@ -88,10 +90,10 @@ class HeaderRule:
 
 
 @lru_cache(maxsize=128)
-def _varied(present: bytes, names: bytes) -> bytes:
-    """Return a Vary with the names that it lacks, in any case; `*` has all (RFC 9110, 12.5.5)."""
+def _completed(header: bytes, present: bytes, names: bytes) -> bytes:
+    """Return a list with the names that it lacks; in Vary, `*` has all (RFC 9110, 12.5.5)."""
     known = {name.strip().lower() for name in present.split(b",")}
-    if b"*" in known:
+    if header == _VARY and b"*" in known:
         return present
     lacked = [name for name in names.split(b", ") if name.lower() not in known]
     return b", ".join([present, *lacked])

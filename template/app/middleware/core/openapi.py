@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi import FastAPI
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.encoders import jsonable_encoder
+from fastapi.openapi.utils import (
+    validation_error_definition,
+    validation_error_response_definition,
+)
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from fastapi.security.base import SecurityBase
 
@@ -20,6 +24,10 @@ _DECLARED: Final = problem_responses(STATUSES)
 _HANDLER: Final = "error_handler"
 _NOT_FOUND: Final = 404
 _INVALID: Final = 422  # FastAPI's own, whatever the layers are
+_OF_INVALID: Final = {
+    "HTTPValidationError": validation_error_response_definition,
+    "ValidationError": validation_error_definition,
+}
 
 
 def narrow_openapi(app: FastAPI, policies: "Policies") -> None:
@@ -52,6 +60,10 @@ def _narrow(document: Any, app: FastAPI, policies: "Policies") -> None:
             operation = _part(document, "paths", context.path_format, method.lower())
             if not isinstance(operation, dict):
                 continue
+            if "HTTPValidationError" in str(operation.get("callbacks")):
+                # FastAPI forgets it there, and defines it for no route that declares 422 itself.
+                schemas = _component(document, "schemas")
+                schemas.update({**_OF_INVALID, **schemas})
             if schemes := policies.security_at(context, method):
                 _secure(document, operation, schemes)
             layers = policies.layers_at(context, method)
@@ -67,6 +79,13 @@ def _part(value: Any, *keys: str | None) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _component(document: dict[str, Any], kind: str) -> dict[str, Any]:
+    components = document["components"] = document.get("components") or {}
+    found: dict[str, Any] = components.get(kind) or {}
+    components[kind] = found
+    return found
 
 
 def _statuses(layer: str, method: str) -> set[int]:
@@ -89,8 +108,7 @@ def _secure(
     document: dict[str, Any], operation: dict[str, Any], schemes: Sequence[SecurityBase]
 ) -> None:
     operation.setdefault("security", [{scheme.scheme_name: []} for scheme in schemes])
-    components = document["components"] = document.get("components") or {}
-    known = components["securitySchemes"] = components.get("securitySchemes") or {}
+    known = _component(document, "securitySchemes")
     for scheme in schemes:
         # As FastAPI does for the dependencies of routes.
         model = jsonable_encoder(scheme.model, by_alias=True, exclude_none=True)

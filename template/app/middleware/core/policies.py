@@ -19,7 +19,8 @@ from fastapi.security.base import SecurityBase
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import WebSocketRoute, compile_path
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.routing import Router, WebSocketRoute, compile_path
 from starlette.types import ASGIApp, Scope
 
 from app.middleware.order import LAYERS, layer_of
@@ -152,7 +153,7 @@ class Policies:
     def rule_of(self, context: RouteContext, method: str) -> Rule | None:
         """Return what holds for requests of `method` that this route takes."""
         rule = next(self._fitting(context, method), None)
-        size = getattr(context, "max_body_size", None)
+        size = _size_of(context)
         if size is None or "body_limit" not in self._live or (rule and self._size in rule.policy):
             return rule
         return self._with_size(rule, size)
@@ -267,7 +268,7 @@ class Policies:
         fitting = [
             (template_of(context), method, rules)
             for context in contexts
-            for method in methods_of(context) or (*METHODS, HANDSHAKE)
+            for method in methods_of(context) or (*METHODS, HANDSHAKE, rule.method or HANDSHAKE)
             if rule in (rules := [*self._fitting(context, method)])
         ]
         requests = [it for *it, rules in fitting if rules[0] is rule]
@@ -311,7 +312,7 @@ class Policies:
         return variant
 
     def _with_size(self, rule: Rule | None, size: int) -> Rule:
-        """Return `rule` with the `max_body_size` that FastAPI was given for a route."""
+        """Return `rule` with the `max_body_size` of a route."""
         if (rule, size) not in self._sized:
             layer = self._live["body_limit"]
             limited = {layer: self._variant(layer, {self._fields[self._size].argument: size})}
@@ -331,11 +332,7 @@ class Policies:
         if self.rules:
             paths += [str(context.path) for context in contexts if is_frontend(context)]
         if "body_limit" in self._live:
-            paths += [
-                template_of(context)
-                for context in contexts
-                if getattr(context, "max_body_size", None) is not None
-            ]
+            paths += [template_of(context) for context in contexts if _size_of(context) is not None]
         patterns = [_GROUP.sub("(?:", _regex(path)) for path in dict.fromkeys(paths)]
         return re.compile("|".join(patterns), re.DOTALL) if patterns else _NEVER
 
@@ -345,6 +342,20 @@ def methods_of(context: RouteContext) -> set[str] | None:
     if isinstance(context.original_route, WebSocketRoute):
         return {HANDSHAKE}
     return context.methods or None
+
+
+def _size_of(context: RouteContext) -> int | None:
+    """Return the `max_body_size` of a route, a mount or its app; the innermost replaces others."""
+    size: int | None = getattr(context, "max_body_size", None)
+    if isinstance(context.original_route, APIRoute):
+        return size
+    apps = [*layers_from(getattr(context, "app", None))]
+    if apps and isinstance(apps[-1], Router):
+        apps += layers_from(apps[-1].middleware_stack)
+    for app in apps:
+        if isinstance(app, RequestBodyLimitMiddleware | Starlette):
+            size = size if app.max_body_size is None else app.max_body_size
+    return size
 
 
 def setting_of(settings: EnvironmentSettings, path: str) -> str | None:

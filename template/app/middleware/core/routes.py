@@ -3,11 +3,18 @@
 import re
 from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from types import NoneType
 from typing import Any, Final
 
-from fastapi.routing import RouteContext, _FrontendRoute, iter_route_contexts
+from fastapi.routing import (
+    APIRoute,
+    RouteContext,
+    _FrontendRoute,
+    _IncludedRouter,
+    iter_route_contexts,
+)
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Match, Mount, Router, compile_path
@@ -31,10 +38,33 @@ class _Default(BaseRoute):
         return Match.FULL, {}
 
 
+@dataclass(frozen=True)
+class _Limited(RouteContext):
+    """A route of a router that is included, with the limit of bodies that it has from there."""
+
+    max_body_size: int | None = None
+
+
 def routes_of(app: Starlette) -> Iterator[RouteContext]:
     """Yield all that can respond to requests: the routes, then what takes the rest."""
-    yield from iter_route_contexts(app.routes)
+    yield from _early_routes(app.routes)
     yield from _late_routes(app.router)
+
+
+def _early_routes(routes: Sequence[BaseRoute]) -> Iterator[RouteContext]:
+    """Yield the routes as FastAPI does, which leaves the limit of a router out."""
+    for route in routes:
+        if not isinstance(route, _IncludedRouter):
+            yield RouteContext(route)
+            continue
+        limit = route.include_context.max_body_size
+        for found in route.effective_candidates():
+            if isinstance(found, _IncludedRouter):
+                yield from _early_routes([found])
+            elif limit is None or isinstance(found.original_route, APIRoute):
+                yield RouteContext(found.original_route, found)
+            else:
+                yield _Limited(found.original_route, found, limit)
 
 
 def _late_routes(router: Router) -> Iterator[RouteContext]:
@@ -113,7 +143,7 @@ def _router_in(app: Any) -> Router | None:
 
 def _taking(scope: Scope, router: Router) -> RouteContext | None:
     partial = False
-    for context in iter_route_contexts(router.routes):
+    for context in _early_routes(router.routes):
         match, _ = context.matches(scope)
         if match is Match.FULL:
             return context

@@ -1,13 +1,15 @@
 """OpenAPI: a route declares the statuses of the layers that may respond in its place."""
 
 import json
+import re
 import sys
 from copy import deepcopy
 from types import ModuleType
 from typing import Annotated, Any, Final
 
 import pytest
-from fastapi import FastAPI, Query
+from fastapi import APIRouter, FastAPI, Query
+from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
 from app.middleware.core.command_line import main
@@ -129,6 +131,27 @@ def test_an_exception_that_no_request_of_an_operation_raises_is_left_out(
     assert found["post /probe/items"] == {"422"}
     assert found["get /own"] == {"404"}
     assert found["get /hidden"] == {"422"}
+
+
+@pytest.mark.parametrize("is_custom", [False, True])
+def test_what_a_callback_refers_to_is_there(
+    is_custom: bool,  # noqa: FBT001
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+) -> None:
+    app, callbacks = probe_app(), APIRouter()
+    callbacks.add_api_route("{$url}/paid/{thing}", read, methods=["POST"])
+    app.post("/invoices/{thing}", callbacks=callbacks.routes)(read)
+    if is_custom:
+        app.openapi = lambda: get_openapi(  # type: ignore[method-assign]
+            title="Mine", version="1", routes=app.routes
+        )
+
+    document = probe_client(app=app).get("/openapi.json").text
+
+    named = {*re.findall(r'"#/components/schemas/(\w+)"', document)}
+    assert "HTTPValidationError" in named
+    assert named <= json.loads(document)["components"]["schemas"].keys()
 
 
 RESPONSES: Final = {"200": {"description": "ok"}}

@@ -295,6 +295,14 @@ SITUATIONS: Final = {
         "cross_origin idempotency_key_required",
         "idempotency is for PATCH and POST only; leave out idempotency_key_required.",
     ),
+    "a method of few": Situation(
+        "QUERY /probe/items",
+        f"{OF_CORS} idempotency_key_required conditional",
+        "idempotency is for PATCH and POST only; leave out idempotency_key_required.",
+    ),
+    "such a method, below a mount": Situation(
+        "QUERY /files/*", f"{OF_CORS} idempotency_key_required conditional"
+    ),
     "a write": Situation(
         "POST /probe/items", "conditional", "conditional is for GET and HEAD only; leave out"
     ),
@@ -415,7 +423,8 @@ def test_the_command_shows_no_value_without_effect(
 def _app(probe_app: ProbeApp, situation: Situation, policy: Any) -> FastAPI:
     table = {situation.entry: {**situation.policy, **policy}}
     app = probe_app(routes=table, **situation.settings)
-    app.add_api_route("/probe/items", answer, methods=["DELETE"])
+    app.add_api_route("/probe/items", answer, methods=["DELETE", "QUERY"])
+    app.mount("/files", FastAPI())
     return app
 
 
