@@ -28,11 +28,23 @@ class Shutdown:
     def __init__(self, *, delay: float) -> None:
         self.delay = 0 if _reloads() else delay
         self.began = False
+        self._on_begin: Callable[[], None] | None = None
+
+    def begin(self) -> None:
+        """Note that this process stops."""
+        self.began = True
+        if self._on_begin is not None:
+            self._on_begin()
 
     @contextmanager
-    def watched(self) -> Generator[None]:
-        """Catch SIGTERM while the service runs, if the server handles it in Python."""
+    def watched(self, on_begin: Callable[[], None] | None = None) -> Generator[None]:
+        """
+        Catch SIGTERM while the service runs, if the server handles it in Python.
+
+        `on_begin` is called when the process begins to stop.
+        """
         self.began = False
+        self._on_begin = on_begin
         server = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread() or not callable(server):
             yield  # only the main thread can set handlers; without one there is nothing to delay
@@ -43,7 +55,7 @@ class Shutdown:
         def take(number: int, frame: FrameType | None) -> None:
             if self.began:
                 return
-            self.began = True
+            self.begin()
             if delays:
                 loop.call_soon_threadsafe(self._pass_on_later, loop, server, number)
             else:
