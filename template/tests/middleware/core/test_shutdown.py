@@ -83,7 +83,7 @@ def test_without_a_delay_the_server_gets_each_at_once(received: Received) -> Non
 @pytest.mark.parametrize("reload", [True, False])
 @pytest.mark.usefixtures("received")
 def test_a_server_that_reloads_does_not_wait(*, reload: bool) -> None:
-    """However it was told to: by an option, a variable, or `fastapi dev`."""
+    """Whatever makes it reload: an option, a variable, or `fastapi dev`."""
     server = Server(Config("app.main:app", reload=reload, log_config=None))
     signal.signal(signal.SIGTERM, server.handle_exit)
 
