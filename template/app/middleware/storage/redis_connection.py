@@ -103,8 +103,7 @@ class RedisConnection:
                 self._sent = self._waiting[: self._most]
                 self._waiting = self._waiting[self._most :]
                 commands = [command for command, _ in self._sent]
-                exchange = self._client.exchange(commands, replicated=self._replicated)
-                answers = await self._within(self._seconds, exchange)
+                answers = await _within(self._seconds, self._exchange(commands))
                 failed = None
                 for (command, future), answer in zip(self._sent, answers, strict=True):
                     if isinstance(answer, Exception):
@@ -125,31 +124,37 @@ class RedisConnection:
 
     async def _note_failed(self, command: Command, error: Exception) -> None:
         """Log that a command failed, unless Redis refuses those of the trial too."""
-        await self._within(self._seconds, self._try_out())
+        await _within(self._seconds, self._try_out())
         _, _, _, key, *_ = command
         self._log(f"the storage failed for {key}", error)
 
-    async def _within(self, seconds: float, work: Coroutine[Any, Any, _T]) -> _T:
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            return await _within(seconds, work)
+            return await self._client.exchange(commands, replicated=self._replicated)
         finally:
-            # Without a lifespan (`--lifespan off`, single tests) nothing would close it later.
-            if not self._open:
-                await self._client.disconnect()
+            await self._disconnect_alone()
+
+    async def _try_out(self) -> None:
+        try:
+            await self._client.try_out(self._commands_of_trial, replicated=self._replicated)
+        finally:
+            await self._disconnect_alone()
+
+    async def _disconnect_alone(self) -> None:
+        """Disconnect without a lifespan (`--lifespan off`, single tests): nothing does it later."""
+        if not self._open:
+            await self._client.disconnect()
 
     async def _try(self) -> None:
         try:
             await self._client.disconnect()
-            await self._within(_TRIAL_TIMEOUT, self._try_out())
+            await _within(_TRIAL_TIMEOUT, self._try_out())
         except Exception as error:  # noqa: BLE001 - the next trial may go better
             self._lose(error)
         else:
             self._regain()
         finally:
             self._trial = None
-
-    def _try_out(self) -> Coroutine[Any, Any, None]:
-        return self._client.try_out(self._commands_of_trial, replicated=self._replicated)
 
     def _start_trial(self) -> None:
         if self._trial is None and self._lost_at is not None:
