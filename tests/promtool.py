@@ -88,6 +88,10 @@ def _with_target(series: str) -> str:
     return f"{name}{{{target}}}" if not labels else f"{name}{{{target},{labels}"
 
 
+def _in_b(series: str) -> str:
+    return series.replace("{", '{instance="b:8000",')
+
+
 _INSTANCE: Final = {"instance": "a:8000"}
 
 CASES: Final = {
@@ -101,6 +105,16 @@ CASES: Final = {
     "errors for a short time": Case("ErrorRatio", _failed(50, 3), 4),
     "maintenance": Case(
         "ErrorRatio", {**_failed(50, status=503), **_rejected("maintenance", (50, 20))}, 15
+    ),
+    "errors beside an instance in maintenance, which rejects its probes": Case(
+        "ErrorRatio",
+        {
+            **_failed(10),
+            _in_b(_of(503, "<unmatched>")): "0+120x20",
+            _in_b('http_refusals_total{layer="maintenance",status="503"}'): "0+120x20",
+        },
+        15,
+        {},
     ),
     "errors of few requests, among many probes": Case(
         "ErrorRatio",

@@ -325,3 +325,10 @@ def test_the_runs_can_be_written(service: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["200.txt"]
     assert "200 OK from the routes" in (tmp_path / "200.txt").read_text("utf-8")
+
+
+def test_no_run_adds_to_the_metrics_of_the_workers(service: Path, tmp_path: Path) -> None:
+    done = explain(service, RUNS["200"], PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
+
+    assert done.returncode == 0, done.stdout
+    assert [*tmp_path.iterdir()] == []

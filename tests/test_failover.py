@@ -240,7 +240,7 @@ from app.middleware.storage.redis import RedisStorage
 
 async def count():
     storage = RedisStorage(SecretStr(sys.argv[1]))
-    await storage.open()
+    await storage.open(claims=False)
     try:
         return await storage.increment("a", 60)
     except Exception as error:

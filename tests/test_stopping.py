@@ -44,7 +44,9 @@ def test_readiness_ends_before_the_service_does(workers: str, service: Path) -> 
 
         told_at = time.monotonic()
         assert server.request("/healthz").status == 200
-        assert server.request("/orders/1").headers["connection"] == "close"
+        for path, status in (("/orders/1", 200), ("/boom", 500)):
+            response = server.request(path)
+            assert (response.status, response.headers["connection"]) == (status, "close")
         server.process.wait(SECONDS)
 
     assert 1 < time.monotonic() - told_at < 10

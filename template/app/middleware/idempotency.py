@@ -67,6 +67,7 @@ class IdempotencyMiddleware(StoringLayer):
     """
 
     scopes = HTTP
+    claims = True
 
     def __init__(
         self, app: ASGIApp, *, storage: Storage, ttl: int, key_required: bool = False

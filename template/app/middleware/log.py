@@ -46,8 +46,12 @@ _render_stack: Final = StackInfoRenderer([__name__])
 _OF_PYDANTIC: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _LONGEST_TEXT: Final = 2048
 _LONGEST_TRACEBACK: Final = 65_536
-_UVICORN: Final = [
-    logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")
+_OF_SERVERS: Final = [
+    logging.getLogger(name)
+    for name in (
+        *("uvicorn", "uvicorn.error", "uvicorn.access"),
+        *("hypercorn.error", "hypercorn.access"),
+    )
 ]
 # It logs each changed file; in a log file inside the project, that line is the next change.
 _RELOADER: Final = "watchfiles"
@@ -122,16 +126,17 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     _take_over(root)
     root.addHandler(_ToStructlog())
     root.setLevel(level)
-    for logger in _UVICORN:
-        # `uvicorn.run(app)` gives it handlers later. A filter stays, and runs before these.
-        logger.addFilter(_take_over_uvicorn)
-    _take_over_uvicorn()
+    for logger in _OF_SERVERS:
+        # Servers, such as `uvicorn.run(app)`, give it handlers later. A filter stays, and runs
+        # before these.
+        logger.addFilter(_take_over_servers)
+    _take_over_servers()
     logging.getLogger(_RELOADER).setLevel(logging.WARNING)
 
 
-def _take_over_uvicorn(*_: object) -> bool:
-    """Pass the lines of uvicorn to the root, except where they were switched off."""
-    for logger in _UVICORN:
+def _take_over_servers(*_: object) -> bool:
+    """Pass the lines of servers to the root, except where they were switched off."""
+    for logger in _OF_SERVERS:
         if _take_over(logger):
             logger.propagate = True
     return True

@@ -177,11 +177,11 @@ def _registry_of_all_workers() -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     for file in Path(os.environ[DIRECTORY]).glob("gauge_live*.db"):
-        pid = int(file.stem.rpartition("_")[2])
+        pid = file.stem.rpartition("_")[2]  # or what else a process is named by
         # Another worker may do the same at the same time.
         with suppress(FileNotFoundError):
-            if _has_ended(pid):
-                mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            if pid.isdecimal() and _has_ended(int(pid)):
+                mark_process_dead(int(pid))  # type: ignore[no-untyped-call]
     return registry
 
 

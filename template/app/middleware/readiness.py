@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Collection, Iterator
 from typing import Annotated, Any, Final
 
 from pydantic import Field
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .core.check import readers_of
 from .core.exchange import PROBE_METHODS, Decision, Exchange
-from .core.headers import Clash, HeaderRule
 from .core.health import Checks, Health
 from .core.layer import HTTP, Layer
 from .core.shutdown import Shutdown
@@ -21,8 +21,6 @@ _IN_USE: Final = (
     " the route a check, stack_options(settings, checks=[...]), or set another path."
 )
 _SAME: Final = "{} must not be the path of READINESS_PATH, {}. Set another path."
-_CLOSES: Final = HeaderRule({b"connection": Clash.REPLACE})
-_CLOSE: Final = [(b"connection", b"close")]
 
 
 class Readiness:
@@ -53,8 +51,8 @@ class ReadinessMiddleware(Layer):
     """
     Respond to GET and HEAD for `path`: with 200 while the process is ready, else with 503.
 
-    After SIGTERM it isn't ready, and HTTP/1 connections are closed after their next response, so
-    that the server closes no connection that a client is about to use.
+    After SIGTERM it isn't ready, and HTTP/1 connections are closed after their next response,
+    whichever layer sends it, so that the server closes no connection that a client is about to use.
     """
 
     scopes = HTTP
@@ -69,8 +67,6 @@ class ReadinessMiddleware(Layer):
             # Its `path` is the route for the layers outside.
             exchange.scope["route"] = self
             return self._report()
-        if self.readiness.shutdown.began and exchange.scope["http_version"][0] == "1":
-            exchange.add(_CLOSES, _CLOSE)
         return None
 
     async def _report(self) -> Decision:
@@ -84,16 +80,43 @@ class ReadinessMiddleware(Layer):
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown = self.readiness.shutdown
+        service = scope["app"]
+        stack = service.middleware_stack
+
+        def close_connections() -> None:
+            # Outside of all layers, and only now: until then it costs no request anything.
+            service.middleware_stack = _ClosingConnections(stack)
 
         async def received() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                shutdown.began = True  # the server may have stopped without SIGTERM
+                shutdown.begin()  # the server may have stopped without SIGTERM
                 await self.readiness.health.close()
             return message
 
-        with shutdown.watched():
+        with shutdown.watched(close_connections):
             await super().lifespan(scope, received, send)
+        service.middleware_stack = stack
+
+
+class _ClosingConnections:
+    """Add `Connection: close` to each response over HTTP/1; later versions forbid it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["http_version"][0] != "1":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self.app(scope, receive, send_closing)
 
 
 def check_paths(*, path: str, probe_paths: Collection[str]) -> None:

@@ -55,7 +55,8 @@ class TracingMiddleware(Layer):
         provider = telemetry.get("tracer_provider") or get_tracer_provider()
 
         async def flush_and_send(message: Message) -> None:
-            # A provider flushes at exit, which uvicorn skips: it ends itself by the signal.
+            # A provider flushes at exit, which uvicorn skips: it ends itself by the signal. FastAPI
+            # flushes only what it has configured.
             if message["type"] in _STOPPED:
                 await asyncio.to_thread(_flush, provider)
             await send(message)

@@ -34,7 +34,7 @@ from .conftest import LogLines, stack_settings
 
 @pytest.fixture(autouse=True)
 def server_log() -> Iterator[logging.Logger]:
-    names = ("uvicorn", "uvicorn.error", "uvicorn.access")
+    names = ("hypercorn.error", "uvicorn", "uvicorn.error", "uvicorn.access")
     before = [(logger, {**vars(logger)}) for logger in map(logging.getLogger, names)]
     for logger, _ in before:
         vars(logger).update(handlers=[], filters=[])
@@ -85,6 +85,19 @@ def test_handlers_that_the_server_puts_back_write_nothing(
     written = capfd.readouterr()
     lines = [json.loads(line) for line in written.out.splitlines()]
     assert [line["logger"] for line in lines] == ["uvicorn.error", "uvicorn.access"]
+    assert written.err == ""
+
+
+def test_a_line_of_hypercorn_is_written_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its logger has a handler, and passes each line on too."""
+    logger = logging.getLogger("hypercorn.error")
+    logger.addHandler(logging.StreamHandler(sys.stderr))
+    configure_logging(level="INFO", log_format="json")
+
+    logger.info("Running on http://127.0.0.1:8000")
+
+    written = capfd.readouterr()
+    assert json.loads(written.out)["logger"] == "hypercorn.error"
     assert written.err == ""
 
 

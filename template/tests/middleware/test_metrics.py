@@ -403,6 +403,11 @@ if "dies" in sys.argv:
 print(client.get("/metrics").text)
 """
 
+_NAMED: Final = """
+from prometheus_client import values
+values.ValueClass = values.MultiProcessValue(process_identifier=lambda: "host-a")
+"""
+
 
 def test_several_workers_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
@@ -417,6 +422,36 @@ def test_several_workers_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     # The first worker died with a request under way, which is not in progress any more.
     assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 4.0' in output
     assert 'http_requests_in_progress{method="GET"} 1.0' in output
+
+
+def test_a_file_without_a_process_id_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As prometheus-client writes it for a process that another name was given to."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    page = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", _NAMED + _WORKER], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert [*tmp_path.glob("gauge_live*_host-a.db")]
+    assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 2.0' in page
+
+
+def test_a_command_adds_nothing_to_what_the_workers_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    apart = f"""
+from app.middleware.core.counters import counting_apart
+with counting_apart():
+    exec({_WORKER!r})
+"""
+    output = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", apart], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 2.0' in output
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_second_app_in_a_worker_does_not_undo_the_count(

@@ -48,7 +48,7 @@ def readiness_of(app: Any) -> Readiness:
 
 def stop(client: TestClient) -> None:
     """Send the service of `client` the signal to stop."""
-    readiness_of(client.app).shutdown.began = True
+    readiness_of(client.app).shutdown.begin()
 
 
 def test_it_is_200_without_checks(probe_client: ProbeClient) -> None:
@@ -185,14 +185,44 @@ def test_a_service_that_stops_goes_on_and_closes_connections(probe_client: Probe
     assert (probe.status_code, probe.json()["detail"]) == (503, "The service is stopping.")
 
 
-def test_http_2_has_no_such_header(probe_app: ProbeApp) -> None:
-    app = probe_app()
-    dialogue = Dialogue("GET", "/probe/ok")
-    dialogue.scope["http_version"] = "2"
-    Dialogue("GET", "/probe/ok").run(app)
-    readiness_of(app).shutdown.began = True
+@pytest.mark.parametrize(
+    ("layer", "path", "headers"),
+    [
+        ("error_handler", "/probe/boom", {}),
+        ("trusted_host", "/probe/ok", {"Host": "other.example"}),
+        ("maintenance", "/probe/ok", {}),
+        ("readiness", "/readyz", {}),
+    ],
+)
+def test_a_layer_outside_that_responds_closes_connections_too(
+    layer: str, path: str, headers: dict[str, str], probe_client: ProbeClient, tmp_path: Path
+) -> None:
+    if layer not in LAYERS:
+        pytest.skip("that layer responds")
+    (tmp_path / "on").touch()
+    settings = {"maintenance_file": str(tmp_path / "on")} if layer == "maintenance" else {}
+    client = probe_client(**settings)
+    stop(client)
 
-    assert "connection" not in dialogue.run(app).headers
+    response = client.get(path, headers=headers)
+
+    assert response.status_code >= 400
+    assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(("version", "value"), [("1.0", "close"), ("1.1", "close"), ("2", None)])
+def test_http_2_has_no_such_header(
+    version: str, value: str | None, probe_client: ProbeClient
+) -> None:
+    client = probe_client()
+    stop(client)
+    dialogue = Dialogue("GET", "/probe/ok")
+    dialogue.scope["http_version"] = version
+
+    assert client.portal is not None
+    client.portal.call(client.app, dialogue.scope, dialogue.receive, dialogue.send)
+
+    assert dialogue.headers.get("connection") == value
 
 
 def test_it_starts_again(probe_app: ProbeApp) -> None:

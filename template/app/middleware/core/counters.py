@@ -3,10 +3,12 @@
 import os
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
 from operator import add
+from tempfile import TemporaryDirectory
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -136,3 +138,14 @@ class SharedCounters:
 def workers_share() -> bool:
     """Return whether several processes add up their counts in a directory."""
     return DIRECTORY in os.environ
+
+
+@contextmanager
+def counting_apart() -> Generator[None]:
+    """Keep what this process counts apart from the workers, in a directory of its own."""
+    if not workers_share():
+        yield
+        return
+    with TemporaryDirectory() as directory:
+        os.environ[DIRECTORY] = directory
+        yield

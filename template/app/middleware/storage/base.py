@@ -22,8 +22,8 @@ class StorageLostError(Exception):
 class Storage(Protocol):
     """A storage. Each operation is atomic, and may raise `StorageLostError`."""
 
-    async def open(self) -> None:
-        """Connect, if possible now; never raises."""
+    async def open(self, *, claims: bool) -> None:
+        """Connect for claims, or for counts, if possible now; never raises."""
 
     async def close(self) -> None:
         """Close the connections; never raises, and may be called again."""
@@ -57,6 +57,8 @@ class CountsAtOnce(Protocol):
 class StoringLayer(Layer):
     """A layer that keeps something in `storage`, which is open while the service runs."""
 
+    claims = False  # it counts
+
     def __init__(
         self, app: ASGIApp, *, storage: Storage, exempt_paths: Collection[str] = ()
     ) -> None:
@@ -84,7 +86,7 @@ class StoringLayer(Layer):
         async def send_attended(message: Message) -> None:
             # The server may end the process once it gets this message.
             if message["type"] == _STARTED:
-                await self.storage.open()
+                await self.storage.open(claims=self.claims)
             elif message["type"] in _STOPPED:
                 await self.storage.close()
             await send(message)

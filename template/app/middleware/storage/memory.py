@@ -41,7 +41,7 @@ class MemoryStorage:
         self.answers: Values = OrderedDict()
         self._bytes = 0
 
-    async def open(self) -> None:
+    async def open(self, *, claims: bool) -> None:
         """Do nothing: memory needs no connection."""
 
     async def close(self) -> None:

@@ -12,12 +12,18 @@ from .base import StorageLostError, warn_of_second_run
 from .redis_connection import RedisConnection
 
 _MOST_ATTEMPTS: Final = 60
+_MOST_COUNTS: Final = 500
+_MOST_RESPONSES: Final = 10
+# Seconds: a count waits for one or two exchanges.
+_COUNTS_TIMEOUT: Final = 0.1
+# Ten values of claims are up to 2.5 MiB, and other workers use the same network.
+_RESPONSES_TIMEOUT: Final = 1.0
 
-# Scripts are atomic, and no key expires between two of their commands.
+# Scripts are atomic, and no key expires between two of their commands. Each runs all of its
+# commands for a free key, so a trial finds out whether one of them isn't permitted.
 _INCREMENT: Final = """
-local count = redis.call('INCR', KEYS[1])
-if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return {count, redis.call('PTTL', KEYS[1])}
+redis.call('SET', KEYS[1], 0, 'PX', ARGV[1], 'NX')
+return {redis.call('INCR', KEYS[1]), redis.call('PTTL', KEYS[1])}
 """
 _CLAIM: Final = """
 local found = redis.call('GET', KEYS[1])
@@ -38,40 +44,61 @@ class RedisStorage:
     """
     Keep counts and responses in Redis, under keys that expire.
 
-    With Sentinel or a Cluster a replica must confirm claims and replacements, so that a failover
-    loses neither; it may lose the last counts. Each script has one key, so all its data is in one
-    slot. The operations raise `StorageLostError` while Redis doesn't respond. What Redis drops,
-    because of `maxmemory` or a restart, is lost here too.
+    Each has a connection of its own: no count waits for the bytes or the replicas of a response,
+    and one that fails doesn't take the other along. With Sentinel or a Cluster a replica must
+    confirm claims and replacements, so that a failover loses neither; it may lose the last counts.
+    Each script has one key, so all its data is in one slot. The operations raise `StorageLostError`
+    while Redis doesn't respond, or refuses them. What Redis drops, because of `maxmemory` or a
+    restart, is lost here too.
     """
 
     def __init__(self, url: SecretStr) -> None:
-        # A key of this process only: other services may share the Redis and its names.
-        trial = ("EVAL", _INCREMENT, 1, f"limit:trial:{token_hex(16)}", 1000)
-        self._connection = RedisConnection(url, trial=trial)
+        # Keys of this process only: other services may share the Redis and its names.
+        mine = f"trial:{token_hex(16)}"
+        count, answer = f"limit:{mine}", f"answer:{mine}"
+        self._counts = RedisConnection(
+            url,
+            purpose="counts",
+            trial=[("EVAL", _INCREMENT, 1, count, 1000)],
+            most=_MOST_COUNTS,
+            seconds=_COUNTS_TIMEOUT,
+        )
+        self._responses = RedisConnection(
+            url,
+            purpose="responses",
+            trial=[
+                ("EVAL", _CLAIM, 1, answer, mine, 1000),
+                ("EVAL", _REPLACE, 1, answer, mine, "", 0),
+            ],
+            most=_MOST_RESPONSES,
+            seconds=_RESPONSES_TIMEOUT,
+            replicated=True,
+        )
         self._late: dict[tuple[str, bytes], tuple[Any, ...]] = {}
         self._catching_up: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        await self._connection.open()
+    async def open(self, *, claims: bool) -> None:
+        await (self._responses if claims else self._counts).open()
 
     async def close(self) -> None:
         if self._catching_up is not None:
             self._catching_up.cancel()
-        await self._connection.close()
+        await self._counts.close()
+        await self._responses.close()
 
     def is_up(self) -> bool:
-        """Return whether Redis responded to the last command."""
-        return not self._connection.is_lost
+        """Return whether Redis responded to the last exchanges."""
+        return not (self._counts.is_lost or self._responses.is_lost)
 
     async def increment(self, key: str, seconds: int) -> tuple[int, float]:
-        count, milliseconds = await self._connection.ask("EVAL", _INCREMENT, 1, key, seconds * 1000)
+        count, milliseconds = await self._counts.ask("EVAL", _INCREMENT, 1, key, seconds * 1000)
         return count, milliseconds / 1000
 
     async def claim(self, key: str, value: bytes, seconds: int) -> bytes | None:
         command = ("EVAL", _CLAIM, 1, key, value, seconds * 1000)
-        was_lost = self._connection.is_lost
+        was_lost = self._responses.is_lost
         try:
-            found: bytes | None = await self._connection.ask(*command, replicated=True)
+            found: bytes | None = await self._responses.ask(*command)
         except StorageLostError:
             if not was_lost:  # it may be stored, and would block the next attempt
                 self._later("EVAL", _REPLACE, 1, key, value, b"", 0)
@@ -81,7 +108,7 @@ class RedisStorage:
     async def replace(self, key: str, old: bytes, new: bytes | None, seconds: int) -> bool:
         command = ("EVAL", _REPLACE, 1, key, old, new or b"", seconds * 1000)
         try:
-            return bool(await self._connection.ask(*command, replicated=True))
+            return bool(await self._responses.ask(*command))
         except StorageLostError:
             if new != old:  # the next renewal repeats this one
                 self._later(*command)
@@ -112,7 +139,7 @@ class RedisStorage:
 
     async def _repeat(self, *command: Any) -> None:
         _, _, _, key, old, new, _ = command
-        replaced = await self._connection.ask(*command, replicated=True)
+        replaced = await self._responses.ask(*command)
         self._late.pop((key, old), None)
         if new and not replaced:
             warn_of_second_run(key)

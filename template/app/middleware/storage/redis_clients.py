@@ -13,7 +13,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, TryAgainError
+from redis.exceptions import MovedError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from .base import StorageLostError
@@ -35,6 +35,8 @@ _MANY: Final = re.compile(
 )
 # Milliseconds that a replica may take to confirm a write; less than a request waits.
 _REPLICATION_TIMEOUT: Final = 50
+# Any other error is that of a connection.
+_OF_ONE_COMMAND: Final = (ResponseError, StorageLostError)
 _CONNECT_TIMEOUT: Final = 1.0
 # One of several hosts that is gone must leave time for the others.
 _CONNECT_TIMEOUT_OF_MANY: Final = 0.3
@@ -52,13 +54,13 @@ class Client(Protocol):
 
     async def exchange(self, commands: Sequence[Command], *, replicated: bool) -> list[Any]:
         """
-        Return what each command gave, or a `StorageLostError`.
+        Return what each command gave, or why it failed.
 
         Those that are `replicated` must outlive their server, and are scripts of one key.
         """
 
-    async def try_out(self, command: Command) -> None:
-        """Send `command`, and ask all servers that any command may need."""
+    async def try_out(self, commands: Sequence[Command], *, replicated: bool) -> None:
+        """Send `commands`, and ask all servers that any may need; raise if one is refused."""
 
     async def disconnect(self) -> None:
         """Close the connections; the next exchange opens new ones."""
@@ -78,13 +80,14 @@ class _Server:
                 pipeline.execute_command(*command)
             if waits:
                 pipeline.execute_command("WAIT", 1, _REPLICATION_TIMEOUT)
-            answers: list[Any] = await pipeline.execute()
-        if waits and answers.pop() < 1:
-            return [StorageLostError() for _ in commands]
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        if waits:
+            replicas = answers.pop()
+            return [_confirmed(answer, replicas) for answer in answers]
         return answers
 
-    async def try_out(self, command: Command) -> None:
-        await self.exchange([command], replicated=False)
+    async def try_out(self, commands: Sequence[Command], *, replicated: bool) -> None:
+        _raise_refusal(await self.exchange(commands, replicated=replicated))
 
     async def disconnect(self) -> None:
         await self.redis.connection_pool.disconnect()
@@ -106,15 +109,13 @@ class _Cluster:
             again = await self._send([commands[at] for at in moved], replicated=replicated)
             for at, answer in zip(moved, again, strict=True):
                 answers[at] = answer
-        for at, answer in enumerate(answers):
-            if isinstance(answer, (AskError, TryAgainError)):  # its slot is on the way
-                answers[at] = StorageLostError()
-            elif isinstance(answer, Exception) and not isinstance(answer, StorageLostError):
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, _OF_ONE_COMMAND):
                 raise answer
         return answers
 
-    async def try_out(self, command: Command) -> None:
-        await self.exchange([command], replicated=False)
+    async def try_out(self, commands: Sequence[Command], *, replicated: bool) -> None:
+        _raise_refusal(await self.exchange(commands, replicated=replicated))
         await self._cluster.ping(target_nodes=RedisCluster.PRIMARIES)
 
     async def disconnect(self) -> None:
@@ -135,10 +136,24 @@ class _Cluster:
         answers = await pipeline.execute(raise_on_error=False, allow_redirections=False)
         confirmations = answers[len(commands) :]
         for replicas, places in zip(confirmations, nodes.values(), strict=True):
-            if not isinstance(replicas, int) or replicas < 1:
-                for at in places:
-                    answers[at] = StorageLostError()
+            for at in places:
+                answers[at] = _confirmed(answers[at], replicas)
         return answers[: len(commands)]
+
+
+def _confirmed(answer: Any, replicas: Any) -> Any:
+    """Return `answer`, or why it may not outlive its server, where WAIT returned `replicas`."""
+    if isinstance(answer, Exception):
+        return answer
+    if isinstance(replicas, Exception):
+        return replicas
+    return answer if replicas else StorageLostError("no replica confirmed it")
+
+
+def _raise_refusal(answers: Sequence[Any]) -> None:
+    for answer in answers:
+        if isinstance(answer, ResponseError):
+            raise answer
 
 
 def client(url: str) -> Client:

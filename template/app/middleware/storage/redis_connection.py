@@ -1,8 +1,8 @@
-"""The connection to Redis: one per worker, with a short limit on waiting."""
+"""A connection to Redis, with a short limit on waiting."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import Annotated, Any, Final, TypeVar
@@ -16,63 +16,47 @@ from .redis_clients import AddressError, Command, client
 
 _logger: Final = logging.getLogger(__name__)
 
-# Seconds: a count waits for one or two exchanges; only the start waits for a connection.
-_ANSWER_TIMEOUT: Final = 0.1
-# Ten values of claims are up to 2.5 MiB, and other workers use the same network.
-_RESPONSES_TIMEOUT: Final = 1.0
+# Only the start, and the background, wait for a connection.
 _TRIAL_TIMEOUT: Final = 1.5
 _PAUSE: Final = 1.0
 _BETWEEN_LINES: Final = 60.0
 _TURNS: Final = 10
-_MOST_COMMANDS: Final = 500
-_MOST_RESPONSES: Final = 10
 
 _T = TypeVar("_T")
 _Waiting = list[tuple[Command, asyncio.Future[Any]]]
 
 
-class _Lane:
-    """A client of Redis, and the commands that wait for its next exchange."""
-
-    def __init__(self, url: SecretStr, *, most: int, seconds: float, replicated: bool) -> None:
-        self.client = client(url.get_secret_value())
-        self.most = most
-        self.seconds = seconds
-        self.replicated = replicated
-        self.sent: _Waiting = []
-        self.waiting: _Waiting = []
-        self.sender: asyncio.Task[None] | None = None
-
-    def fail(self) -> None:
-        """End the exchange, and let nobody wait any longer."""
-        sender, self.sender = self.sender, None
-        if sender is not None and sender is not asyncio.current_task():
-            sender.cancel()
-        for _, future in self.sent + self.waiting:
-            if not future.done():
-                future.set_exception(StorageLostError())
-        self.sent, self.waiting = [], []
-
-
 class RedisConnection:
     """
-    Send commands to Redis, those of many requests in one exchange.
+    Send scripts of one key to Redis, those of many requests in one exchange.
 
-    Requests that arrive during an exchange share the next one, so a burst needs only a few.
-    Those that claim a key have a connection of their own, where a few share an exchange: no count
-    waits for their bytes or their replicas. If Redis is unreachable or doesn't respond to
-    counts within 100 ms, or to the others within a second, it is lost: all waiting requests fail,
-    one line is logged, and one more each minute; further requests fail at once. `trial`, a
-    command that writes, is sent each second in the background until it succeeds.
+    Requests that arrive during an exchange share the next one, so a burst needs only a few. If
+    Redis is unreachable or doesn't respond within `seconds`, it is lost: all waiting requests
+    fail, one line is logged, and one more each minute; further requests fail at once. The commands
+    of `trial`, which need the same permissions, are sent each second in the background until they
+    succeed. One that Redis refuses while they succeed fails alone. `replicated` are those that
+    must outlive their server: they fail unless a replica confirms them.
     """
 
-    def __init__(self, url: SecretStr, *, trial: Command) -> None:
-        self._counts = _Lane(url, most=_MOST_COMMANDS, seconds=_ANSWER_TIMEOUT, replicated=False)
-        self._responses = _Lane(
-            url, most=_MOST_RESPONSES, seconds=_RESPONSES_TIMEOUT, replicated=True
-        )
-        self._lanes = (self._counts, self._responses)
-        self._command_of_trial = trial
+    def __init__(
+        self,
+        url: SecretStr,
+        *,
+        purpose: str,
+        trial: Sequence[Command],
+        most: int,
+        seconds: float,
+        replicated: bool = False,
+    ) -> None:
+        self._client = client(url.get_secret_value())
+        self._purpose = purpose
+        self._commands_of_trial = trial
+        self._most = most
+        self._seconds = seconds
+        self._replicated = replicated
+        self._sent: _Waiting = []
+        self._waiting: _Waiting = []
+        self._sender: asyncio.Task[None] | None = None
         self._open = False
         self._trial: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -93,76 +77,83 @@ class RedisConnection:
         self._open = False
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [task for task in (*(it.sender for it in self._lanes), self._trial) if task]
+        tasks = [task for task in (self._sender, self._trial) if task]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         with suppress(Exception):  # the rest ends with the process
-            await self._disconnect()
+            await self._client.disconnect()
 
-    async def ask(self, *command: Any, replicated: bool = False) -> Any:
-        """
-        Send a command.
-
-        One that claims a key is `replicated`: it fails unless a replica confirms the write.
-        """
+    async def ask(self, *command: Any) -> Any:
         loop = asyncio.get_running_loop()
         if self._lost_at is not None:
             if not self._open and loop.time() >= self._next_trial_at:
                 self._start_trial()
             raise StorageLostError
-        lane = self._responses if replicated else self._counts
         future = loop.create_future()
-        lane.waiting.append((command, future))
-        if lane.sender is None:
-            lane.sender = _in_background(self._send(lane))
+        self._waiting.append((command, future))
+        if self._sender is None:
+            self._sender = _in_background(self._send())
         return await future
 
-    async def _send(self, lane: _Lane) -> None:
+    async def _send(self) -> None:
         try:
-            while lane.waiting:
-                lane.sent = lane.waiting[: lane.most]
-                lane.waiting = lane.waiting[lane.most :]
-                commands = [command for command, _ in lane.sent]
-                answers = await _within(lane.seconds, self._exchange(lane, commands))
-                for (_, future), answer in zip(lane.sent, answers, strict=True):
+            while self._waiting:
+                self._sent = self._waiting[: self._most]
+                self._waiting = self._waiting[self._most :]
+                commands = [command for command, _ in self._sent]
+                answers = await _within(self._seconds, self._exchange(commands))
+                failed = None
+                for (command, future), answer in zip(self._sent, answers, strict=True):
+                    if isinstance(answer, Exception):
+                        failed = command, answer
                     if future.done():
                         continue
-                    if isinstance(answer, StorageLostError):
-                        future.set_exception(answer)
+                    if isinstance(answer, Exception):
+                        future.set_exception(StorageLostError())
                     else:
                         future.set_result(answer)
+                if failed is not None:
+                    await self._note_failed(*failed)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may go on waiting
             self._lose(error)
         finally:
-            if lane.sender is asyncio.current_task():
-                lane.fail()
+            if self._sender is asyncio.current_task():
+                self._fail_all()
 
-    async def _exchange(self, lane: _Lane, commands: list[Command]) -> list[Any]:
+    async def _note_failed(self, command: Command, error: Exception) -> None:
+        """Log that a command failed, unless Redis refuses those of the trial too."""
+        await _within(self._seconds, self._try_out())
+        _, _, _, key, *_ = command
+        self._log(f"the storage failed for {key}", error)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            return await lane.client.exchange(commands, replicated=lane.replicated)
+            return await self._client.exchange(commands, replicated=self._replicated)
         finally:
-            # Without a lifespan (`--lifespan off`, single tests) nothing would close it later.
-            if not self._open:
-                await lane.client.disconnect()
+            await self._disconnect_alone()
 
-    async def _disconnect(self) -> None:
-        for lane in self._lanes:
-            await lane.client.disconnect()
+    async def _try_out(self) -> None:
+        try:
+            await self._client.try_out(self._commands_of_trial, replicated=self._replicated)
+        finally:
+            await self._disconnect_alone()
+
+    async def _disconnect_alone(self) -> None:
+        """Disconnect without a lifespan (`--lifespan off`, single tests): nothing does it later."""
+        if not self._open:
+            await self._client.disconnect()
 
     async def _try(self) -> None:
-        client = self._counts.client
         try:
-            await self._disconnect()
-            await _within(_TRIAL_TIMEOUT, client.try_out(self._command_of_trial))
+            await self._client.disconnect()
+            await _within(_TRIAL_TIMEOUT, self._try_out())
         except Exception as error:  # noqa: BLE001 - the next trial may go better
             self._lose(error)
         else:
             self._regain()
         finally:
-            if not self._open:
-                await client.disconnect()
             self._trial = None
 
     def _start_trial(self) -> None:
@@ -170,8 +161,7 @@ class RedisConnection:
             self._trial = _in_background(self._try())
 
     def _lose(self, error: Exception) -> None:
-        for lane in self._lanes:
-            lane.fail()
+        self._fail_all()
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._next_trial_at = now + _PAUSE
@@ -179,16 +169,31 @@ class RedisConnection:
             self._timer = loop.call_later(_PAUSE, self._start_trial)
         if self._lost_at is None:
             self._lost_at = self._next_line_at = now
-        if now >= self._next_line_at:
-            self._next_line_at = now + _BETWEEN_LINES
-            reason = f"{type(error).__name__}: {error}"
-            _logger.error("the storage is lost: %s", reason, extra={"reason": reason})
+        self._log(f"the storage is lost for {self._purpose}", error)
+
+    def _fail_all(self) -> None:
+        """End the exchange, and let nobody wait any longer."""
+        sender, self._sender = self._sender, None
+        if sender is not None and sender is not asyncio.current_task():
+            sender.cancel()
+        for _, future in self._sent + self._waiting:
+            if not future.done():
+                future.set_exception(StorageLostError())
+        self._sent, self._waiting = [], []
 
     def _regain(self) -> None:
         if self._lost_at is not None:
             seconds = round(asyncio.get_running_loop().time() - self._lost_at, 1)
-            _logger.info("the storage is back after %s s", seconds, extra={"lost_seconds": seconds})
+            message = "the storage is back for %s after %s s"
+            _logger.info(message, self._purpose, seconds, extra={"lost_seconds": seconds})
         self._lost_at = None
+
+    def _log(self, message: str, error: Exception) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_line_at:
+            self._next_line_at = now + _BETWEEN_LINES
+            reason = f"{type(error).__name__}: {error}"
+            _logger.error("%s: %s", message, reason, extra={"reason": reason})
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

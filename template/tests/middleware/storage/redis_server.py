@@ -99,10 +99,10 @@ def fresh_url() -> str:
 
 @functools.cache
 def _shared() -> RedisServer:
-    from app.middleware.storage import redis_connection  # noqa: PLC0415 - others use the server alone
+    from app.middleware.storage import redis  # noqa: PLC0415 - others use the server alone
 
     # Where many tests run at once a Redis may be late, and is no lost one for that.
-    vars(redis_connection).update(_ANSWER_TIMEOUT=5.0, _RESPONSES_TIMEOUT=5.0)
+    vars(redis).update(_COUNTS_TIMEOUT=5.0, _RESPONSES_TIMEOUT=5.0)
     server = RedisServer()
     server.start()
     atexit.register(server.kill)

@@ -16,7 +16,7 @@ class LostStorage:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    async def open(self) -> None:
+    async def open(self, **_: object) -> None:
         self.events.append("open")
 
     async def close(self) -> None:

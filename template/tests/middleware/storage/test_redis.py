@@ -1,8 +1,8 @@
 """Redis storage: exact for all workers, and under keys that end by themselves."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import pytest
@@ -106,7 +106,7 @@ def test_a_request_that_ran_twice_while_redis_was_lost_is_logged(
 
     async def scenario(server: RedisServer) -> None:
         one, other = (RedisStorage(SecretStr(server.url)) for _ in range(2))
-        await one.open()
+        await one.open(claims=True)
         await one.claim("place", b"mine", 60)
         server.kill()
         with pytest.raises(StorageLostError):
@@ -124,6 +124,93 @@ def test_a_request_that_ran_twice_while_redis_was_lost_is_logged(
         asyncio.run(scenario(server))
 
     assert "and a retry claimed place" in caplog.text
+
+
+@contextmanager
+def restricted(*rules: str) -> Iterator[RedisServer]:
+    """Yield a server at whose address `rules` of an ACL hold."""
+    with RedisServer() as server:
+        server.ask(f"ACL SETUSER app on nopass ~* +@all {' '.join(rules)}")
+        server.url = server.url.replace("//", "//app:any@")
+        yield server
+
+
+async def refused(storage: RedisStorage) -> dict[str, set[bool]]:
+    """Return for counts and for claims whether Redis refuses an operation of theirs."""
+
+    async def fails(work: Awaitable[object]) -> bool:
+        try:
+            await work
+        except StorageLostError:
+            return True
+        return False
+
+    operations = [
+        ("counts", storage.increment("limit:a", 60)),
+        ("counts", storage.increment("limit:a", 60)),
+        ("claims", storage.claim("answer:a", b"mine", 60)),
+        ("claims", storage.claim("answer:a", b"mine", 60)),
+        ("claims", storage.replace("answer:a", b"mine", b"mine", 60)),
+        ("claims", storage.replace("answer:a", b"mine", None, 60)),
+    ]
+    found: dict[str, set[bool]] = {"counts": set(), "claims": set()}
+    for kind, operation in operations:
+        found[kind].add(await fails(operation))
+    return found
+
+
+@pytest.mark.parametrize("without", ["eval", "set", "incr", "pttl", "get", "del"])
+def test_a_trial_needs_what_the_operations_need(without: str) -> None:
+    """One that succeeded while they fail would call Redis back each second."""
+
+    async def scenario(server: RedisServer) -> None:
+        for claims in (False, True):
+            storage, tried = (RedisStorage(SecretStr(server.url)) for _ in range(2))
+            fails = (await refused(storage))["claims" if claims else "counts"]
+            await tried.open(claims=claims)
+            assert tried.is_up() == (True not in fails)
+            await storage.close()
+            await tried.close()
+
+    with restricted(f"-{without}") as server:
+        asyncio.run(scenario(server))
+
+
+@pytest.mark.parametrize(("keys", "kind"), [("limit:*", "counts"), ("answer:*", "claims")])
+def test_what_redis_refuses_takes_nothing_else_along(
+    keys: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clients that claim keys would switch the limits off for everybody."""
+
+    async def scenario(server: RedisServer) -> dict[str, set[bool]]:
+        storage = RedisStorage(SecretStr(server.url))
+        await storage.open(claims=False)
+        await storage.open(claims=True)
+        found = await refused(storage)
+        assert not storage.is_up()
+        await storage.close()
+        return found
+
+    with restricted("resetkeys", f"~{keys}") as server:
+        found = asyncio.run(scenario(server))
+
+    assert [name for name in found if found[name] == {False}] == [kind]
+    (record,) = caplog.records
+    assert "NoPermissionError" in record.getMessage()
+
+
+def test_only_what_is_needed_is_tried() -> None:
+    """A service that only counts may have no permission for other keys."""
+
+    async def scenario(server: RedisServer) -> bool:
+        storage = RedisStorage(SecretStr(server.url))
+        await storage.open(claims=False)
+        up = storage.is_up()
+        await storage.close()
+        return up
+
+    with restricted("resetkeys", "~limit:*") as server:
+        assert asyncio.run(scenario(server))
 
 
 def test_one_of_many_claims_wins() -> None:

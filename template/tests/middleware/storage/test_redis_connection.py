@@ -12,8 +12,9 @@ from contextvars import ContextVar
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from app.middleware.storage import redis_connection
+from app.middleware.storage import redis, redis_connection
 from app.middleware.storage.base import StorageLostError
+from app.middleware.storage.redis import RedisStorage
 from app.middleware.storage.redis_connection import RedisConnection
 from tests.middleware.conftest import stack_settings
 
@@ -24,15 +25,15 @@ from .redis_server import RedisServer
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
     """Return a server to kill, and let trials follow each other fast."""
     monkeypatch.setattr(redis_connection, "_PAUSE", 0.02)
-    monkeypatch.setattr(redis_connection, "_ANSWER_TIMEOUT", 0.1)
-    monkeypatch.setattr(redis_connection, "_RESPONSES_TIMEOUT", 1.0)
     with RedisServer() as server:
         yield server
 
 
 @asynccontextmanager
-async def connected(server: RedisServer, url: str = "") -> AsyncGenerator[RedisConnection]:
-    connection = RedisConnection(SecretStr(url or server.url), trial=("SET", "trial", "1"))
+async def connected(server: RedisServer) -> AsyncGenerator[RedisConnection]:
+    trial = [("SET", "trial", "1")]
+    url = SecretStr(server.url)
+    connection = RedisConnection(url, purpose="counts", trial=trial, most=500, seconds=0.1)
     await connection.open()
     try:
         yield connection
@@ -68,9 +69,9 @@ async def held_network(server: RedisServer) -> AsyncGenerator[tuple[str, asyncio
             opened.set()
 
 
-async def is_lost(connection: RedisConnection, *, replicated: bool = False) -> bool:
+async def is_lost(connection: RedisConnection) -> bool:
     try:
-        await connection.ask("PING", replicated=replicated)
+        await connection.ask("PING")
     except StorageLostError:
         return True
     return False
@@ -119,26 +120,27 @@ def test_many_bytes_on_the_way_are_no_lost_redis(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No count waits for stored responses, and few of these share an exchange."""
-    monkeypatch.setattr(redis_connection, "_ANSWER_TIMEOUT", 5.0)
-    monkeypatch.setattr(redis_connection, "_RESPONSES_TIMEOUT", 30.0)
+    monkeypatch.setattr(redis, "_COUNTS_TIMEOUT", 5.0)
+    monkeypatch.setattr(redis, "_RESPONSES_TIMEOUT", 30.0)
     most = 256 * 1024
 
     async def scenario() -> tuple[bool, list[int]]:
-        async with (
-            held_network(server) as (url, opened),
-            connected(server, url) as connection,
-        ):
-            await connection.ask("SETRANGE", "answer", most - 1, "x")
-            asked = (connection.ask("GET", "answer", replicated=True) for _ in range(60))
+        async with held_network(server) as (url, opened):
+            storage = RedisStorage(SecretStr(url))
+            asked = (storage.claim("answer", b"mine", 60) for _ in range(60))
             replays = [asyncio.create_task(it) for it in asked]
             for _ in range(500):
                 if calls := calls_of_get(server):
                     break
                 await asyncio.sleep(0.01)
-            await connection.ask("INCR", "a")
+            await storage.increment("a", 60)
             waits = not any(replay.done() for replay in replays)
             opened.set()
-            return waits, [calls, *(len(answer) for answer in await asyncio.gather(*replays))]
+            answers = await asyncio.gather(*replays)
+            await storage.close()
+            return waits, [calls, *(len(answer or b"") for answer in answers)]
+
+    server.ask(f"SETRANGE answer {most - 1} x")
 
     assert asyncio.run(scenario()) == (True, [10, *[most] * 60])
 
@@ -156,7 +158,7 @@ def test_a_killed_redis_is_lost_at_once_and_comes_back(
     caplog.set_level(logging.INFO)
 
     assert asyncio.run(scenario()) == [True, True]
-    assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+    assert incidents(caplog) == ["the storage is lost for counts", "the storage is back for counts"]
 
 
 def test_the_line_has_the_reason(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,7 +174,7 @@ def test_the_line_has_the_reason(server: RedisServer, caplog: pytest.LogCaptureF
     (record,) = caplog.records
     reason = vars(record)["reason"]
     assert "Error" in reason
-    assert record.getMessage() == f"the storage is lost: {reason}"
+    assert record.getMessage() == f"the storage is lost for counts: {reason}"
 
 
 def test_a_redis_that_is_back_is_known_before_anybody_asks(
@@ -244,8 +246,7 @@ def test_a_hung_redis_is_waited_for_once(
         async with connected(server) as connection:
             server.hang()
             started_at = time.monotonic()
-            asked = (is_lost(connection, replicated=number % 2 == 0) for number in range(100))
-            waiting = await asyncio.gather(*asked)
+            waiting = await asyncio.gather(*(is_lost(connection) for _ in range(100)))
             waited = time.monotonic() - started_at
             started_at = time.monotonic()
             later = [await is_lost(connection) for _ in range(100)]
@@ -262,7 +263,7 @@ def test_a_hung_redis_is_waited_for_once(
     # Far above what it takes, for machines that are busy; without the limit it were for ever.
     assert waited < 1
     assert told_at_once < 1
-    assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+    assert incidents(caplog) == ["the storage is lost for counts", "the storage is back for counts"]
 
 
 def test_a_late_loop_is_no_lost_redis(server: RedisServer) -> None:
@@ -308,6 +309,27 @@ def test_a_redis_that_can_not_write_is_lost(server: RedisServer) -> None:
     assert asyncio.run(scenario()) == [True, True]
 
 
+def test_a_command_that_redis_refuses_fails_alone(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As that of a key of another type; its line is one a minute."""
+    increment = ("EVAL", "return redis.call('INCR', KEYS[1])", 1)
+
+    async def scenario() -> list[object]:
+        async with connected(server) as connection:
+            asked = [connection.ask(*increment, key) for key in ("a", "text", "a", "text")]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            return [await is_lost(connection), *answers]  # after the trial
+
+    server.ask("SET text x")
+    lost, *answers = asyncio.run(scenario())
+
+    assert lost is False
+    assert answers[::2] == [1, 2]
+    assert {*map(type, answers[1::2])} == {StorageLostError}
+    assert incidents(caplog) == ["the storage failed for text"]
+
+
 def test_a_service_starts_without_redis(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -321,7 +343,7 @@ def test_a_service_starts_without_redis(
     caplog.set_level(logging.INFO)
 
     assert asyncio.run(scenario()) == [True, True]
-    assert incidents(caplog) == ["the storage is lost", "the storage is back"]
+    assert incidents(caplog) == ["the storage is lost for counts", "the storage is back for counts"]
 
 
 def test_its_end_leaves_nothing_open(server: RedisServer) -> None:
