@@ -56,6 +56,7 @@ class Client(Protocol):
 
         Those that are `replicated` must outlive their server, and are scripts of one key.
         """
+        ...
 
     async def try_out(self, command: Command) -> None:
         """Send `command`, and ask all servers that any command may need."""

@@ -51,7 +51,8 @@ class _Lane:
         for _, future in self.sent + self.waiting:
             if not future.done():
                 future.set_exception(StorageLostError())
-        self.sent, self.waiting = [], []
+        self.sent = []
+        self.waiting = []
 
 
 class RedisConnection:

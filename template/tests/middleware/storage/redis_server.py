@@ -102,7 +102,8 @@ def _shared() -> RedisServer:
     from app.middleware.storage import redis_connection  # noqa: PLC0415 - others use the server alone
 
     # Where many tests run at once a Redis may be late, and is no lost one for that.
-    vars(redis_connection).update(_ANSWER_TIMEOUT=5.0, _RESPONSES_TIMEOUT=5.0)
+    for name in ("_ANSWER_TIMEOUT", "_RESPONSES_TIMEOUT"):
+        setattr(redis_connection, name, 5.0)
     server = RedisServer()
     server.start()
     atexit.register(server.kill)

@@ -131,6 +131,7 @@ def test_many_bytes_on_the_way_are_no_lost_redis(
             await connection.ask("SETRANGE", "answer", most - 1, "x")
             asked = (connection.ask("GET", "answer", replicated=True) for _ in range(60))
             replays = [asyncio.create_task(it) for it in asked]
+            calls = 0
             for _ in range(500):
                 if calls := calls_of_get(server):
                     break
