@@ -478,7 +478,10 @@ def test_no_proxy_stands_before_the_health_check(minimal: Path) -> None:
 def test_every_command_ends_where_the_start_does_and_names_no_server(service: Path) -> None:
     """A lifespan that may be left out hides a refusal to start."""
     image = json.dumps(_read(service, "Dockerfile").replace("\\\n     ", "").replace('", "', " "))
-    words = [image, *(_read(service, name) for name in ("README.md", "docs/deployment.md"))]
+    words = [
+        image,
+        *(_read(service, name) for name in ("README.md", "AGENTS.md", "docs/deployment.md")),
+    ]
     commands = re.findall(r"uvicorn app[.]main:app[^`\n\"\\]*", "\n".join(words))
 
     assert len(commands) >= 3

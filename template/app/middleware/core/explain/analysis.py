@@ -73,7 +73,7 @@ class _Analysis:
         method = innermost.request.get("method", HANDSHAKE)
         self._holds = policies.explain(self._context, method) if self._context else []
         self._place = self._find_responder()
-        self._responder = None if self._place is None else self._components[self._place]
+        self._responder = None if self._place is None else self._name(self._place)
 
     def explanation(self) -> Explanation:
         record, mask = self._record, self._masker
@@ -213,6 +213,14 @@ class _Analysis:
                 break
             place += 1
         return place
+
+    def _name(self, place: int) -> str:
+        """Return the component at `place`; where a layer's own route rejects, that layer."""
+        layer = self._state.get("refused_by")
+        settings = LAYERS[layer].settings if layer in LAYERS else ()
+        if any(getattr(self._settings, it.lower()) == self._scope["path"] for it in settings):
+            return str(layer)
+        return self._components[place]
 
     def _refusal(self) -> Refusal | None:
         layer = self._responder
