@@ -216,11 +216,11 @@ class _Analysis:
 
     def _name(self, place: int) -> str:
         """Return the component at `place`; where a layer's own route rejects, that layer."""
-        layer = self._state.get("refused_by")
+        layer = str(self._state.get("refused_by"))
         settings = LAYERS[layer].settings if layer in LAYERS else ()
-        if any(getattr(self._settings, it.lower()) == self._scope["path"] for it in settings):
-            return str(layer)
-        return self._components[place]
+        path = self._scope["path"]
+        own = any(getattr(self._settings, name.lower()) == path for name in settings)
+        return layer if own else self._components[place]
 
     def _refusal(self) -> Refusal | None:
         layer = self._responder
