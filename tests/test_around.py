@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -158,21 +158,26 @@ print(json.dumps([[*StackSettings.model_fields], [rule._asdict() for rule in RUL
         assert reason in outer or f"{reason[0].upper()}{reason[1:]}." in inner
 
 
-def test_a_layer_responds_with_what_its_page_says(service: Path) -> None:
+def test_a_layer_rejects_with_what_its_page_says(service: Path) -> None:
     for name in chosen(service):
         layer = LAYERS[name]
         parts = with_variants(layer)
         known = {
             *chain.from_iterable(
-                (*p.get("refuses", ()), *p.get("answers", ()), *p.get("preflights", ()))
-                for p in parts
+                (*p.get("refuses", ()), *p.get("answers", ()), *_of_some(p)) for p in parts
             )
         }
         text = (service / f"docs/layers/{name}.md").read_text("utf-8")
-        row = re.search(r"^[|] Responds with [|] (.+) [|]$", text, re.MULTILINE)
+        row = re.search(r"^[|] Rejects with [|] (.+) [|]$", text, re.MULTILINE)
         said = {int(status) for status in re.findall(r"\d{3}", row[1])} if row else set()
 
-        assert {*layer.get("refuses", ()), *layer.get("answers", ())} <= said <= known
+        always = (*layer.get("refuses", ()), *layer.get("answers", ()), *_of_some(layer))
+        assert {*always} <= said <= known
+
+
+def _of_some(part: Mapping[str, Any]) -> list[int]:
+    statuses: list[int] = part.get("refuses_only", {}).get("statuses", [])
+    return statuses
 
 
 def test_every_test_that_the_pages_name_is_there(service: Path) -> None:
@@ -218,17 +223,61 @@ def test_the_picture_has_the_order_and_the_statuses_of_the_table(service: Path, 
     assert of_chips == [numbers[name] for name in chosen(service) if numbers[name]]
 
 
+def test_the_picture_is_legible_in_both_themes(service: Path) -> None:
+    """Every text has the contrast of 4.5 that WCAG 2.2 asks for, over all boxes behind it."""
+    text = (service / "docs/onion.svg").read_text("utf-8")
+    (opacity,) = map(float, re.findall(r"fill-opacity: ([.\d]+)", text))
+    depth = len(re.findall(r'<rect class="skin" ', text))
+    themes = [
+        {name: colour(value) for name, value in re.findall(r"--(\w+): #(\w{6})", line)}
+        for line in text.splitlines()
+        if line.lstrip().startswith("svg {")
+    ]
+
+    assert depth > 0
+    assert len(themes) == 2
+    for theme in themes:
+        share = (1 - opacity) ** depth
+        pairs = zip(theme["ground"], theme["skin"], strict=True)
+        innermost = [share * ground + (1 - share) * skin for ground, skin in pairs]
+        for name in ("text", "quiet", "back"):
+            for behind in (theme["ground"], innermost, theme["chip"]):
+                assert contrast(theme[name], behind) >= 4.5, name
+
+
+def colour(value: str) -> list[float]:
+    return [int(value[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+
+
+def contrast(*colours: list[float]) -> float:
+    """Return the contrast of two colours (WCAG 2.2, relative luminance)."""
+    linear = [
+        [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        for parts in colours
+    ]
+    dark, light = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (light + 0.05) / (dark + 0.05)
+
+
 def test_the_name_is_shown_as_it_is(service: Path, page: str) -> None:
     assert f"The middleware of {NAME}" in headings(page)
     assert NAME in headings((service / "README.md").read_text("utf-8"))
 
 
 def test_the_two_lines_show_the_rule_of_registration(page: str) -> None:
-    example = "\n".join(blocks(page, "pycon"))
-    test = doctest.DocTestParser().get_doctest(example, {}, "page", None, None)
+    """As pytest reads a page, too: for doctest the end of a block is a line of its output."""
+    test = doctest.DocTestParser().get_doctest(page, {}, "page", None, None)
 
     assert doctest.DocTestRunner().run(test).failed == 0
     assert len(test.examples) > 0
+
+
+def test_the_page_names_what_the_framework_adds(service: Path, page: str) -> None:
+    printed = output_of(service, "-m", "app.middleware", **first_run(service))
+    added = re.findall(r"^- +(?:fastapi|starlette)[.].*[.](\w+Middleware)$", printed, re.MULTILINE)
+    (sentence,) = re.findall(r"^Outside the list the framework adds .*$", page, re.MULTILINE)
+
+    assert re.findall(r"`(\w+)`", sentence) == added
 
 
 def test_the_examples_run(service: Path, page: str, tmp_path: Path, mypy_cache: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -73,14 +73,15 @@ KEYS_OF_A_QUESTION: Final = {
     "when",
 }
 KEYS_OF_AN_ENTRY: Final = {
-    *("answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
+    *("adds", "answers", "arguments", "band", "builds", "checks", "class", "client_sees"),
     *("commands", "dependencies", "doubles", "gauges", "imports", "inside", "label"),
     *("looks_at", "methods", "modules", "options", "outside_of_refusals", "parameters"),
-    *("per_route", "place", "policies", "preflights", "probe_paths", "public"),
+    *("per_route", "place", "policies", "probe_paths", "public"),
     *(
         "readiness_paths",
         "reads",
         "refuses",
+        "refuses_only",
         "requires",
         "schemes",
         "sets",
@@ -96,6 +97,7 @@ KEYS_OF_A_LAYER: Final = {
 KEYS_INSIDE: Final = {
     "inside": {"layer", "because", "strength", "shown_by", "explain"},
     "outside_of_refusals": {"because", "except", "strength", "shown_by", "explain"},
+    "refuses_only": {"of", "statuses"},
     "settings": {
         *("name", "type", "default", "unit", "help", "test", "fresh", "first_run", "production"),
         "closed",
@@ -264,6 +266,37 @@ def test_a_layer_has_a_reason_for_policies_or_against(name: str) -> None:
 
     assert reason.endswith(".")
     assert reason.startswith("No: ") == ("policies" not in LAYERS[name])
+
+
+# What a module reads of a request, and what it adds to a response.
+READING: Final = (
+    r'(?:exchange[.]header|exchange[.]lines|headers[.]get)\(b"([\w-]+)"',
+    r'b"([\w-]+)" (?:not )?in (?:exchange[.])?headers\b',
+)
+ADDING: Final = (
+    r"HeaderRule\(((?:[^()]|\([^()]*\))*)\)",
+    r"^ +headers=\{(.*?)\}",
+)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_entry_lists_the_headers_of_its_layer(name: str) -> None:
+    """Its page prints them, so a header that is missing there passes for one of no layer."""
+    (module,) = (ROOT / "template/app/middleware").glob(f"{name}.py*")
+    code = module.read_text("utf-8")
+    parts = list(with_variants(LAYERS[name]))
+
+    read = {header for pattern in READING for header in re.findall(pattern, code)}
+    rules = "\n".join(rule for it in ADDING for rule in re.findall(it, code, re.MULTILINE))
+    added = {header.lower() for header in re.findall(r'"([A-Za-z-]+)"', rules)}
+
+    assert read <= _headers(parts, "reads", "looks_at")
+    assert added <= _headers(parts, "sets", "adds")
+
+
+def _headers(parts: Iterable[Answers], *keys: str) -> set[str]:
+    items = (item for part in parts for key in keys for item in part.get(key, ()))
+    return {item.lower() for item in items if isinstance(item, str)}
 
 
 @pytest.mark.parametrize("name", LAYERS)

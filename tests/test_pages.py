@@ -29,13 +29,15 @@ def test_the_public_address_stands_in_one_place() -> None:
     assert ADDRESS in README
 
 
-def test_the_commands_need_only_python_pip_and_git() -> None:
+def test_the_commands_need_only_python_and_git() -> None:
+    """They follow each other in one shell, so none leaves the clone."""
     _, start, test, *_ = commands()
 
     for command in (start, test):
         assert command.startswith("python3 -m venv .tools && .tools/bin/pip install --quiet ")
+        assert " cd " not in command
     assert 'copier copy --defaults --data project_name=Orders "$PWD"' in start
-    assert start.endswith(f"run {SERVE}")
+    assert start.endswith(f" && .tools/bin/uv run --directory ../orders {SERVE}")
     assert test.endswith("run pytest")
 
 

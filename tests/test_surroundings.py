@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 import yaml
 from copier import run_copy
+from mypy.errorcodes import error_codes
 from packaging.requirements import Requirement
 
 from .clone import NEWEST, releases
@@ -37,6 +38,10 @@ from .support import (
 )
 
 TEMPLATES_OWN: Final = ("app/middleware", "tests/middleware", "conftest.py")
+# `ruff format` formats the Python of pages, too.
+FORMATTED: Final = (*TEMPLATES_OWN, "docs")
+# And `ruff check` reads its own settings.
+LINTED: Final = (*TEMPLATES_OWN, "pyproject.toml")
 
 RUFF: Final = "[tool.ruff]\n"
 LINT: Final = "[tool.ruff.lint]\n"
@@ -56,11 +61,13 @@ SETTINGS: Final = {
     "other first parties": [(LINT, 'isort.known-first-party = ["starlette"]\n')],
     "no relative imports": [(LINT, 'flake8-tidy-imports.ban-relative-imports = "all"\n')],
     "nothing ignored": [('select = ["ALL"]\nignore = [', "]\nextend-fixable = [")],
+    "rules in preview": [(RUFF, "preview = true\n")],
     "Google's docstrings": [(LINT, 'pydocstyle.convention = "google"\n')],
 }
+OPTIONAL_CODES: Final = [code for code, it in error_codes.items() if not it.default_enabled]
 MYPY_SETTINGS: Final = {
     "unreachable": "warn_unreachable = true\n",
-    "more codes": 'enable_error_code = ["redundant-expr", "possibly-undefined", "truthy-bool"]\n',
+    "more codes": f"enable_error_code = {OPTIONAL_CODES}\n",
     "no Any": "".join(
         f"disallow_any_{kind} = true\n" for kind in ("expr", "explicit", "decorated")
     ),
@@ -70,6 +77,13 @@ REFORMATTERS: Final = {
     "Black, 79 columns": ("[tool.black]\n", "line-length = 79\n", ("black", "--quiet")),
     "isort": ("[tool.isort]\n", 'profile = "black"\n', ("isort", "--quiet")),
     "isort, a line each": ("[tool.isort]\n", "force_single_line = true\n", ("isort", "--quiet")),
+}
+# What renders every file that a service may have.
+EVERY_FILE: Final = {
+    "preset": "everything",
+    "authentication_scheme": SCHEMES[0],
+    "further_schemes": [*SCHEMES[1:]],
+    "storage": "redis",
 }
 # Where Renovate finds something and the rule for the lines of the template isn't needed.
 NOT_RAISED: Final = {
@@ -99,13 +113,13 @@ PLUGINS: Final = ("pytest-asyncio", "pytest-cov", "pytest-randomly", "pytest-xdi
 
 @pytest.fixture(scope="module")
 def rendered(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a preset's service, to be read and not to be changed."""
+    """Return a preset's service, or one with every file, to be read and not to be changed."""
     folder: Path = tmp_path_factory.mktemp("surroundings")
 
     def service(preset: str) -> Path:
         destination = folder / preset
         if not destination.exists():
-            data = {"preset": preset}
+            data = EVERY_FILE if preset == "every file" else {"preset": preset}
             run_copy(
                 str(template), destination, data=data, defaults=True, quiet=True, vcs_ref="HEAD"
             )
@@ -114,7 +128,7 @@ def rendered(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return service
 
 
-@pytest.fixture(params=["everything", pytest.param("minimal", marks=pytest.mark.matrix)])
+@pytest.fixture(params=["every file", pytest.param("minimal", marks=pytest.mark.matrix)])
 def service(
     request: pytest.FixtureRequest, rendered: Callable[[str], Path], tmp_path: Path
 ) -> Iterator[Path]:
@@ -142,8 +156,8 @@ def test_ruff_leaves_the_template_s_files_alone(
     for after, text in edits:
         _insert(service, after, text)
 
-    formatted = python("ruff", "format", "--no-cache", "--check", *TEMPLATES_OWN, cwd=service)
-    linted = python("ruff", "check", "--no-cache", *TEMPLATES_OWN, cwd=service)
+    formatted = python("ruff", "format", "--no-cache", "--check", *FORMATTED, cwd=service)
+    linted = python("ruff", "check", "--no-cache", *LINTED, cwd=service)
 
     assert (formatted.returncode, formatted.stdout) == (0, formatted.stdout)
     assert (linted.returncode, linted.stdout) == (0, linted.stdout)
@@ -172,7 +186,7 @@ def test_other_formatters_leave_the_template_s_files_alone(
 
 @pytest.mark.parametrize("text", MYPY_SETTINGS.values(), ids=MYPY_SETTINGS)
 @pytest.mark.parametrize(
-    "preset", ["minimal", pytest.param("everything", marks=pytest.mark.matrix)]
+    "preset", ["minimal", pytest.param("every file", marks=pytest.mark.matrix)]
 )
 def test_mypy_finds_nothing_in_the_template_s_files(
     preset: str, text: str, rendered: Callable[[str], Path], tmp_path: Path, mypy_cache: Path
@@ -208,7 +222,7 @@ def test_strict_pyright_finds_nothing_in_the_template_s_files(minimal: Path) -> 
     ],
     ids=lambda command: command[0],
 )
-@pytest.mark.parametrize("folder", ["everything", "this repository"])
+@pytest.mark.parametrize("folder", ["every file", "this repository"])
 def test_checkers_find_nothing(
     command: tuple[str, ...], folder: str, rendered: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -464,7 +478,10 @@ def test_no_proxy_stands_before_the_health_check(minimal: Path) -> None:
 def test_every_command_ends_where_the_start_does_and_names_no_server(service: Path) -> None:
     """A lifespan that may be left out hides a refusal to start."""
     image = json.dumps(_read(service, "Dockerfile").replace("\\\n     ", "").replace('", "', " "))
-    words = [image, *(_read(service, name) for name in ("README.md", "docs/deployment.md"))]
+    words = [
+        image,
+        *(_read(service, name) for name in ("README.md", "AGENTS.md", "docs/deployment.md")),
+    ]
     commands = re.findall(r"uvicorn app[.]main:app[^`\n\"\\]*", "\n".join(words))
 
     assert len(commands) >= 3

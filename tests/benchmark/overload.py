@@ -36,11 +36,11 @@ class Variant:
 
 
 VARIANTS: Final = (
-    Variant("without the layer", "#cf222e", BASE, {}, {}),
-    Variant("MAX_CONCURRENCY=4", "#0969da", (*BASE, "concurrency"), {"MAX_CONCURRENCY": "4"}, {}),
+    Variant("without the layer", "red", BASE, {}, {}),
+    Variant("MAX_CONCURRENCY=4", "blue", (*BASE, "concurrency"), {"MAX_CONCURRENCY": "4"}, {}),
     Variant(
         "a policy with max_concurrency=4",
-        "#1a7f37",
+        "green",
         (*BASE, "concurrency"),
         {},
         {"GET /backend": {"max_concurrency": 4}},
@@ -74,9 +74,10 @@ def overload(targets: Targets) -> None:
     ]
     head = ["", "served per second", "99 % within", "served per second, of 20", "99 % within"]
     PICTURE.write_text(_picture(found), "utf-8")
-    write("Overload", f"{_EXPLANATION}\n\n{table(head, rows)}\n\n![](overload.svg)")
+    write("Overload", f"{_EXPLANATION}\n\n{table(head, rows)}\n\n![{_TITLE}](overload.svg)")
 
 
+_TITLE: Final = "Requests served in time, per second, at ten times the capacity"
 _EXPLANATION: Final = f"""\
 {WORKERS} workers, each with a pool of two connections to a backend that takes 100 ms: {CAPACITY} requests a second.
 For {SECONDS} seconds {RATES["/backend"]} a second come (the first two columns), and {RATES["/alone"]} that need no backend (the last two); both are `def` endpoints.
@@ -149,6 +150,19 @@ _WIDTH: Final = 360
 _HEIGHT: Final = 160
 _LEFT: Final = 50
 _TOP: Final = 50
+# A dash for each line: these colours alone look the same to some.
+_STYLE: Final = """<style>
+svg { --ground: #ffffff; --text: #1f2328; --axis: #57606a; --red: #cf222e; --blue: #0969da; --green: #1a7f37 }
+@media (prefers-color-scheme: dark) {
+  svg { --ground: #0d1117; --text: #f0f6fc; --axis: #9198a1; --red: #ff7b72; --blue: #4493f8; --green: #3fb950 }
+}
+text { font: 13px sans-serif; fill: var(--text) }
+path, polyline { fill: none; stroke-width: 1.5 }
+.axis { stroke: var(--axis) }
+.red { stroke: var(--red) }
+.blue { stroke: var(--blue); stroke-dasharray: 7 3 }
+.green { stroke: var(--green); stroke-dasharray: 2 2 }
+</style>"""
 
 
 def _picture(found: Mapping[Variant, Outcomes]) -> str:
@@ -164,15 +178,16 @@ def _picture(found: Mapping[Variant, Outcomes]) -> str:
         )
     ]
     legend = "".join(
-        f'<text x="{_LEFT + 270 * at}" y="{_TOP + _HEIGHT + 55}" fill="{variant.colour}">'
-        f"{variant.label}</text>"
+        f'<path class="{variant.colour}" d="M{_LEFT + 270 * at},{_TOP + _HEIGHT + 50}h26"/>'
+        f'<text x="{_LEFT + 270 * at + 34}" y="{_TOP + _HEIGHT + 55}">{variant.label}</text>\n'
         for at, variant in enumerate(found)
     )
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 275" font-family="sans-serif"'
-        ' font-size="13">\n<rect width="920" height="275" fill="#fff"/>\n'
-        f'<text x="{_LEFT}" y="20" font-weight="bold">Requests served in time, per second, at ten'
-        f" times the capacity</text>\n{''.join(panels)}{legend}\n</svg>\n"
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 275" width="920" height="275"'
+        f' role="img" aria-labelledby="title">\n<title id="title">{_TITLE}</title>\n{_STYLE}\n'
+        '<rect width="920" height="275" rx="8" fill="var(--ground)"/>\n'
+        f'<text x="{_LEFT}" y="20" style="font-weight: bold">{_TITLE}</text>\n'
+        f"{''.join(panels)}{legend}</svg>\n"
     )
 
 
@@ -188,7 +203,7 @@ def _panel(left: int, title: str, lines: Mapping[Variant, list[int]]) -> str:
     most = max(1, *(max(counts) for counts in lines.values()))
     bottom = _TOP + _HEIGHT
     drawn = "".join(
-        f'<polyline fill="none" stroke="{variant.colour}" stroke-width="1.5" points="'
+        f'<polyline class="{variant.colour}" points="'
         + " ".join(
             f"{left + _WIDTH * second / SECONDS:.0f},{bottom - _HEIGHT * count / most:.0f}"
             for second, count in enumerate(counts)
@@ -198,7 +213,7 @@ def _panel(left: int, title: str, lines: Mapping[Variant, list[int]]) -> str:
     )
     return (
         f'<text x="{left}" y="{_TOP - 8}">{title}</text>\n'
-        f'<path d="M{left},{_TOP}V{bottom}H{left + _WIDTH}" fill="none" stroke="#57606a"/>\n'
+        f'<path class="axis" d="M{left},{_TOP}V{bottom}H{left + _WIDTH}"/>\n'
         f'<text x="{left - 6}" y="{_TOP + 5}" text-anchor="end">{most}</text>\n'
         f'<text x="{left - 6}" y="{bottom + 5}" text-anchor="end">0</text>\n'
         f'<text x="{left + _WIDTH}" y="{bottom + 18}" text-anchor="end">{SECONDS} s</text>\n'

@@ -252,7 +252,7 @@ def test_an_exempt_path_opens_no_route_with_a_parameter(
     response = TestClient(app, "http://a.localhost").request(method, path)
 
     assert response.status_code == status
-    scope = {"type": "http", "method": method, "path": path, "headers": [], "app": app}
+    scope = {"type": "http", "method": method, "path": path, "headers": (), "app": app}
     context, policies = route_of(scope), policies_of(app)
     rows = policies.explain(scope, context) if policies and context else []
     shown = [row["value"] for row in rows if row["name"] == "authentication_required"]

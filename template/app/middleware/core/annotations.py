@@ -26,7 +26,8 @@ def aliases(field: FieldInfo) -> list[str]:
             return [str(path.path[0])]
         case AliasChoices() as choices:
             return [str(path[0]) for path in choices.convert_to_aliases()]
-    return []
+        case _:
+            return []
 
 
 def kinds(annotation: object) -> set[type]:

@@ -58,6 +58,7 @@ class Client(Protocol):
 
         Those that are `replicated` must outlive their server, and are scripts of one key.
         """
+        ...
 
     async def try_out(self, commands: Sequence[Command], *, replicated: bool) -> None:
         """Send `commands`, and ask all servers that any may need; raise if one is refused."""

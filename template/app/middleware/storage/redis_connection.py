@@ -179,7 +179,8 @@ class RedisConnection:
         for _, future in self._sent + self._waiting:
             if not future.done():
                 future.set_exception(StorageLostError())
-        self._sent, self._waiting = [], []
+        self._sent = []
+        self._waiting = []
 
     def _regain(self) -> None:
         if self._lost_at is not None:

@@ -223,6 +223,15 @@ def test_a_refusal_names_who_was_not_reached(explain: Explain, probe_app: ProbeA
     assert step(found, FIRST)["reached"]
 
 
+@pytest.mark.skipif("metrics" not in LAYERS, reason="its route rejects")
+def test_a_layer_rejects_from_its_own_route_too(explain: Explain) -> None:
+    found = explain("/metrics", "--client", "203.0.113.9")
+
+    assert (found["responded_by"], found["response"]["status"]) == ("metrics", 403)
+    assert found["refusal"]["layer"] == "metrics"
+    assert found["refusal"]["settings"][0]["name"] == "METRICS_ALLOW"
+
+
 @pytest.mark.skipif(not SWITCH, reason="no layer here can be switched off")
 def test_a_route_has_its_policy_whether_reached_or_not(
     explain: Explain, run: Run, probe_app: ProbeApp
@@ -379,8 +388,8 @@ def test_a_required_header_is_named_without_its_value(
     """A gateway may prove itself by it."""
     app = probe_app(required_headers=["X-Gateway: pa55", "X-Zone: eu"])
 
-    for headers in ([], ["-H", "X-Gateway: pa55"]):
-        text = run("/probe/ok", *headers, *form, app=app)
+    for headers in ("", "-H X-Gateway:pa55"):
+        text = run("/probe/ok", *headers.split(), *form, app=app)
 
         assert "pa55" not in text
         assert "X-Gateway" in text

@@ -102,7 +102,8 @@ def _shared() -> RedisServer:
     from app.middleware.storage import redis  # noqa: PLC0415 - others use the server alone
 
     # Where many tests run at once a Redis may be late, and is no lost one for that.
-    vars(redis).update(_COUNTS_TIMEOUT=5.0, _RESPONSES_TIMEOUT=5.0)
+    for name in ("_COUNTS_TIMEOUT", "_RESPONSES_TIMEOUT"):
+        setattr(redis, name, 5.0)
     server = RedisServer()
     server.start()
     atexit.register(server.kill)

@@ -129,6 +129,7 @@ def test_many_bytes_on_the_way_are_no_lost_redis(
             storage = RedisStorage(SecretStr(url))
             asked = (storage.claim("answer", b"mine", 60) for _ in range(60))
             replays = [asyncio.create_task(it) for it in asked]
+            calls = 0
             for _ in range(500):
                 if calls := calls_of_get(server):
                     break

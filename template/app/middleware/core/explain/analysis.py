@@ -75,7 +75,7 @@ class _Analysis:
         self._context = route_of(asked)
         self._holds = policies.explain(asked, self._context) if self._context else []
         self._place = self._find_responder()
-        self._responder = None if self._place is None else self._components[self._place]
+        self._responder = None if self._place is None else self._name(self._place)
 
     def explanation(self) -> Explanation:
         record, mask = self._record, self._masker
@@ -215,6 +215,14 @@ class _Analysis:
                 break
             place += 1
         return place
+
+    def _name(self, place: int) -> str:
+        """Return the component at `place`; where a layer's own route rejects, that layer."""
+        layer = str(self._state.get("refused_by"))
+        settings = LAYERS[layer].settings if layer in LAYERS else ()
+        path = self._scope["path"]
+        own = any(getattr(self._settings, name.lower()) == path for name in settings)
+        return layer if own else self._components[place]
 
     def _refusal(self) -> Refusal | None:
         layer = self._responder
