@@ -67,7 +67,7 @@ class SessionMiddleware(Layer):
         cookies = self._own(exchange) if sent is None or self.cookie in sent else []
         session = Session()
         if cookies:
-            scope = {**exchange.scope, "headers": cookies}
+            scope: Scope = {**exchange.scope, "headers": cookies}
             run_at_once(self.starlette(scope, exchange.receive, _nowhere))
             session = scope["session"]
         exchange.scope["session"] = session

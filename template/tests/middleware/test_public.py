@@ -68,5 +68,6 @@ def test_the_members_of_a_problem_are_json() -> None:
     response = problem_response({"type": "http"}, 409, "no onions", members=members)
 
     written = {"day": "2026-01-02", "share": None, "cause": "rain"}
-    expected = {**mine, **written, "status": 409, "detail": "no onions"}
+    standard = {"status": 409, "detail": "no onions"}
+    expected = {**mine, **written, **standard, "details": {"status": 200, "detail": ""}}
     assert json.loads(bytes(response.body), parse_constant=pytest.fail) == expected
