@@ -60,7 +60,7 @@ def test_a_list_of_yours_is_comma_separated_or_json(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_members_of_a_problem_are_json() -> None:
-    """Of the standard ones, a type and a title are yours."""
+    """Of the standard ones, a type and a title are yours; others are beside them."""
     mine = {"type": "https://onions.example/late", "title": "Late"}
     odd = {"day": date(2026, 1, 2), "share": float("nan"), "cause": ValueError("rain")}
     members = {**mine, **odd, "status": 200, "detail": ""}
@@ -68,6 +68,6 @@ def test_the_members_of_a_problem_are_json() -> None:
     response = problem_response({"type": "http"}, 409, "no onions", members=members)
 
     written = {"day": "2026-01-02", "share": None, "cause": "rain"}
-    standard = {"status": 409, "detail": "no onions"}
-    expected = {**mine, **written, **standard, "details": {"status": 200, "detail": ""}}
+    others = {"details": {"status": 200, "detail": ""}}
+    expected = {**mine, **written, **others, "status": 409, "detail": "no onions"}
     assert json.loads(bytes(response.body), parse_constant=pytest.fail) == expected
