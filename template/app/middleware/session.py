@@ -22,7 +22,7 @@ from .core.threads import run_at_once
 
 _logger: Final = logging.getLogger(__name__)
 _OPEN_TO_ALL: Final = (
-    "SESSION_SAME_SITE=none lets any site send requests as a user (CSRF), and this service has no"
+    "SESSION_SAME_SITE=none lets any site send requests as a user, and this service has no"
     " layer cross_origin. Add it, or have code of yours reject them"
 )
 _SENDS: Final = "session.sends"

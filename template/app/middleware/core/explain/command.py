@@ -101,9 +101,10 @@ def _explanation(
     arguments: argparse.Namespace,
 ) -> Explanation:
     settings = policies.settings
-    # A gateway may prove itself by a header.
-    required = [item.partition(":")[0] for item in getattr(settings, "required_headers", ())]
-    names = [shown(getattr(settings, "api_key_header", "")), *required]
+    items = [str(item) for _, value in settings if isinstance(value, tuple) for item in value]
+    # By a header that a setting demands, a gateway may prove itself.
+    demanded = [item.partition(": ")[0] for item in items if ": " in item]
+    names = [shown(getattr(settings, "api_key_header", "")), *demanded]
     masker = Masker(request.headers, settings, names=names, show=arguments.show_secrets)
     with _quiet(arguments.logs):
         record = asyncio.run(
