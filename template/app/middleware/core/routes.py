@@ -27,8 +27,8 @@ _ANY: Final = "/{path}"
 # Routes that lead to the one that was taken; a tuple, since each request asks.
 _LEADING: Final = (Host, Mount)
 _NO_NOTES: Final[Mapping[str, Any]] = {}
-# The key of a scope for a list of the copy that the router gets, if it gets one.
-_COPY: Final = "app.middleware.copy"
+# The key of a scope for what tells which scope the router got, where that may be a copy.
+_ROUTED: Final = "app.middleware.routed"
 
 
 class _Default(BaseRoute):
@@ -36,6 +36,12 @@ class _Default(BaseRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:  # noqa: ARG002
         return Match.FULL, {}
+
+
+class _Routed:
+    """The scope that the router got."""
+
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True)
@@ -190,19 +196,19 @@ def with_copies(app: ASGIApp, router: Router) -> ASGIApp:
     Return `app`, of whose requests `route_template` finds the route in a copy of the scope too.
 
     ASGI asks classes that change the scope to copy it, so what `router` writes can be in the copy
-    alone. Copies share the list that is put in here.
+    alone. Copies share the object that is put in here.
     """
-    routed = router.middleware_stack
+    inner = router.middleware_stack
 
     def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        scope.setdefault(_COPY, [])
+        scope.setdefault(_ROUTED, _Routed())
         return app(scope, receive, send)
 
     def route(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         # Taken out, else a scope would hold itself, and wait for the garbage collector.
-        if (copies := scope.pop(_COPY, None)) is not None:
-            copies.append(scope)
-        return routed(scope, receive, send)
+        if (routed := scope.pop(_ROUTED, None)) is not None:
+            routed.scope = scope
+        return inner(scope, receive, send)
 
     router.middleware_stack = route
     return enter
@@ -221,8 +227,8 @@ def route_template(scope: Scope) -> str | None:
     notes = scope.get("fastapi", _NO_NOTES)
     context = notes.get("effective_route_context")
     path = getattr(context, "path", "") or _path(scope, notes)
-    if path is None and scope.get(_COPY):
-        return route_template(scope[_COPY][-1])
+    if path is None and (routed := scope.get(_ROUTED)) and routed.scope is not None:
+        return route_template(routed.scope)
     if "app_root_path" not in scope:
         return path
     mount: str = scope["root_path"][len(scope["app_root_path"]) :]

@@ -1,7 +1,7 @@
 """Redis storage: exact for all workers, and under keys that end by themselves."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -127,7 +127,7 @@ def test_a_request_that_ran_twice_while_redis_was_lost_is_logged(
 
 
 @contextmanager
-def restricted(*rules: str) -> Iterator[RedisServer]:
+def restricted(*rules: str) -> Generator[RedisServer]:
     """Yield a server at whose address `rules` of an ACL hold."""
     with RedisServer() as server:
         server.ask(f"ACL SETUSER app on nopass ~* +@all {' '.join(rules)}")
