@@ -258,7 +258,7 @@ WRONG: Final = {
     "a path of two lines": ({"METRICS_PATH": "/m\nx"}, ["METRICS_PATH"]),
     "a pattern where paths are exact": (
         {"AUTHENTICATION_EXEMPT": "/hook/*"},
-        ["AUTHENTICATION_EXEMPT must be exact paths such as /healthz"],
+        ["AUTHENTICATION_EXEMPT must be exact paths such as /login"],
     ),
     "a wildcard for an audience": ({"JWT_AUDIENCE": "*"}, ["JWT_AUDIENCE must hold values as"]),
     "quotes that a tool kept": (

@@ -555,7 +555,7 @@ def test_an_edit_of_the_template_s_files_conflicts_visibly(
     assert _conflicts(service) == [path]
     for text in ("urandom(8)", "urandom(32)", "<<<<<<< before updating"):
         assert text in _read(service, path)
-    assert "UU is a conflict" in done.stdout
+    assert "UU and .rej are conflicts" in done.stdout
 
 
 def test_an_edit_elsewhere_in_the_template_s_files_is_merged(
