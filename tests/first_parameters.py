@@ -3,7 +3,7 @@ Runs the tests of a rendered service, each with its first parameters alone: a sc
 
 Started inside of the service, with the arguments of pytest. The other parameters vary what one
 layer is given, and so do tests of one start a server each: neither turns on which other layers
-are there.
+are there. With `--of-every-service` that holds for the tests that every service has.
 """
 
 import sys
@@ -22,17 +22,32 @@ SLOW = {
 }
 
 
+# The tests that every service has.
+COMMON = (
+    "tests/middleware/core/",
+    *(f"tests/middleware/test_{name}.py" for name in ("public", "refusals", "stack")),
+)
+
+
 class FirstParameters:
     """A plugin that leaves out what comes second."""
+
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        parser.addoption("--of-every-service", action="store_true")
 
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        first: dict[str, pytest.Item] = {}
+        concerned = COMMON if config.getoption("--of-every-service") else ("",)
+        known = {*SLOW}
+        kept: list[pytest.Item] = []
+        left_out: list[pytest.Item] = []
         for item in items:
-            first.setdefault(item.nodeid.partition("[")[0], item)
-        kept = [item for name, item in first.items() if name not in SLOW]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+            name = item.nodeid.partition("[")[0]
+            is_second = name.startswith(concerned) and name in known
+            (left_out if is_second else kept).append(item)
+            known.add(name)
+        config.hook.pytest_deselected(items=left_out)
         items[:] = kept
 
 

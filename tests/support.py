@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 from markdown_it import MarkdownIt
@@ -143,22 +143,29 @@ def blocks(markdown: str, language: str) -> list[str]:
     ]
 
 
+Parameters = Literal["every", "of layers", "first"]
+_RUNNERS: Final[dict[Parameters, tuple[str | Path, ...]]] = {
+    "every": ("-m", "pytest"),
+    "of layers": ("-P", TESTS / "first_parameters.py", "--of-every-service"),
+    "first": ("-P", TESTS / "first_parameters.py"),
+}
+
+
 def failures(
     service: Path,
     *,
     mypy_cache: Path,
     executable: str | Path = sys.executable,
-    every_parameter: bool = True,
+    parameters: Parameters = "every",
 ) -> list[str]:
     """Run all that must be clean in a service; return the output of what was not."""
-    runner = ("-m", "pytest") if every_parameter else ("-P", TESTS / "first_parameters.py")
     checks = (
         ("ruff", "format", "--diff", "--no-cache", "."),
         ("ruff", "check", "--no-cache", "."),
         ("mypy", "--cache-dir", mypy_cache),
     )
     results = [run(executable, "-m", *check, cwd=service) for check in checks]
-    results.append(_tested(service, executable, *runner))
+    results.append(_tested(service, executable, *_RUNNERS[parameters]))
     return [done.stdout for done in results if done.returncode]
 
 

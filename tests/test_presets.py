@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 
 from .conftest import Render
-from .support import ORDER, ROOT, UV, blocks, failures, interpreter, read_yaml, run
+from .support import ORDER, ROOT, UV, Parameters, blocks, failures, interpreter, read_yaml, run
 
 SECONDS: Final = 60
 LOWEST: Final = "lowest-direct"
@@ -64,9 +64,9 @@ def test_a_preset_lives_in_its_own_environment(
 
     assert synced.returncode == 0, synced.stdout
     own = service / ".venv/bin/python"
-    every_parameter = resolution == LOWEST
+    parameters: Parameters = "every" if resolution == LOWEST else "first"
     cache = tmp_path / "mypy"
-    found = failures(service, mypy_cache=cache, executable=own, every_parameter=every_parameter)
+    found = failures(service, mypy_cache=cache, executable=own, parameters=parameters)
     assert found == []
     with _started(service, environment) as port:
         assert _status(port) == 200

@@ -25,6 +25,7 @@ from .support import (
     STORAGES,
     STORING,
     Answers,
+    Parameters,
     closed,
     failures,
     python,
@@ -42,11 +43,11 @@ FIRST_SEVEN: Final = (
     "client_version",
 )
 
-# Where every test runs with each of its parameters: each layer alone. Nearly all of the time went
-# to the others, where the question is another: does a test fail that counts on a layer which is
-# absent? It doesn't take every parameter to see that. `everything` runs with all of them in an
-# environment of its own (test_presets.py).
-EVERY_PARAMETER: Final = ("alone-", "pair-")
+# Where the tests of a layer run with each of their parameters: where few others are. Elsewhere the
+# question is another: does a test fail that counts on a layer which is absent? It doesn't take
+# every parameter to see that. `everything` runs with all of them in an environment of its own
+# (test_presets.py).
+OF_LAYERS: Final = ("alone-", "pair-")
 # What every run has: in these any two layers meet in all their states, in the matrix any three.
 # Of the rows in which layers meet each set of schemes and each storage, it has three.
 SAMPLE: Final = (
@@ -221,8 +222,8 @@ def test_a_selection_is_a_good_service(
 ) -> None:
     service = render(**answers)
 
-    every_parameter = name.startswith(EVERY_PARAMETER)
-    assert failures(service, mypy_cache=mypy_cache, every_parameter=every_parameter) == []
+    parameters: Parameters = "of layers" if name.startswith(OF_LAYERS) else "first"
+    assert failures(service, mypy_cache=mypy_cache, parameters=parameters) == []
     assert _traces(service, {*answers["layers"]}) == []
     assert _declared(service) == _imported(service)
     assert _untidy(service) == []

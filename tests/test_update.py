@@ -241,7 +241,7 @@ def test_what_is_the_users_stays(
 ) -> None:
     _update_and_look(lived_in, layers, render)
 
-    assert failures(lived_in, mypy_cache=mypy_cache, every_parameter=False) == []
+    assert failures(lived_in, mypy_cache=mypy_cache, parameters="first") == []
 
 
 @pytest.mark.parametrize("release", _ends(releases(ROOT)))
@@ -252,7 +252,7 @@ def test_what_is_the_users_stays_from_a_release_on(
 
     _update_and_look(lived_in, PLAIN, render)
 
-    assert failures(lived_in, mypy_cache=mypy_cache, every_parameter=False) == []
+    assert failures(lived_in, mypy_cache=mypy_cache, parameters="first") == []
 
 
 def _update_and_look(service: Path, layers: list[str], render: Render) -> None:
