@@ -27,7 +27,7 @@ _ANY: Final = "/{path}"
 # Routes that lead to the one that was taken; a tuple, since each request asks.
 _LEADING: Final = (Host, Mount)
 _NO_NOTES: Final[Mapping[str, Any]] = {}
-# The key of a scope for what tells which scope the router got, where that may be a copy.
+# The key of a scope for a note of the one that the router got, which may be a copy.
 _ROUTED: Final = "app.middleware.routed"
 
 
