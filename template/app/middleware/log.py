@@ -8,7 +8,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from time import time
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TextIO, get_args
@@ -66,7 +66,15 @@ def begin_fields(**fields: object) -> Callable[[], None]:
     Threads and tasks of the request have copies of its context, so they share one dictionary.
     """
     known = _fields.get()
-    return partial(_fields.reset, _fields.set({**known, **fields} if known else fields))
+    token = _fields.set({**known, **fields} if known else fields)
+
+    def end() -> None:
+        try:
+            _fields.reset(token)
+        except ValueError:
+            return  # of a task in which a layer runs the rest, and whose context ends with it
+
+    return end
 
 
 def bind(**fields: object) -> Token[Mapping[str, object]]:

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import redirect_stdout
+from contextvars import copy_context
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -651,3 +652,14 @@ def test_colours_are_for_terminals_that_have_them(
         monkeypatch.setenv(name, value)
 
     assert (b"\x1b[" in written({}, Terminal(io.BytesIO()), monkeypatch)) is coloured
+
+
+def test_the_fields_of_a_request_may_end_in_a_task_of_a_layer() -> None:
+    """A layer outside may run the rest of the request in one."""
+
+    def run() -> None:
+        end = begin_fields(c=1)
+        copy_context().run(end)
+        end()
+
+    copy_context().run(run)
