@@ -4,7 +4,8 @@ Each preset in an environment of its own, made from its own pyproject.
 With the lowest versions that it allows and with the newest, on each Python that the workflow of
 this repository names; those that this machine lacks are skipped. Every run has a sample:
 the newest on the newest Python, and `everything` with the lowest on the oldest. `pytest -m matrix`
-runs the rest. With the lowest every test runs with each of its parameters.
+runs the rest, and `api` and `browser`, whose layers `public` and `everything` have too. With the
+lowest every test runs with each of its parameters.
 """
 
 import os
@@ -42,7 +43,8 @@ def _matrix() -> Iterator[Any]:
     for preset in PRESETS:
         for version in PYTHONS:
             lowest = preset == "everything" and version in here[:1]
-            sample = {LOWEST: lowest, NEWEST: version in here[-1:]}
+            newest = preset not in {"api", "browser"} and version in here[-1:]
+            sample = {LOWEST: lowest, NEWEST: newest}
             for resolution in (LOWEST, NEWEST):
                 marks: list[Any] = [] if sample[resolution] else [pytest.mark.matrix]
                 yield pytest.param(preset, version, resolution, marks=marks)
