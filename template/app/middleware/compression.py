@@ -10,7 +10,7 @@ from .core.exchange import Addition, Exchange, Filter
 from .core.headers import Clash, HeaderRule, Headers, first
 from .core.layer import HTTP, Layer
 from .core.memo import Memo
-from .core.threads import Threads, run_at_once
+from .core.threads import Threads, nothing, run_at_once
 
 _REMEMBERED: Final = 128
 _LARGE: Final = 128 * 1024
@@ -116,7 +116,7 @@ class _Encoder:
             return
         if self._encode is None:
             sends: list[Send] = []
-            await self._library({**self._scope, _SENDS: sends}, _nothing, self._collect)
+            await self._library({**self._scope, _SENDS: sends}, nothing, self._collect)
             self._encode = sends.pop()
         ends = message["type"] == "http.response.body" and not message.get("more_body", False)
         bodiless = ends and self._scope["method"] == "HEAD" and not message.get("body", b"")
@@ -151,11 +151,6 @@ class _Encoder:
             self._left_alone = not _is_encoded(message)
             message = _finished(message, compressed=not self._left_alone)
         self._encoded.append(message)
-
-
-async def _nothing() -> Message:
-    """Act as the library's `receive`."""
-    return {}
 
 
 async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:

@@ -99,7 +99,7 @@ class CorsMiddleware(Layer):
         app: ASGIApp,
         *,
         allow_origins: Sequence[str],
-        allow_origin_regex: str | None,
+        allow_origin_regex: str,
         allow_methods: Sequence[str],
         allow_headers: Sequence[str],
         expose_headers: Sequence[str],

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from .core.exchange import HANDSHAKE, Exchange
 from .core.layer import Layer
 from .core.setting_types import check_origin
-from .core.threads import run_at_once
+from .core.threads import nothing, run_at_once
 from .problem import Refusal
 
 _ADMITTED: Final = "cross_origin.admitted"
@@ -42,7 +42,7 @@ class CrossOriginMiddleware(Layer):
         self.trusted = frozenset(trusted)
         self.credentials = [name.lower().encode("ascii") for name in credentials]
         self.protection = CrossOriginProtection(
-            _admit, allowed_origins=list(trusted), deny_app=_deny
+            _admit, allowed_origins=list(trusted), deny_app=nothing
         )
 
     def spares(self, path: str, method: str) -> bool:
@@ -83,10 +83,6 @@ class CrossOriginMiddleware(Layer):
 async def _admit(scope: MutableMapping[str, Any], *_: object) -> None:
     """Act as the app that the library calls."""
     scope[_ADMITTED] = True
-
-
-async def _deny(*_: object) -> None:
-    """Act as the library's handler for rejections."""
 
 
 def _own_origins(exchange: Exchange) -> tuple[str, ...]:

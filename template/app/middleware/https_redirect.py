@@ -6,12 +6,11 @@ from typing import Final
 from urllib.parse import quote
 
 from starlette.status import HTTP_307_TEMPORARY_REDIRECT
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 
 from .core.exchange import Exchange
 from .core.layer import Layer
 from .core.networks import parse_address
-from .core.scope import route_path
 from .problem import Refusal
 
 _SECURE: Final = {"http": "https", "ws": "wss"}
@@ -43,7 +42,7 @@ class HttpsRedirectMiddleware(Layer):
         return Refusal(
             status=HTTP_307_TEMPORARY_REDIRECT,
             detail="This service requires https.",
-            headers={"Location": _location(exchange.scope, host)},
+            headers={"Location": _location(exchange, host)},
         )
 
 
@@ -55,18 +54,19 @@ def _is_local(name: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def _location(scope: Scope, host: str) -> str:
-    secure = f"{_SECURE[scope['scheme']]}://{_DEFAULT_PORT.sub('', host)}"
-    query: bytes = scope.get("query_string", b"")
-    return secure + _path(scope) + ("?" + quote(query, safe=_SAFE + "?") if query else "")
+def _location(exchange: Exchange, host: str) -> str:
+    secure = f"{_SECURE[exchange.scope['scheme']]}://{_DEFAULT_PORT.sub('', host)}"
+    query: bytes = exchange.scope["query_string"]
+    return secure + _path(exchange) + ("?" + quote(query, safe=_SAFE + "?") if query else "")
 
 
-def _path(scope: Scope) -> str:
+def _path(exchange: Exchange) -> str:
+    scope = exchange.scope
     # As it was sent: a decoded %2F or %3F would change the address.
     path = quote(scope.get("raw_path") or scope["path"].encode(), safe=_SAFE)
     if not path.startswith("/"):
         # h11 accepts `GET @evil.example`, which would become a part of the host.
         return "/"
     # A prefix that a proxy removed is only in `root_path`.
-    stripped = route_path(scope) == scope["path"]
-    return quote(scope.get("root_path", "").rstrip("/")) + path if stripped else path
+    stripped = exchange.path == scope["path"]
+    return quote(scope["root_path"].rstrip("/")) + path if stripped else path

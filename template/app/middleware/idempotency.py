@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from .core.exchange import Decision, Exchange, Place
@@ -89,8 +89,9 @@ class IdempotencyMiddleware(StoringLayer):
         return self._once
 
     async def _once(self, exchange: Exchange, place: Place) -> None:
-        body = await _body(exchange.receive)
-        if body is None:
+        try:
+            body = await Request(exchange.scope, exchange.receive).body()
+        except ClientDisconnect:
             return
         fingerprint = _fingerprint(exchange.scope, body, self._taking(exchange.scope))
         claim = Claim(self.storage, _claimed(exchange), fingerprint)
@@ -167,18 +168,6 @@ def _claimed(exchange: Exchange) -> str:
 def _fingerprint(scope: Scope, body: bytes, hosts: Sequence[str]) -> bytes:
     target = [scope["method"], scope["path"], scope["query_string"].decode("latin-1"), *hosts]
     return hashlib.sha256(json.dumps(target).encode() + b"\n" + body).digest()
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """Read the whole body; None if the client disconnects."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body)
 
 
 def _repeated(body: bytes, receive: Receive) -> Receive:

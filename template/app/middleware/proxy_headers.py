@@ -11,12 +11,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware as UvicornProxyHeaders
 
 from .core.check import fail_start
-from .core.exchange import Exchange
+from .core.exchange import Client, Exchange
 from .core.headers import LONGEST
 from .core.layer import Layer
 from .core.networks import MAPPED_BITS, covers, holds_everybody, network, parse_network
 from .core.reading import in_any_case
-from .core.threads import run_at_once
+from .core.threads import nothing
 
 # A peer on a unix socket has no address.
 _UNIX: Final = "unix"
@@ -41,9 +41,9 @@ class ProxyHeadersMiddleware(Layer):
 
     The client is the rightmost address of X-Forwarded-For that isn't a trusted proxy; entries
     left of it can be forged. A peer that isn't trusted is the client itself. A peer on a unix
-    socket has no address, and is trusted by the word `unix`. So far uvicorn's class; this one
-    adds the lists of several proxies, such as `X-Forwarded-Proto: https, http`, ignores the case
-    of a scheme (RFC 3986, 3.1), and trusts an IPv4 proxy that the server reports as
+    socket has no address, and is trusted by the word `unix`. Unlike uvicorn's class, this one reads
+    the lists of several proxies, such as `X-Forwarded-Proto: https, http`, ignores the case of a
+    scheme (RFC 3986, 3.1), and trusts an IPv4 proxy that the server reports as
     `::ffff:10.0.0.1`. It changes the scope in place, so outer layers see the client too once the
     request passed. Websockets get ws or wss and requests http or https, whichever pair the proxy
     sends.
@@ -52,7 +52,8 @@ class ProxyHeadersMiddleware(Layer):
     def __init__(self, app: ASGIApp, *, trusted_proxies: Collection[str]) -> None:
         super().__init__(app)
         self.trusted_proxies = trusted_proxies
-        self.uvicorn: Any = UvicornProxyHeaders(_nothing, list(_spellings(trusted_proxies)))
+        spellings = list(_spellings(trusted_proxies))
+        self.trusted: Any = UvicornProxyHeaders(nothing, spellings).trusted_hosts
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         # uvicorn and gunicorn's uvicorn worker put the same class around the app, where it would
@@ -63,51 +64,38 @@ class ProxyHeadersMiddleware(Layer):
                 stated = _stated(caller)
                 if not (stated <= _DEFAULTS or _as_set(stated) == _as_set(self.trusted_proxies)):
                     await fail_start(_DISAGREES.format(",".join(sorted(stated))), receive, send)
-                caller.trusted_hosts = UvicornProxyHeaders(_nothing, []).trusted_hosts
+                caller.trusted_hosts = UvicornProxyHeaders(nothing, []).trusted_hosts
         await super().lifespan(scope, receive, send)
 
     def enter(self, exchange: Exchange) -> None:
         client = exchange.client
         # Some servers report an empty address there.
-        if (client is None or not client[0]) and _UNIX in self.uvicorn.trusted_hosts:
+        if (client is None or not client[0]) and _UNIX in self.trusted:
             # The name by which uvicorn's class knows it.
             client = exchange.client = exchange.scope["client"] = (_UNIX, 0)
-        if client is not None and client[0] in self.uvicorn.trusted_hosts:
+        if client is not None and client[0] in self.trusted:
             self._correct(exchange)
 
     def _correct(self, exchange: Exchange) -> None:
         scope = exchange.scope
-        forwarded = exchange.headers.get(_ADDRESSES, b"")
-        if forwarded is None or len(forwarded) > LONGEST:
-            _shorten(exchange)
-        run_at_once(self.uvicorn(scope, exchange.receive, exchange.send))
-        exchange.client = scope["client"]
+        client, proxies = self._client(scope)
+        if client[0]:
+            exchange.client = scope["client"] = client
         schemes = _entries(exchange, b"x-forwarded-proto")
-        position = self._position(exchange, len(schemes)) if len(schemes) > 1 else 0
-        scheme = _SCHEMES[scope["type"]].get(schemes[position].lower())
-        if scheme is not None:
-            scope["scheme"] = scheme
+        # Each proxy adds to the end of both lists, and what is left of it can be forged.
+        scheme = schemes[max(len(schemes) - 1 - proxies, 0)].lower()
+        scope["scheme"] = _SCHEMES[scope["type"]].get(scheme, scope["scheme"])
 
-    def _position(self, exchange: Exchange, length: int) -> int:
-        """
-        Return the entry of X-Forwarded-Proto that has the client's scheme.
-
-        Each proxy adds to the end of both lists, so it is as far from the end as the client is
-        among the addresses. What is left of it can be forged.
-        """
-        parse = self.uvicorn.trusted_hosts.get_trusted_client_address
-        addresses = enumerate(map(parse, reversed(_entries(exchange, _ADDRESSES))))
-        proxies = next((at for at, address in addresses if address == exchange.client), 0)
-        return max(length - 1 - proxies, 0)
-
-
-def _shorten(exchange: Exchange) -> None:
-    """Keep the end of a long list of addresses, which is what the proxies added."""
-    sent = b",".join(value for name, value in exchange.scope["headers"] if name == _ADDRESSES)
-    if len(sent) > LONGEST:
-        exchange.drop_headers(frozenset({_ADDRESSES}))
-        exchange.headers[_ADDRESSES] = sent[-LONGEST:]
-        exchange.scope["headers"].append((_ADDRESSES, sent[-LONGEST:]))
+    def _client(self, scope: Scope) -> tuple[Client, int]:
+        """Return the rightmost address that no trusted proxy has, and how many are right of it."""
+        sent = b",".join(value for name, value in scope["headers"] if name == _ADDRESSES)
+        # The end of a long list is what the proxies added.
+        entries = sent[-LONGEST:].decode("latin-1").split(",")
+        for proxies, entry in enumerate(reversed(entries)):
+            client: Client = self.trusted.get_trusted_client_address(entry)
+            if client[0] not in self.trusted:
+                return client, proxies
+        return client, len(entries) - 1
 
 
 def _stated(server: UvicornProxyHeaders) -> set[str]:
@@ -115,10 +103,6 @@ def _stated(server: UvicornProxyHeaders) -> set[str]:
     hosts = server.trusted_hosts
     found = hosts.trusted_literals | hosts.trusted_hosts | hosts.trusted_networks
     return {"*"} if hosts.always_trust else {str(item) for item in found if item}
-
-
-async def _nothing(*_: object) -> None:
-    """Act as the app that uvicorn's class calls."""
 
 
 def check_server_agrees(trusted_proxies: Collection[str]) -> None:

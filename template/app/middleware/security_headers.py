@@ -189,7 +189,7 @@ class SecurityHeadersMiddleware(Layer):
             scope = exchange.scope
             is_page = self.opens_docs and _is_of_fastapi(scope.get("endpoint"))
             if is_page and _PLAIN_PATH.fullmatch(scope["root_path"]):
-                return lambda send: _DocsPage(send, scope, [*headers]).send
+                return lambda send: _with_docs_policy(send, scope, headers)
         return _RULE, headers
 
 
@@ -204,22 +204,20 @@ def _is_of_fastapi(endpoint: object) -> bool:
     return isfunction(endpoint) and endpoint.__module__ == FastAPI.__module__
 
 
-class _DocsPage:
-    """Adds `headers` to a documentation page, with a policy for its inline script."""
+def _with_docs_policy(send: Send, scope: Scope, headers: Headers) -> Send:
+    """Add `headers` to a documentation page, with a policy for its inline script."""
 
-    def __init__(self, send: Send, scope: Scope, headers: Headers) -> None:
-        self._send = send
-        self._scope = scope
-        self._headers = headers
-
-    async def send(self, message: Message) -> None:
+    async def send_opened(message: Message) -> None:
         if message["type"] == "http.response.start":
             # Made once more, since what is sent may be compressed, in pieces or empty.
-            page = await self._scope["endpoint"](Request(self._scope))
+            page = await scope["endpoint"](Request(scope))
+            ours = headers
             if _is_html(page.raw_headers):  # the other endpoint is the document
-                self._headers[0] = (b"content-security-policy", _docs_policy(page.body))
-            _RULE.merge(message["headers"], self._headers)
-        await self._send(message)
+                ours = [(b"content-security-policy", _docs_policy(page.body)), *headers[1:]]
+            _RULE.merge(message["headers"], ours)
+        await send(message)
+
+    return send_opened
 
 
 def _docs_policy(page: bytes) -> bytes:

@@ -18,7 +18,7 @@ from .core.headers import Clash, HeaderRule, Headers
 from .core.layer import Layer
 from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
-from .core.threads import run_at_once
+from .core.threads import nothing, run_at_once
 
 _logger: Final = logging.getLogger(__name__)
 _OPEN_TO_ALL: Final = (
@@ -68,7 +68,7 @@ class SessionMiddleware(Layer):
         session = Session()
         if cookies:
             scope: Scope = {**exchange.scope, "headers": cookies}
-            run_at_once(self.starlette(scope, exchange.receive, _nowhere))
+            run_at_once(self.starlette(scope, exchange.receive, nothing))
             session = scope["session"]
         exchange.scope["session"] = session
         # An app that is mounted may put a session of its own in the place of this one.
@@ -92,7 +92,7 @@ class SessionMiddleware(Layer):
             # In a copy of the scope, since Starlette reads the session from the cookie again.
             sends: list[Send] = []
             scope = {**exchange.scope, "headers": cookies, _SENDS: sends}
-            run_at_once(self.starlette(scope, exchange.receive, _nowhere))
+            run_at_once(self.starlette(scope, exchange.receive, nothing))
             scope["session"] = session
             added: Headers = []
             head = {**message, "headers": added}
@@ -110,10 +110,6 @@ async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
     """Act as the app that Starlette's class calls, and keep the `send` that it passes."""
     if _SENDS in scope:
         scope[_SENDS].append(send)
-
-
-async def _nowhere(_: Message) -> None:
-    """Act as the `send` of Starlette's class."""
 
 
 def _secret(value: SecretStr) -> SecretStr:

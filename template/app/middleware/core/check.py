@@ -32,7 +32,7 @@ from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
 from .exchange import HANDSHAKE, METHODS, PROBE_METHODS
 from .layer import Layer, layers_from
-from .policies import Policies, methods_of, paths_in
+from .policies import Policies, asking, methods_of, paths_in
 from .routes import is_literal, route_of, routes_of, template_of
 from .setting_types import Routes
 
@@ -220,7 +220,7 @@ def policies_of(app: Any) -> Policies | None:
 def service_of(app: Any) -> Starlette | None:
     """Return the application inside of what wraps it; None where nothing is found."""
     while not isinstance(app, Starlette | NoneType):
-        inner = (value for value in getattr(app, "__dict__", {}).values() if _is_service(value))
+        inner = (it for it in getattr(app, "__dict__", {}).values() if isinstance(it, Starlette))
         app = next(inner, getattr(app, "app", None))
     return app
 
@@ -228,11 +228,10 @@ def service_of(app: Any) -> Starlette | None:
 def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
     """Yield a sentence for each path of a setting that only another spelling of it matches."""
     templates = {*map(template_of, routes_of(service))}
-    scope: Scope = {"type": "http", "method": "GET", "headers": [], "app": service}
     root = str(getattr(service, "root_path", "")).rstrip("/")
 
     def is_taken(path: str) -> bool:
-        return path in templates or route_of({**scope, "path": path}) is not None
+        return path in templates or route_of(asking(service, "GET", path)) is not None
 
     for name, path, is_of_layer in paths_in(settings):
         inner = path.removeprefix(root) if path.startswith(f"{root}/") else path
@@ -255,19 +254,13 @@ def _unopened(service: Starlette, settings: EnvironmentSettings) -> Iterator[str
         for entry in getattr(settings, name) if is_list else ():
             method, _, path = entry.rpartition(" ")
             scopes = [
-                {
-                    "type": "websocket" if each == HANDSHAKE else "http",
-                    "method": each,
-                    "path": path,
-                    "headers": [(b"host", host.encode())],
-                    "app": service,
-                }
+                asking(service, each, path, host)
                 for host in ["", *hosts]
                 for each in ([method] if method else [*METHODS, HANDSHAKE])
             ]
-            found = [(is_literal(scope), route_of(scope)) for scope in scopes]
-            closed = [context for literal, context in found if context and literal is False]
-            if closed and not any(literal for literal, _ in found):
+            found = [(it, is_literal(scope)) for scope in scopes if (it := route_of(scope))]
+            closed = [context for context, literal in found if literal is False]
+            if closed and not any(literal for _, literal in found):
                 yield _UNOPENED.format(name.upper(), entry, template_of(closed[0]))
 
 
@@ -346,10 +339,6 @@ def _of_framework(cls: type, app: Starlette) -> bool:
 def _limits_bodies(app: Starlette) -> bool:
     """Return whether FastAPI adds its own limit outside the list."""
     return getattr(app, "max_body_size", None) is not None
-
-
-def _is_service(value: Any) -> bool:
-    return isinstance(value, Starlette)
 
 
 def _stack(app: Starlette) -> ASGIApp:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from app.middleware.order import LAYERS, dotted_name, layer_of, observer_of
 
-from .check import faults, live_stack, policies_of
+from .check import faults, live_stack, policies_of, service_of
 from .explain.command import explain_request
 from .explain.request import add_arguments
 from .policies_command import add_route_arguments, show_openapi, show_route, summary
@@ -68,14 +68,18 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
 
 
 def _show(app: ASGIApp, arguments: argparse.Namespace) -> int:
+    if arguments.command is None:
+        print(_as_json(app) if arguments.json else _as_text(app))
+        return 0
+    service, policies = service_of(app), policies_of(app)
+    if service is None or policies is None:
+        return 1  # a fault, which is printed with the others
+    live_stack(service)  # built, since the layers say what they do nothing for
     if arguments.command == "route":
-        return show_route(app, arguments)
+        return show_route(service, policies, arguments)
     if arguments.command == "openapi":
-        return show_openapi(app)
-    if arguments.command:
-        return explain_request(app, arguments)
-    print(_as_json(app) if arguments.json else _as_text(app))
-    return 0
+        return show_openapi(service, policies)
+    return explain_request(service, policies, arguments)
 
 
 def _as_json(app: ASGIApp) -> str:

@@ -46,7 +46,7 @@ class Effects:
             if listing and method != HANDSHAKE:
                 return Idle(listing, f"{listing} lacks {method}", "add it there, or leave out")
             return Idle(method, f"{name} does nothing for {method}")
-        if layer is not None and _spares(layer, path, method, literal=literal):
+        if layer is not None and (layer.spares_route if literal else layer.spares)(path, method):
             words = entries_for(path, method)
             others = [setting for each in LAYERS.values() for setting in each.settings]
             listing = self._naming(place.settings, words) or self._naming(others, words) or name
@@ -65,10 +65,6 @@ class Effects:
             for name in dict.fromkeys(settings)
             if any(word in _items(getattr(self._settings, name.lower(), ())) for word in words)
         )
-
-
-def _spares(layer: Layer, path: str, method: str, *, literal: bool) -> bool:
-    return layer.spares_route(path, method) if literal else layer.spares(path, method)
 
 
 def _items(value: object) -> Collection[object]:

@@ -405,9 +405,11 @@ def _read_as(annotation: Any, value: object, *, shown: bool) -> object:
 
 def _read_text(annotation: Any, text: str, *, shown: bool) -> object:
     # Python smuggles such bytes into text: they break where they are written.
-    if not _is_encodable(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         msg = "must be UTF-8"
-        raise ValueError(msg)
+        raise ValueError(msg) from None
     kinds = annotations.kinds(annotation)
     if str in kinds:
         return text
@@ -441,11 +443,3 @@ def _as_choice(annotation: Any, text: str) -> object:
 def _is_secret(field: FieldInfo, annotation: object) -> bool:
     """Return whether no message may show it: it holds a secret, or its own `repr` leaves it out."""
     return not field.repr or annotations.holds_secret(annotation)
-
-
-def _is_encodable(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from starlette._utils import get_route_path
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -19,7 +20,7 @@ from app.middleware.problem import Refusal, refusal_response, respond
 from .cancellation import KeepingShields
 from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
 from .routes import route_template
-from .scope import can_respond, complete, headers_by_name, route_path
+from .scope import can_respond, complete, headers_by_name
 from .upload import announces_body, linger
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Exchange:
         # Some apps in a mount take `post` for POST.
         self.method = method if method in METHODS else method.upper()
         self.client: Client | None = scope["client"]
-        self.path = path = route_path(scope) if scope["root_path"] else scope["path"]
+        self.path = path = get_route_path(scope) if scope["root_path"] else scope["path"]
         self.headers = headers_by_name(scope["headers"])
         self.receive: Receive = self.received
         self.is_open = self.aborted = self.waits = False

@@ -32,7 +32,7 @@ from .exchange import HANDSHAKE, METHODS
 from .layer import Layer, layers_from
 from .openapi import narrow_openapi
 from .routes import EVERYTHING, is_frontend, is_literal, route_of, routes_of, template_of
-from .scope import headers_by_name, route_path
+from .scope import headers_by_name
 from .setting_types import ExactPath, Paths, Routes, path_in
 
 # A method is a token (RFC 9110, 5.6.2).
@@ -184,7 +184,8 @@ class Policies:
 
     def explain(self, scope: Scope, context: RouteContext) -> list[dict[str, Any]]:
         """Return what holds for a request of a route: each value, and where it comes from."""
-        path, method, literal = route_path(scope), _method_of(scope), is_literal(scope) is not False
+        path, method = get_route_path(scope), _method_of(scope)
+        literal = is_literal(scope) is not False
         rule = self.rule_of(context, method)
         rows = []
         for name, (layer, argument, _, default, _) in self._fields.items():
@@ -300,27 +301,27 @@ class Policies:
 
     def _prepare(self, rule: Rule) -> None:
         for name, arguments in rule.changes.items():
-            layer = self._live.get(name)
-            if layer is not None:
-                other = None if arguments is None else self._variant(layer, arguments)
-                rule.replaced[layer] = other
+            if name in self._live:
+                other = None if arguments is None else self._variant(name, arguments)
+                rule.replaced[self._live[name]] = other
 
-    def _variant(self, layer: Layer, arguments: Mapping[str, Any]) -> Layer:
-        made = self._made[layer_of(type(layer)) or ""]
-        cls: Any = made.cls
-        variant: Layer = cls(layer.app, *made.args, **{**made.kwargs, **arguments})
+    def _variant(self, name: str, arguments: Mapping[str, Any]) -> Layer:
+        made: Any = self._made[name]
+        variant: Layer = made.cls(self._live[name].app, *made.args, **{**made.kwargs, **arguments})
         return variant
 
     def _with_size(self, rule: Rule | None, size: int) -> Rule:
         """Return `rule` with the `max_body_size` of a route."""
         if (rule, size) not in self._sized:
-            layer = self._live["body_limit"]
-            limited = {layer: self._variant(layer, {self._fields[self._size].argument: size})}
+            limited = self._variant("body_limit", {self._fields[self._size].argument: size})
             self._sized[rule, size] = Rule(
                 name=rule.name if rule else "max_body_size",
                 policy={**(rule.policy if rule else {}), self._size: size},
                 changes=rule.changes if rule else {},
-                replaced={**(rule.replaced if rule else {}), **limited},
+                replaced={
+                    **(rule.replaced if rule else {}),
+                    self._live["body_limit"]: limited,
+                },
                 sized=True,
             )
         return self._sized[rule, size]
@@ -462,6 +463,17 @@ def _regex(path: str) -> str:
     if path.endswith(_BELOW):
         return compile_path(path[:-1])[0].pattern.removesuffix("$")
     return compile_path(path)[0].pattern
+
+
+def asking(service: Starlette, method: str, path: str, host: str = "") -> Scope:
+    """Return what `route_of` needs of a request."""
+    return {
+        "type": "websocket" if method == HANDSHAKE else "http",
+        "method": method,
+        "path": path,
+        "headers": [(b"host", host.encode())],
+        "app": service,
+    }
 
 
 def _takes(context: RouteContext, method: str) -> bool:

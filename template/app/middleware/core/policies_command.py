@@ -13,12 +13,10 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Scope
+from starlette.applications import Starlette
 
-from .check import live_stack, policies_of, service_of
-from .exchange import HANDSHAKE
 from .openapi import narrow_openapi
-from .policies import Policies, methods_of, setting_of
+from .policies import Policies, asking, methods_of, setting_of
 from .routes import route_of, template_of
 
 _WRONG_USE: Final = 2
@@ -40,34 +38,21 @@ def add_route_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
-def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
+def show_route(service: Starlette, policies: Policies, arguments: argparse.Namespace) -> int:
     """Print what holds for the route that takes a request; the exit status is 1 without one."""
-    # Built, since the layers say what they do nothing for.
-    live_stack(app)
-    service = service_of(app)
-    policies = policies_of(app)
     target = _TARGET.fullmatch(" ".join(arguments.target))
-    if service is None or policies is None or target is None:
+    if target is None:
         print("Give a method and a path, such as POST /uploads.", file=sys.stderr)
         return _WRONG_USE
     name, path = (target["method"] or "GET").upper(), unquote(target["path"])
-    scope: Scope = {
-        "type": "websocket" if name == HANDSHAKE else "http",
-        "path": path,
-        "headers": [(b"host", target["host"].encode())] if target["host"] else [],
-        "app": service,
-    }
-    if name != HANDSHAKE:
-        scope["method"] = name
+    scope = asking(service, name, path, target["host"] or "")
     context = route_of(scope)
-    if context is None and (setting := setting_of(policies.settings, path)):
-        print(
-            f"{path} is {setting}, where a layer responds. Only the layers outside it hold there.",
-            file=sys.stderr,
-        )
-        return 1
     if context is None:
-        print(f"No route takes {name} {path}: the settings of the service hold.", file=sys.stderr)
+        text = f"No route takes {name} {path}: the settings of the service hold."
+        if setting := setting_of(policies.settings, path):
+            where = f"{path} is {setting}, where a layer responds."
+            text = f"{where} Only the layers outside it hold there."
+        print(text, file=sys.stderr)
         return 1
     rows = policies.explain(scope, context)
     if arguments.json:
@@ -79,13 +64,9 @@ def show_route(app: ASGIApp, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def show_openapi(app: ASGIApp) -> int:
+def show_openapi(service: Starlette, policies: Policies) -> int:
     """Print the document as it is served: `app.openapi()` knows of no layers."""
-    live_stack(app)
-    service = service_of(app)
-    policies = policies_of(app)
-    if not isinstance(service, FastAPI) or policies is None:
-        # A fault, which is printed with the others.
+    if not isinstance(service, FastAPI):
         return 1
     narrow_openapi(service, policies)
     print(json.dumps(service.openapi(), indent=2))

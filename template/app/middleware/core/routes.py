@@ -67,7 +67,7 @@ def _early_routes(routes: Sequence[BaseRoute]) -> Iterator[RouteContext]:
         for found in route.effective_candidates():
             if isinstance(found, _IncludedRouter):
                 yield from _early_routes([found])
-            elif limit is None or isinstance(found.original_route, APIRoute):
+            elif isinstance(found.original_route, APIRoute):
                 yield RouteContext(found.original_route, found)
             else:
                 yield _Limited(found.original_route, found, limit)

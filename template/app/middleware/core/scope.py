@@ -37,14 +37,3 @@ def can_respond(scope: Scope) -> bool:
     """Return whether a response can be sent: to a handshake, only with an extension of ASGI."""
     extensions = scope.get("extensions") or ()
     return scope["type"] != "websocket" or "websocket.http.response" in extensions
-
-
-def route_path(scope: Scope) -> str:
-    """Return the path without the `root_path` under which a proxy serves the service."""
-    path: str = scope["path"]
-    if not scope.get("root_path"):
-        return path
-    root_path: str = scope["root_path"].rstrip("/")
-    if root_path and (path == root_path or path.startswith(root_path + "/")):
-        return path[len(root_path) :]
-    return path

@@ -26,6 +26,10 @@ class Threads:
         return await to_thread.run_sync(function, *arguments, limiter=limiter)
 
 
+async def nothing(*_: object) -> Any:
+    """Act as the app, the `receive` or the `send` of a class of a library."""
+
+
 def run_at_once(work: Awaitable[None]) -> None:
     """Run to its end a coroutine that never suspends."""
     for _ in work.__await__():

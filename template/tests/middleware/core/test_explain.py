@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware import inside, outermost
+from app.middleware.core.check import policies_of
 from app.middleware.core.explain.command import changed_stack, explain_request
 from app.middleware.core.explain.facts import Change
 from app.middleware.core.explain.recorder import Recorder
@@ -98,7 +99,10 @@ def run(probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]) -> Run:
         add_arguments(parser)
         parser.set_defaults(json=False)
         capsys.readouterr()
-        assert explain_request(app or probe_app(), parser.parse_args(options)) == status
+        service = app or probe_app()
+        policies = policies_of(service)
+        assert policies
+        assert explain_request(service, policies, parser.parse_args(options)) == status
         printed = capsys.readouterr()
         return printed.err if status else printed.out
 

@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from app.middleware.core.check import broken_rules
 from app.middleware.core.exchange import HANDSHAKE
+from app.middleware.core.headers import Headers
 from app.middleware.core.policies import Policies
 from app.middleware.core.routes import route_of, template_of
 from app.middleware.core.setting_types import entries_for
@@ -30,7 +31,6 @@ from .facts import (
 )
 from .masking import Masker, shown
 from .recorder import Passage
-from .request import RawHeaders
 from .run import Record
 from .verdict import browser_sees, find_fault, short
 
@@ -182,7 +182,7 @@ class _Analysis:
         before = passed["headers"] if passed else []
         return list(self._compared_headers(before, outside.head["headers"]))
 
-    def _compared_headers(self, before: RawHeaders, after: RawHeaders) -> Iterator[Change]:
+    def _compared_headers(self, before: Headers, after: Headers) -> Iterator[Change]:
         # Two secrets look the same once they are masked.
         changed = {change.name for change in _compared(_joined(before), _joined(after))}
         old, new = (_joined(headers, self._masker) for headers in (before, after))
@@ -198,7 +198,7 @@ class _Analysis:
             else:
                 yield item.lower()
 
-    def _pairs(self, headers: RawHeaders) -> Pairs:
+    def _pairs(self, headers: Headers) -> Pairs:
         mask = self._masker
         return [(name, mask.text(mask.header(name, value))) for name, value in _decoded(headers)]
 
@@ -243,7 +243,7 @@ class _Analysis:
         return Setting(name=name, value=value, source=name if given else "default")
 
     def _held(self, row: dict[str, Any]) -> Setting:
-        value = self._masker.text(shown(row["value"]))
+        value = self._masker.setting(row["value"])
         return Setting(name=row["name"], value=value, source=row["from"])
 
     def _route(self) -> Route | None:
@@ -254,21 +254,17 @@ class _Analysis:
         name = getattr(endpoint, "__qualname__", type(endpoint).__qualname__)
         path = self._scope["path"]
         entries = entries_for(path, self._scope.get("method", HANDSHAKE))
-        settings = ((name, getattr(self._settings, name)) for name in self._names())
         return Route(
             path=template_of(self._context),
             endpoint=f"{endpoint.__module__}.{name}",
             where=f"{short(code.co_filename)}:{code.co_firstlineno}" if code else "",
             settings=[
-                (self._settings.renamed(name.upper()), self._masker.text(shown(value)))
-                for name, value in settings
+                (self._settings.renamed(field.upper()), self._masker.setting(value))
+                for field, value in sorted(self._settings)
                 if any(it in (value if isinstance(value, _LISTS) else (value,)) for it in entries)
             ],
             policy=[self._held(row) for row in self._holds],
         )
-
-    def _names(self) -> list[str]:
-        return sorted(type(self._settings).model_fields)
 
     def _response(self) -> Received:
         passage = self._record.client
@@ -279,7 +275,7 @@ class _Analysis:
         hidden = is_head or "content-encoding" in dict(headers)
         return Received(
             status=outcome.status,
-            phrase=phrase(outcome.status or 0) if outcome.status else "",
+            phrase=phrase(outcome.status) if outcome.status else "",
             headers=headers,
             body="" if hidden else self._masker.text(body),
             size=0 if is_head else len(passage.body),
@@ -329,11 +325,11 @@ def _compared(before: dict[str, str], after: dict[str, str]) -> Iterator[Change]
             yield Change(name=name, before=before.get(name), after=after.get(name))
 
 
-def _decoded(headers: RawHeaders) -> Pairs:
+def _decoded(headers: Headers) -> Pairs:
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
-def _joined(headers: RawHeaders, masker: Masker | None = None) -> dict[str, str]:
+def _joined(headers: Headers, masker: Masker | None = None) -> dict[str, str]:
     """Return the headers by name, the values of a repeated one with commas."""
     joined: dict[str, str] = {}
     for name, raw in _decoded(headers):

@@ -14,9 +14,8 @@ from typing import Final
 from rich.console import Console
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
 
-from app.middleware.core.check import broken_rules, policies_of, service_of
+from app.middleware.core.check import broken_rules
 from app.middleware.core.policies import Policies
 from app.middleware.order import LAYERS, Rule
 
@@ -32,9 +31,9 @@ from .text import print_explanation
 _WRONG_USE: Final = 2
 
 
-def explain_request(app: ASGIApp, arguments: argparse.Namespace) -> int:
+def explain_request(service: Starlette, policies: Policies, arguments: argparse.Namespace) -> int:
     """
-    Send the request through `app` and print what each layer did.
+    Send the request through `service` and print what each layer did.
 
     Returns:
         The exit status: 2 where what was typed is wrong, 1 where the service doesn't start.
@@ -42,11 +41,6 @@ def explain_request(app: ASGIApp, arguments: argparse.Namespace) -> int:
     """
     swaps = arguments.swap is not None
     moved = arguments.swap or [name for name in [arguments.without] if name is not None]
-    service = service_of(app)
-    policies = policies_of(app)
-    if service is None or policies is None:
-        # A fault, which is printed with the others.
-        return 1
     try:
         request = read_request(arguments)
         stack = declared_stack(service)

@@ -65,7 +65,7 @@ def print_comparison(
     table.add_column("as declared", ratio=1, overflow="fold")
     table.add_column(title, ratio=1, overflow="fold")
     responses = (declared.response, changed.response)
-    table.add_row("Result", *(status_text(item.status, item.phrase) for item in responses))
+    table.add_row("Result", *(status_text(item.status) for item in responses))
     rows = differences(declared, changed, moved)
     for label, left, right in rows:
         table.add_row(label, printable(left) or _NONE, printable(right) or _NONE)

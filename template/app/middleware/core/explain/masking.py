@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from .request import RawHeaders
+from app.middleware.core.headers import Headers
 
 MASK: Final = "***"
 # A shorter value may occur anywhere by chance; only its own header is masked.
@@ -33,7 +33,7 @@ class Masker:
     """
 
     def __init__(
-        self, headers: RawHeaders, settings: BaseModel, *, names: Iterable[str], show: bool
+        self, headers: Headers, settings: BaseModel, *, names: Iterable[str], show: bool
     ) -> None:
         self._show = show
         self._names = frozenset(name.lower() for name in names)
@@ -105,7 +105,7 @@ def shown(value: Any) -> str:
     return "" if value is None else _OBJECT.sub(r"<\1>", str(value))
 
 
-def _sent(headers: RawHeaders, masker: Masker) -> Iterable[str]:
+def _sent(headers: Headers, masker: Masker) -> Iterable[str]:
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         if name == "cookie":

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADS: Final = frozenset(
+_HEADS: Final = frozenset(
     {
         "http.response.start",
         "websocket.accept",
@@ -41,7 +41,7 @@ class Passage:
 
     def note(self, message: Message) -> None:
         """Note a message on its way out."""
-        if message["type"] in HEADS:
+        if message["type"] in _HEADS:
             if self.head is None:
                 self.head = {**message, "headers": list(_headers(message))}
                 self.moment = next(_moments)

@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from starlette.types import Message, Scope
 
+from app.middleware.core.headers import Headers
+
 _DESCRIPTION: Final = (
     "Send a request through this service and print what each layer does with it. It runs for real:"
     " the endpoint does its work, and limits count it. Options have the names that curl gives them."
@@ -22,8 +24,6 @@ _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https
 _OF_WEBSOCKETS: Final = {"http": "ws", "https": "wss"}
 # Whatever a request line may hold as it is.
 _SAFE: Final = "/%:=@!$&'()*+,;~-._"
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 
 class WrongUseError(Exception):
@@ -36,7 +36,7 @@ class Request:
 
     method: str
     target: str
-    headers: RawHeaders
+    headers: Headers
     typed: frozenset[str]
     body: bytes
     client: str
@@ -196,9 +196,9 @@ def _host(text: str) -> str:
         raise WrongUseError(msg) from None
 
 
-def _headers(lines: Sequence[str], *, host: str, body: bytes) -> tuple[RawHeaders, frozenset[str]]:
+def _headers(lines: Sequence[str], *, host: str, body: bytes) -> tuple[Headers, frozenset[str]]:
     """Return the headers, and the names of those that were typed; `Name:` takes one out."""
-    typed: RawHeaders = []
+    typed: Headers = []
     removed = set[bytes]()
     for line in lines:
         name, colon, value = line.partition(":")

@@ -34,7 +34,9 @@ def print_explanation(
     _print_request(explanation, console)
     heading(console, "Result")
     who = _who(explanation.responded_by)
-    console.print(Text.assemble(_status(explanation.response), f" from {who}" if who else ""))
+    console.print(
+        Text.assemble(status_text(explanation.response.status), f" from {who}" if who else "")
+    )
     table = _table()
     for label, text in _findings(explanation):
         table.add_row(Text(label, style="bold"), printable(text))
@@ -48,12 +50,12 @@ def print_explanation(
     _print_response(explanation.response, console, whole_body=whole_body)
 
 
-def status_text(status: int | None, phrase: str) -> Text:
+def status_text(status: int | None) -> Text:
     """Return a status with its phrase, coloured by its class."""
     if status is None:
         return Text("no response", style="bold red")
     style = {4: "bold yellow", 5: "bold red"}.get(status // 100, "bold green")
-    return Text(f"{status} {phrase}", style=style)
+    return Text(f"{status} {phrase(status)}", style=style)
 
 
 def change_text(change: Change) -> Text:
@@ -209,7 +211,7 @@ def _outcome(step: Step) -> Iterator[Text]:
     before, after = step.from_inside, step.to_outside
     if step.responded and after.status:
         size = f", {_size(step.bytes_out)}" if step.bytes_out else ""
-        yield Text.assemble(status_text(after.status, phrase(after.status)), size)
+        yield Text.assemble(status_text(after.status), size)
     elif before.status != after.status and before.status and after.status:
         yield Text(f"status {before.status} → {after.status}", style="yellow")
     if before.error and not after.error:
@@ -224,17 +226,13 @@ def _outcome(step: Step) -> Iterator[Text]:
         yield Text(f"body {step.bytes_from_inside:,} → {_size(step.bytes_out)}")
 
 
-def _status(response: Received) -> Text:
-    return status_text(response.status, response.phrase)
-
-
 def _is_cancelled(outcome: Outcome) -> bool:
     return outcome.error == "CancelledError"
 
 
 def _print_response(response: Received, console: Console, *, whole_body: bool) -> None:
     version = Text("" if response.status is None else "HTTP/1.1 ")
-    console.print(Text.assemble(version, _status(response)))
+    console.print(Text.assemble(version, status_text(response.status)))
     _print_pairs(console, response.headers)
     if response.close_code is not None:
         console.print(f"closed with {response.close_code}")
