@@ -49,12 +49,22 @@ WRONG: Final = {
     "a name for a list": (
         "layers=request_id",
         "project_name",
-        'layers must be a list in brackets; it is "request_id"',
+        'layers must be a list in brackets, such as [cors, error_handler]; it is "request_id"',
+    ),
+    "a list that does not end": (
+        "layers=[request_id, ",
+        "project_name",
+        'layers must be a list in brackets, such as [cors, error_handler]; it is "[request_id, "',
+    ),
+    "a list with a reference": (
+        "further_schemes=[*jwt]",
+        "project_name",
+        'further_schemes must be a list in brackets, such as [api_key]; it is "[*jwt]"',
     ),
     "nothing for a list": (
         "further_schemes=null",
         "project_name",
-        'further_schemes must be a list in brackets; it is "null"',
+        'further_schemes must be a list in brackets, such as [api_key]; it is "null"',
     ),
     "no boolean": (
         "authentication_required=maybe",
@@ -162,6 +172,43 @@ def test_answers_may_come_from_a_file(template: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout
     assert _recorded(tmp_path / "service")["layers"] == ["request_id", "cors"]
+
+
+@pytest.mark.parametrize(
+    "written", ["[cors]", "[]", "['cors', \"request_id\",]", "\n [ cors\n, cors ] "]
+)
+def test_a_list_may_be_written_in_any_of_its_forms(
+    written: str, template: Path, tmp_path: Path
+) -> None:
+    done = _copy(template, tmp_path, "--data", f"layers={written}")
+
+    assert "a list in brackets" not in done.stdout
+    assert (done.returncode == 0) == (written != "[]")
+
+
+def test_every_file_names_the_file_of_the_answers(template: Path, tmp_path: Path) -> None:
+    done = _copy(template, tmp_path, "-a", "our answers.yml", "--data", "layers=[cors]")
+
+    assert done.returncode == 0, done.stdout
+    service = tmp_path / "service"
+    texts = {path: path.read_text("utf-8") for path in service.rglob("*") if path.is_file()}
+    assert ".copier-answers" not in "".join([done.stdout, *texts.values()])
+    for name in ("README.md", "AGENTS.md", "docs/middleware.md"):
+        assert "copier update -a 'our answers.yml' --" in texts[service / name], name
+
+
+def test_what_git_must_not_see_stays_hidden(template: Path, tmp_path: Path) -> None:
+    """A service that exists keeps its lists, whichever template it has come from."""
+    service = tmp_path / "service"
+    service.mkdir()
+    own = {".gitignore": "*.pem\n", ".gitattributes": "*.onion binary\n"}
+    for name, text in {**own, ".copier-answers.yml": "_src_path: gh:x/y\n"}.items():
+        (service / name).write_text(text, "utf-8")
+
+    done = _copy(template, tmp_path, "--overwrite", "--data", "layers=[cors]")
+
+    assert done.returncode == 0, done.stdout
+    assert {name: (service / name).read_text("utf-8") for name in own} == own
 
 
 def test_the_preset_is_not_recorded(render: Render) -> None:

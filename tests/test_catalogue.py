@@ -65,7 +65,7 @@ QUESTIONS: Final = {
 HIDDEN: Final = {"onion", "onion_catalogue"}
 
 SETTINGS_OF_COPIER: Final = {
-    *("_envops", "_exclude", "_message_after_copy", "_message_after_update"),
+    *("_envops", "_exclude", "_external_data", "_message_after_copy", "_message_after_update"),
     *("_min_copier_version", "_subdirectory", "_templates_suffix"),
 }
 KEYS_OF_A_QUESTION: Final = {

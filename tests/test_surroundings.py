@@ -1,6 +1,7 @@
 """What surrounds a service: other people's settings, tools, plugins and bots."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -493,6 +494,36 @@ def test_every_command_ends_where_the_start_does_and_names_no_server(service: Pa
     assert not re.search(r"uv run fastapi", "\n".join(words))
 
 
+@pytest.mark.parametrize("shell", ["sh", "dash", "bash", "zsh", "fish"])
+def test_each_shell_writes_the_values_that_are_kept(
+    shell: str, render: Render, tmp_path: Path
+) -> None:
+    """Below a last line without an end, which takes the next one in."""
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    layers = ["rate_limit", "session", "authentication"]
+    service = render(layers=layers, further_schemes=["api_key"], storage="redis")
+    _write(service, ".env", "MINE=1")
+    (tmp_path / "uv").write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} "$@"\n', "utf-8")
+    (tmp_path / "uv").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    commands = [
+        command.partition("\nuv run uvicorn")[0]
+        for command in blocks(_read(service, "README.md"), "sh")
+        if ">> .env" in command
+    ]
+
+    for command in commands:
+        done = run(shell, "-c", command, cwd=service, PATH=path)
+        assert done.returncode == 0, done.stdout
+
+    lines = dict(line.split("=", 1) for line in _read(service, ".env").split())
+    assert len(commands) == 2
+    assert lines.keys() >= {"MINE", "API_KEYS", "SESSION_SECRET", "STORAGE_URL", "REDIS_PASSWORD"}
+    assert lines["MINE"] == "1"
+    assert "" not in lines.values()
+
+
 def test_the_floor_of_cryptography_leaves_wheels_for_every_machine(service: Path) -> None:
     """From 49 on there is none for macOS on Intel, and 46 has one for Windows on ARM."""
     floors = re.findall(r'"(cryptography.*)"', _read(service, "pyproject.toml"))
@@ -586,13 +617,14 @@ def test_a_conflict_in_a_workflow_is_found_by_another(minimal: Path) -> None:
 def test_what_was_deleted_stays_away(release: str, render: Render) -> None:
     """With what is new in a folder: tests without their conftest can't run."""
     deleted = ("tests/middleware", ".github/workflows", ".gitattributes")
-    service = render(ref=release, preset="minimal")
+    service = render("service [1]", ref=release, preset="minimal")
     commit(service)
     git("rm", "-r", "--quiet", *deleted, cwd=service)
     commit(service)
 
     for _ in range(2):
-        done = _update(service)
+        # As an argument, the path is part of a pattern.
+        done = python("copier", "update", "--defaults", service, cwd=service.parent)
         assert done.returncode == 0, done.stdout
         assert [path for path in deleted if (service / path).exists()] == []
         assert git("diff", "--name-only", "--diff-filter=U", cwd=service) == ""

@@ -16,6 +16,7 @@ from .support import (
     LAYERS,
     ORDER,
     ROOT,
+    SCHEMES,
     UV,
     Done,
     closed,
@@ -43,7 +44,7 @@ USERS: Final = {
     *("app/__init__.py", "app/main.py", "app/routes.py", "app/settings.py"),
     *("tests/__init__.py", "tests/conftest.py", "tests/test_routes.py"),
 }
-SHARED: Final = {"pyproject.toml"}
+SHARED: Final = {"pyproject.toml", ".env.example"}
 OWN: Final = {"app/errors.py", "app/tenant.py", ".env"}
 
 
@@ -171,6 +172,8 @@ MOVED: Final = {
     },
 }
 
+OWN_SETTING: Final = "\n# Mine.\n#MINE=1\n"
+
 # What a user adds by which command, and the mark below which it belongs.
 OWN_DEPENDENCIES: Final = [
     (command, dependency, f"    # Yours: `{command}` appends below.\n")
@@ -195,6 +198,12 @@ def _lived_in(render: Render, release: str = "HEAD") -> Path:
     _write(service, "README.md", "# Ours\n")
     _write(service, ".env", "MINE=2\n")
     _add_dependencies(service)
+    settings = _read(service, ".env.example")
+    # Earlier releases had no such mark.
+    before, mark, after = settings.partition("# --- Yours: ")
+    line, _, rest = after.partition("\n")
+    lines = [before, mark, line, OWN_SETTING, rest] if mark else [settings, OWN_SETTING]
+    _write(service, ".env.example", "".join(lines))
     (service / "tests/test_routes.py").unlink()
     commit(service, "made it mine")
     return service
@@ -267,6 +276,7 @@ def _update_and_look(service: Path, layers: list[str], render: Render) -> None:
     assert not (service / "tests/test_routes.py").exists()
     for _, dependency, _ in OWN_DEPENDENCIES:
         assert f'    "{dependency}",\n' in _read(service, "pyproject.toml")
+    assert OWN_SETTING in _read(service, ".env.example")
     fresh = render("fresh", layers=layers, project_name="Orders")
     assert _differences(service, fresh) == []
 
@@ -352,6 +362,60 @@ def test_a_closed_service_stays_closed(render: Render, tmp_path: Path) -> None:
     python("copier", "update", "--defaults", "--data", f"layers={again}", cwd=service, **real)
 
     assert _answers(service)["authentication_required"] is True
+
+
+CLOSED: Final = ["error_handler", "authentication"]
+
+
+@pytest.mark.parametrize("data", [f"--data=authentication_scheme={name}" for name in SCHEMES])
+@pytest.mark.parametrize("release", ["0.5.2", NEWEST])
+def test_authentication_that_is_added_is_closed(
+    release: str, data: str, render: Render, tmp_path: Path
+) -> None:
+    """Whichever scheme is named with it: none was recorded."""
+    service = render(ref=release, layers=["error_handler", "session"])
+    commit(service)
+    layers = f"--data=layers={json.dumps([*CLOSED, 'session'])}"
+
+    real = real_defaults(tmp_path)
+    python("copier", "update", "--defaults", layers, data, cwd=service, **real)
+
+    assert _answers(service)["authentication_required"] is True
+
+
+@pytest.mark.parametrize("recorded", ["_commit: 999.0.0\nlayers: [authentication]", "layers: 1"])
+def test_answers_without_the_line_that_opens_are_closed(
+    recorded: str, template: Path, tmp_path: Path
+) -> None:
+    """A later release has lost it, or another template wrote them."""
+    _write(tmp_path, ".copier-answers.yml", f"{recorded}\n")
+    (tmp_path / "app/middleware").mkdir(parents=True)
+    _write(tmp_path, "app/middleware/stack.py", "")
+    options = ("--overwrite", "--defaults", "--vcs-ref=HEAD", f"--data=layers={json.dumps(CLOSED)}")
+
+    real = real_defaults(tmp_path)
+    done = python(
+        *("copier", "copy", *options, "--data=authentication_scheme=jwt", template, "."),
+        cwd=tmp_path,
+        **real,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert _answers(tmp_path)["authentication_required"] is True
+
+
+def test_an_update_of_a_renamed_package_is_refused(render: Render) -> None:
+    """It would write a second one, and renew nothing in the first."""
+    service = render(ref=FINISHED[-1], layers=PLAIN)
+    commit(service)
+    git("mv", "app", "orders", cwd=service)
+    commit(service)
+
+    done = _update(service)
+
+    assert done.returncode == 1
+    assert "app/middleware/stack.py is not beside .copier-answers.yml" in done.stdout
+    assert git("status", "--short", cwd=service) == ""
 
 
 def test_attributes_of_ones_own_stay(render: Render) -> None:
