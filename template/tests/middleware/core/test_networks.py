@@ -86,7 +86,7 @@ def test_nonsense_is_refused(value: str) -> None:
 @pytest.mark.parametrize("value", ["fe80::1%eth7", "fe80::1%eth7/128", "[fe80::1%25eth7]:80"])
 def test_a_zone_is_refused(value: str) -> None:
     """The address would be that of another host in another zone too."""
-    with pytest.raises(ValueError, match="must hold addresses without a zone.*; write fe80::1$"):
+    with pytest.raises(ValueError, match=r"must hold addresses without a zone.*; write fe80::1$"):
         network(value)
 
 
