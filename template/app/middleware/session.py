@@ -114,8 +114,9 @@ async def _hand_over(scope: Scope, _: Receive, send: Send) -> None:
 
 def _secret(value: SecretStr) -> SecretStr:
     """Reject a secret that can be guessed: anyone who has it can forge sessions."""
-    check_secret(value.get_secret_value())
-    return value
+    secret = value.get_secret_value().strip()
+    check_secret(secret)
+    return SecretStr(secret)
 
 
 def check_cookie(*, name: str, same_site: str, https_only: bool) -> None:

@@ -250,6 +250,15 @@ def test_a_secret_that_can_be_guessed_is_refused_at_start(secret: str, sentence:
     assert not secret or secret not in str(error.value)
 
 
+def test_a_line_break_is_no_part_of_the_secret() -> None:
+    """A mounted file often ends with one, and another worker's may not."""
+    secret = stack_settings(session_secret=f" {SECRET}\n").session_secret
+
+    assert secret.get_secret_value() == SECRET
+    with pytest.raises(ValidationError, match="32 characters"):
+        stack_settings(session_secret=f"{SECRET[:31]}\n")
+
+
 def test_without_a_secret_the_start_tells_how_to_make_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

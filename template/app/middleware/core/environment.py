@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from itertools import chain
 from os import PathLike
+from os.path import lexists
 from pathlib import Path
 from string import Template
 from types import SimpleNamespace
@@ -93,7 +94,7 @@ def refuse_to_start(*sentences: str) -> Never:
 
 
 class EnvFileError(SettingsError):
-    """A file of variables has lines that would be left out, or filled with nothing."""
+    """A file of variables, or a line of it, would be left out, or be filled with nothing."""
 
 
 class EnvironmentSettings(BaseSettings):
@@ -127,7 +128,7 @@ class EnvironmentSettings(BaseSettings):
         Return the usual sources.
 
         Raises:
-            EnvFileError: a line of an env file can't be read, and its default would hold, or a
+            EnvFileError: an env file or a line of it can't be read, and defaults would hold, or a
                 part of a value would be empty.
             TypeError: there is no field for a keyword, which would be left out.
 
@@ -225,10 +226,19 @@ class EnvironmentSettings(BaseSettings):
     def _check_env_files(cls, files: DotenvType | None, encoding: str | None) -> None:
         for file in [files] if isinstance(files, (str, PathLike)) else files or ():
             path = Path(file).expanduser()
-            # A pipe can be read once only.
-            if not path.is_file():
+            if not lexists(path):
                 continue
-            if lines := [*broken_lines(path, encoding)]:
+            try:
+                if path.is_fifo():  # which can be read once only
+                    continue
+                lines = [*broken_lines(path, encoding)]
+            except OSError as error:
+                msg = (
+                    f"{file} must be a file that this process can read, or not be there:"
+                    f" {error.strerror}"
+                )
+                raise EnvFileError(msg) from None
+            if lines:
                 msg = (
                     f"{file} must have NAME=value or a comment on each line, with quotes around all"
                     f" of a value or none of it; see line {', '.join(map(str, lines))}"

@@ -22,6 +22,7 @@ Network = IPv4Network | IPv6Network
 MAPPED_BITS: Final = 96
 # Without brackets, the end of an IPv6 address is no port.
 _WITH_PORT: Final = re.compile(r"([^:]+|\[.+\]):[0-9]*")
+_ZONE: Final = re.compile(r"%[^]/]*")
 _EVERY_CLIENT: Final = "; for every client, write 0.0.0.0/0,::/0"
 
 
@@ -56,11 +57,14 @@ def covers(networks: Iterable[Network], inner: Network) -> bool:
 
 
 def network(value: str, everybody: str = _EVERY_CLIENT) -> str:
-    """Refuse what is neither an address nor a network, and the address that nobody has."""
+    """Refuse what is no address or network, a zone, and the address that nobody has."""
     meant = meant_network(value)
     if meant is not None and _is_unspecified(meant):
         msg = f"must not hold {value!r}: no client has that address{everybody}"
         raise ValueError(msg)
+    if meant is not None and _ZONE.search(value):
+        msg = f"must hold addresses without a zone, since each is compared in all, not {value!r}"
+        raise ValueError(msg + _network_hint(value, meant))
     try:
         ip_network(value)
     except ValueError:
@@ -71,10 +75,11 @@ def network(value: str, everybody: str = _EVERY_CLIENT) -> str:
 
 
 def meant_network(value: str) -> Network | None:
-    """Return what was meant by `10.0.0.1/8`, `10.0.0.5:8080` and `[::1]:80`; None if unclear."""
-    with_port = _WITH_PORT.fullmatch(value)
+    """Return what was meant by `10.0.0.1/8`, `[::1]:80` and `fe80::1%eth0`; None if unclear."""
+    bare = _ZONE.sub("", value)
+    with_port = _WITH_PORT.fullmatch(bare)
     with suppress(ValueError):
-        return _around((with_port[1] if with_port else value).strip("[]"))
+        return _around((with_port[1] if with_port else bare).strip("[]"))
     return None
 
 

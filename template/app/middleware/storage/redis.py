@@ -11,13 +11,14 @@ from pydantic import SecretStr
 from .base import StorageLostError, warn_of_second_run
 from .redis_connection import RedisConnection
 
-_MOST_ATTEMPTS: Final = 60
 _MOST_COUNTS: Final = 500
 _MOST_RESPONSES: Final = 10
 # Seconds: a count waits for one or two exchanges.
 _COUNTS_TIMEOUT: Final = 0.1
 # Ten values of claims are up to 2.5 MiB, and other workers use the same network.
 _RESPONSES_TIMEOUT: Final = 1.0
+# Seconds after which a claim has expired that nobody renews.
+_LATEST: Final = 60
 
 # Scripts are atomic, and no key expires between two of their commands. Each runs all of its
 # commands for a free key, so a trial finds out whether one of them isn't permitted.
@@ -74,7 +75,7 @@ class RedisStorage:
             seconds=_RESPONSES_TIMEOUT,
             replicated=True,
         )
-        self._late: dict[tuple[str, bytes], tuple[Any, ...]] = {}
+        self._late: dict[tuple[str, bytes], tuple[float, tuple[Any, ...]]] = {}
         self._catching_up: asyncio.Task[None] | None = None
 
     async def open(self, *, claims: bool) -> None:
@@ -116,23 +117,24 @@ class RedisStorage:
 
     def _later(self, *command: Any) -> None:
         _, _, _, key, old, *_ = command
-        self._late[key, old] = command
+        loop = asyncio.get_running_loop()
+        self._late[key, old] = loop.time() + _LATEST, command
         if self._catching_up is None:
             # Its log lines belong to no request, so they have no fields of one.
-            self._catching_up = asyncio.get_running_loop().create_task(
-                self._catch_up(), context=Context()
-            )
+            self._catching_up = loop.create_task(self._catch_up(), context=Context())
 
     async def _catch_up(self) -> None:
-        """Repeat a replacement that a failover prevented, until the claim expires."""
+        """Repeat each replacement that a failover prevented, until its claim expires."""
+        loop = asyncio.get_running_loop()
         try:
-            for _ in range(_MOST_ATTEMPTS):
+            while self._late:
                 await asyncio.sleep(1)
-                for command in list(self._late.values()):
+                for place, (expires_at, command) in list(self._late.items()):
+                    if loop.time() > expires_at:
+                        del self._late[place]
+                        continue
                     with suppress(StorageLostError):
                         await self._repeat(*command)
-                if not self._late:
-                    break
         finally:
             self._late.clear()
             self._catching_up = None

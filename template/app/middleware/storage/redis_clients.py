@@ -33,8 +33,8 @@ _MANY: Final = re.compile(
     r"(?P<scheme>rediss?)[+](?P<kind>sentinel|cluster)://"
     r"(?P<user>[^@/?]*@)?(?P<hosts>[^@/?]+)(?P<path>/[^?]*)?(?P<options>[?].*)?"
 )
-# Milliseconds that a replica may take to confirm a write; less than a request waits.
-_REPLICATION_TIMEOUT: Final = 50
+# For one replica, and the milliseconds that it may take: less than a request waits.
+_WAIT: Final = ("WAIT", 1, 50)
 # Any other error is that of a connection.
 _OF_ONE_COMMAND: Final = (ResponseError, StorageLostError)
 _CONNECT_TIMEOUT: Final = 1.0
@@ -61,7 +61,7 @@ class Client(Protocol):
         ...
 
     async def try_out(self, commands: Sequence[Command], *, replicated: bool) -> None:
-        """Send `commands`, and ask all servers that any may need; raise if one is refused."""
+        """Send `commands`, and ask all servers that any may need; raise why one fails."""
 
     async def disconnect(self) -> None:
         """Close the connections; the next exchange opens new ones."""
@@ -80,7 +80,7 @@ class _Server:
             for command in commands:
                 pipeline.execute_command(*command)
             if waits:
-                pipeline.execute_command("WAIT", 1, _REPLICATION_TIMEOUT)
+                pipeline.execute_command(*_WAIT)
             answers: list[Any] = await pipeline.execute(raise_on_error=False)
         if waits:
             replicas = answers.pop()
@@ -88,7 +88,7 @@ class _Server:
         return answers
 
     async def try_out(self, commands: Sequence[Command], *, replicated: bool) -> None:
-        _raise_refusal(await self.exchange(commands, replicated=replicated))
+        _raise_failure(await self.exchange(commands, replicated=replicated))
 
     async def disconnect(self) -> None:
         await self.redis.connection_pool.disconnect()
@@ -97,7 +97,7 @@ class _Server:
 
 
 class _Cluster:
-    """A Cluster. It is lost as a whole while one of its primaries is."""
+    """A Cluster. It is lost as a whole while one of its primaries is, or lacks its replicas."""
 
     def __init__(self, cluster: RedisCluster) -> None:
         self._cluster = cluster
@@ -116,8 +116,13 @@ class _Cluster:
         return answers
 
     async def try_out(self, commands: Sequence[Command], *, replicated: bool) -> None:
-        _raise_refusal(await self.exchange(commands, replicated=replicated))
-        await self._cluster.ping(target_nodes=RedisCluster.PRIMARIES)
+        _raise_failure(await self.exchange(commands, replicated=replicated))
+        command = _WAIT if replicated else ("PING",)
+        pipeline = self._cluster.pipeline()
+        for node in self._cluster.get_primaries():
+            pipeline.execute_command(*command, target_nodes=node)
+        answers = await pipeline.execute(raise_on_error=False)
+        _raise_failure([_confirmed(answer, replicas=answer) for answer in answers])
 
     async def disconnect(self) -> None:
         await self._cluster.aclose()
@@ -133,7 +138,7 @@ class _Cluster:
                 nodes.setdefault(node, []).append(at)
         for node in nodes:
             # On the connection of that node's commands: it waits for what this has written.
-            pipeline.execute_command("WAIT", 1, _REPLICATION_TIMEOUT, target_nodes=node)
+            pipeline.execute_command(*_WAIT, target_nodes=node)
         answers = await pipeline.execute(raise_on_error=False, allow_redirections=False)
         confirmations = answers[len(commands) :]
         for replicas, places in zip(confirmations, nodes.values(), strict=True):
@@ -151,9 +156,9 @@ def _confirmed(answer: Any, replicas: Any) -> Any:
     return answer if replicas else StorageLostError("no replica confirmed it")
 
 
-def _raise_refusal(answers: Sequence[Any]) -> None:
+def _raise_failure(answers: Sequence[Any]) -> None:
     for answer in answers:
-        if isinstance(answer, ResponseError):
+        if isinstance(answer, Exception):
             raise answer
 
 

@@ -163,6 +163,20 @@ def test_a_file_that_is_not_utf_8_is_refused(said: Said) -> None:
 
 
 @pytest.mark.parametrize(
+    "spoil",
+    [Path.mkdir, lambda file: file.symlink_to("gone"), lambda file: file.symlink_to(file.name)],
+    ids=["directory", "dangling", "loop"],
+)
+def test_a_file_that_can_not_be_read_is_refused(spoil: Callable[[Path], None], said: Said) -> None:
+    """Defaults would hold. Docker makes a directory of a missing file that it mounts."""
+    spoil(Path(".env"))
+
+    (sentence,) = said(Settings)
+
+    assert sentence.startswith(".env must be a file that this process can read, or not be there: ")
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "ONION_COLOUR='hunter2', 'white'",

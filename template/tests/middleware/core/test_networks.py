@@ -83,8 +83,15 @@ def test_nonsense_is_refused(value: str) -> None:
         network(value)
 
 
+@pytest.mark.parametrize("value", ["fe80::1%eth7", "fe80::1%eth7/128", "[fe80::1%25eth7]:80"])
+def test_a_zone_is_refused(value: str) -> None:
+    """The address would be that of another host in another zone too."""
+    with pytest.raises(ValueError, match=r"must hold addresses without a zone.*; write fe80::1$"):
+        network(value)
+
+
 @pytest.mark.parametrize(
-    "value", ["*", "0.0.0.0/0", "0.0.0.0:80", "[::]", "::/0", "::", "10.0.0.5/0"]
+    "value", ["*", "0.0.0.0/0", "0.0.0.0:80", "[::]", "::/0", "::", "10.0.0.5/0", "::%eth0"]
 )
 def test_everybody_has_many_names(value: str) -> None:
     assert holds_everybody(value)

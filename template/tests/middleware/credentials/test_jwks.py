@@ -57,12 +57,15 @@ class Provider:
         self.status = 200
         self.seconds = 0.0
         self.pause = 0.0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.asked = 0
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked += 1
+                provider.may_answer.wait()
                 time.sleep(provider.seconds)
                 answer = provider.answer
                 body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -174,7 +177,7 @@ def test_a_provider_that_drips_takes_one_thread(
 ) -> None:
     """It is asked again when it is through, and takes no thread of anybody else."""
     monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
-    provider.seconds = 0.3
+    provider.may_answer.clear()
     threads: list[int] = []
 
     async def run() -> None:
@@ -184,7 +187,7 @@ def test_a_provider_that_drips_takes_one_thread(
                 await ask(verify, es256("a"))
             threads.append(sum("AnyIO" in thread.name for thread in threading.enumerate()))
         assert provider.asked == 1
-        provider.seconds = 0
+        provider.may_answer.set()
         monkeypatch.setattr(jwks, "_FETCH_SECONDS", 30)
         while provider.asked == 1:  # until the one that drips is through
             await asyncio.sleep(0.05)
@@ -291,7 +294,7 @@ def test_after_an_idle_time_a_token_waits_for_the_keys(
 
 
 def test_in_an_outage_one_token_waits_and_the_others_pass(
-    provider: Provider, verify: JwtVerifier, clock: Clock
+    provider: Provider, verify: JwtVerifier, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def outage() -> None:
         good = es256("a")
@@ -303,7 +306,8 @@ def test_in_an_outage_one_token_waits_and_the_others_pass(
         await ask(verify, good)  # and remember it
         clock.now += 11
         assert isinstance(verify.user(request_with(good)), User), "at once, while a fetch runs"
-        await settled(lambda: provider.asked == 3)
+        await settled(lambda: len(caplog.records) == 2)  # that fetch failed too
+        assert provider.asked == 3
         provider.publish("b")
         provider.status = 200
         clock.now += 301
@@ -387,27 +391,26 @@ def test_many_requests_share_one_fetch(provider: Provider, verify: JwtVerifier) 
 
 
 def test_a_fetch_does_not_stop_other_requests(provider: Provider, verify: JwtVerifier) -> None:
-    provider.seconds = 0.2
+    provider.may_answer.clear()
 
-    async def race() -> int:
+    async def race() -> User:
         waiting = asyncio.create_task(ask(verify, es256("a")))
-        turns = 0
-        while not waiting.done():
-            turns += 1
-            await asyncio.sleep(0.005)
-        return turns
+        await settled(lambda: provider.asked == 1)
+        provider.may_answer.set()  # which nobody could while the fetch stopped the loop
+        return await waiting
 
-    assert asyncio.run(race()) > 5
+    assert asyncio.run(race()).id
 
 
 def test_a_request_that_gives_up_does_not_end_the_fetch(
     provider: Provider, verify: JwtVerifier
 ) -> None:
-    provider.seconds = 0.1
+    provider.may_answer.clear()
 
     async def impatient() -> User:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(ask(verify, es256("a")), 0.02)
+        provider.may_answer.set()
         return await ask(verify, es256("a"))
 
     assert asyncio.run(impatient()).id

@@ -1,14 +1,16 @@
 """Redis storage: exact for all workers, and under keys that end by themselves."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+import re
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import SecretStr
 
-from app.middleware.storage import redis_connection
+from app.middleware.storage import redis, redis_clients, redis_connection
 from app.middleware.storage.base import StorageLostError
 from app.middleware.storage.redis import RedisStorage
 
@@ -239,3 +241,88 @@ def test_it_is_up_until_redis_does_not_respond() -> None:
 
     with RedisServer() as server:
         assert asyncio.run(scenario(server)) == [True, False]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
+def trials(server: RedisServer) -> int:
+    """Return how often replicas of `server` were to confirm something."""
+    found = re.search(rb"cmdstat_wait:calls=(\d+)", server.ask("INFO commandstats"))
+    return int(found[1]) if found else 0
+
+
+@pytest.fixture
+def master(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """Return a server that is taken for the master that a Sentinel names."""
+
+    def client(url: str) -> Any:
+        named: Any = redis_clients.client(url)
+        named.sentinel = SimpleNamespace(sentinels=[])
+        return named
+
+    monkeypatch.setattr(redis_connection, "client", client)
+    monkeypatch.setattr(redis_connection, "_PAUSE", 0.02)
+    monkeypatch.setattr(redis, "_RESPONSES_TIMEOUT", 5.0)
+    with RedisServer() as server:
+        server.ask("CONFIG SET repl-diskless-sync-delay 0")
+        yield server
+
+
+def test_without_a_replica_that_confirms_redis_is_lost_for_responses(
+    master: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or each claim would fail while everything says that Redis is up."""
+    caplog.set_level("INFO")
+
+    async def scenario(replica: RedisServer) -> None:
+        storage = RedisStorage(SecretStr(master.url))
+        await storage.open(claims=True)
+        assert not storage.is_up(), "at the start"
+        replica.ask(f"REPLICAOF 127.0.0.1 {master.port}")
+        await until(storage.is_up)
+        replica.kill()
+        with pytest.raises(StorageLostError):
+            await storage.claim("b", b"mine", 60)
+        await until(lambda: not storage.is_up())
+        before = trials(master)
+        await until(lambda: trials(master) > before + 2)
+        assert not storage.is_up()
+        assert (await storage.increment("limit:a", 60))[0] == 1
+        await storage.close()
+
+    with RedisServer() as replica:
+        asyncio.run(scenario(replica))
+
+    first, back, *_, last = [record.getMessage() for record in caplog.records]
+    for line in (first, last):
+        assert line.startswith("the storage is lost for responses: ")
+        assert line.endswith("no replica confirmed it")
+    assert back.startswith("the storage is back for responses")
+
+
+def test_what_is_late_is_repeated_until_its_claim_expires(
+    master: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later it would come upon the claim of another request, and there could be ever more."""
+
+    async def scenario(replica: RedisServer) -> None:
+        storage = RedisStorage(SecretStr(master.url))
+        await storage.open(claims=True)
+        for seconds, key in ((-1, "early"), (60, "late")):
+            monkeypatch.setattr(redis, "_LATEST", seconds)
+            with pytest.raises(StorageLostError):
+                await storage.replace(key, b"mine", b"answer", 60)
+        replica.ask(f"REPLICAOF 127.0.0.1 {master.port}")
+        await until(lambda: b"answer" in master.ask("GET late"))
+        await storage.close()
+
+    with RedisServer() as replica:
+        asyncio.run(scenario(replica))
+
+    assert b"answer" not in master.ask("GET early")
