@@ -205,15 +205,15 @@ def test_each_symptom_of_one_request_has_its_line() -> None:
         "Tests of your routes fail with 429",
         "The access log shows the proxy's IP address",
         "A repeated POST gets the response of another client",
-        "A request is cancelled, and goes on until its thread has ended",
+        "A cancelled request goes on until its thread has ended",
         "A layer of yours mixes the data of requests or websockets",
         "An endpoint hangs since a layer of yours reads the body",
         *["An `HTTPException` that a layer of yours raises becomes a 500"] * 2,
         "Health probes fill the log",
         "The service doesn't start, because a class was added outside the middleware stack",
         (
-            "The service doesn't start, because `RequestBodyLimitMiddleware` does the job of"
-            " `body_limit`"
+            "The service doesn't start, because `FastAPI(max_body_size=...)` responds outside every"
+            " layer"
         ),
     ]
 

@@ -22,6 +22,30 @@ def test_no_test_spends_the_limit_of_another(render: Render) -> None:
     assert done.returncode == 0, done.stdout
 
 
+JOINING: Final = """
+from fastapi import FastAPI, WebSocket
+
+def test_a_websocket_is_joined_by_its_path(client):
+    async def live(websocket: WebSocket):
+        await websocket.accept()
+        await websocket.send_text(websocket.headers["host"])
+
+    client.app.add_api_websocket_route("/live", live)
+    for url in ("/live", "ws://localhost/live"):
+        with client.websocket_connect(url) as session:
+            assert session.receive_text() == "localhost"
+"""
+
+
+def test_websockets_are_joined_as_fastapi_documents_it(render: Render) -> None:
+    service = render(layers=["trusted_host"])
+    (service / "tests/test_live.py").write_text(JOINING, "utf-8")
+
+    done = python("pytest", "-q", "tests/test_live.py", cwd=service)
+
+    assert done.returncode == 0, done.stdout
+
+
 OWN: Final = {
     "one class": "class Settings(StackSettings): ...",
     "a class of the company": """

@@ -122,7 +122,7 @@ class Policies:
         self.rules.sort(key=lambda rule: (bool(rule.below), -len(rule.path), rule.breadth))
 
     def install(self, app: ASGIApp) -> None:
-        """Give each layer from `app` inwards the layer that replaces it under a rule."""
+        """Make the layers from `app` inwards ask this table, and make those that replace them."""
         for layer in layers_from(app):
             if isinstance(layer, Layer):
                 layer.policies = self
@@ -167,7 +167,7 @@ class Policies:
         return (rule for rule in self.rules if rule.method in names and rule.concerns(template))
 
     def layers_at(self, context: RouteContext, method: str) -> set[str]:
-        """Return the layers that may respond in place of this route."""
+        """Return the layers that do something for requests of this route."""
         rule, template = self.rule_of(context, method), template_of(context)
         return {name for name in self._made if not self._effects.idle(name, rule, template, method)}
 

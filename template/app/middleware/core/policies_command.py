@@ -13,11 +13,14 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from fastapi import FastAPI
+from fastapi.routing import RouteContext
 from starlette.applications import Starlette
+from starlette.types import Scope
 
+from .check import policies_of
 from .openapi import narrow_openapi
 from .policies import Policies, asking, methods_of, setting_of
-from .routes import route_of, template_of
+from .routes import mounted_for, route_of, template_of
 
 _WRONG_USE: Final = 2
 _LEGEND: Final = """
@@ -54,14 +57,31 @@ def show_route(service: Starlette, policies: Policies, arguments: argparse.Names
             text = f"{where} Only the layers outside it hold there."
         print(text, file=sys.stderr)
         return 1
-    rows = policies.explain(scope, context)
+    found = _held(policies, scope, context)
+    mounted = [
+        {"at": place, **_held(inner, there, taken)}
+        for place, app, there, taken in mounted_for(scope, context)
+        if (inner := policies_of(app))
+    ]
     if arguments.json:
-        methods = sorted(methods_of(context) or ())
-        found = {"route": template_of(context), "methods": methods, "holds": rows}
-        print(json.dumps(found, indent=2))
+        print(json.dumps({**found, "mounted": mounted}, indent=2))
     else:
-        print("\n".join([template_of(context), *_lines(rows), _LEGEND]))
+        lines = [found["route"], *_lines(found["holds"])]
+        for each in mounted:
+            lines += ["", f"Inside of these are the layers of the app mounted at {each['at']}:"]
+            lines += [each["route"] or "No route takes it: the settings of that app hold."]
+            lines += _lines(each["holds"])
+        print("\n".join([*lines, _LEGEND]))
     return 0
+
+
+def _held(policies: Policies, scope: Scope, context: RouteContext | None) -> dict[str, Any]:
+    """Return a route, and what the layers of its app hold there."""
+    if context is None:
+        return {"route": None, "methods": [], "holds": []}
+    methods = sorted(methods_of(context) or ())
+    rows = policies.explain(scope, context)
+    return {"route": template_of(context), "methods": methods, "holds": rows}
 
 
 def show_openapi(service: Starlette, policies: Policies) -> int:

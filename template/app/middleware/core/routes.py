@@ -103,10 +103,10 @@ def hosts_in(routes: Sequence[BaseRoute]) -> Iterator[Host]:
                 groups.append(route.routes)
 
 
-def route_of(scope: Scope) -> RouteContext | None:
+def route_of(scope: Scope, router: Router | None = None) -> RouteContext | None:
     """Return what the router takes for a request, None where nothing takes it whole."""
     try:
-        return _taking(_asked(scope), scope["app"].router)
+        return _taking(_asked(scope), router or scope["app"].router)
     except Exception:  # noqa: BLE001 - it fails again in the router, which responds
         return None
 
@@ -121,6 +121,24 @@ def is_literal(scope: Scope) -> bool | None:
         return _is_literal(_asked(scope), scope["app"].router)
     except Exception:  # noqa: BLE001 - nobody knows what takes it
         return False
+
+
+def mounted_for(
+    scope: Scope, context: RouteContext | None
+) -> Iterator[tuple[str, Any, Scope, RouteContext | None]]:
+    """
+    Yield what `context` leads to in mounts, the outer one first.
+
+    That is its place, what is mounted, the scope there, and the route that takes the request.
+    """
+    place = ""
+    while context is not None and isinstance(context.original_route, _LEADING):
+        route = context.original_route
+        place += route.host if isinstance(route, Host) else context.path or "/"
+        scope = {**scope, **context.matches(_asked(scope))[1]}
+        router = _router_in(route.app)
+        context = None if router is None else route_of(scope, router)
+        yield place, route.app, scope, context
 
 
 def _asked(scope: Scope) -> Scope:

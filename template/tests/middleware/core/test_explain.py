@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware import inside, outermost
+from app.middleware import innermost, inside, outermost, refuse
 from app.middleware.core.check import policies_of
 from app.middleware.core.explain.command import changed_stack, explain_request
 from app.middleware.core.explain.facts import Change
@@ -78,6 +80,13 @@ class Refusing(Marking):
             await self.app(scope, receive, send)
         else:
             await PlainTextResponse("closed", 403)(scope, receive, send)
+
+
+class Rejecting(Marking):
+    """Let nothing in, and say who rejected it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse(scope, receive, send, layer="doorman", status=403, detail="Closed.")
 
 
 class Failing(Marking):
@@ -249,6 +258,35 @@ def test_a_route_has_its_policy_whether_reached_or_not(
     assert sources.keys() == FIELDS.keys()
     assert sources[SWITCH] == "ROUTES['/probe/*']"
     assert f"{SWITCH}=false (ROUTES['/probe/*'])" in run("/probe/ok", app=app)
+
+
+@pytest.mark.skipif(not SWITCH, reason="no layer here can be switched off")
+def test_a_mount_has_its_policy(explain: Explain, probe_app: ProbeApp) -> None:
+    app = probe_app(routes={"/mounted/*": {SWITCH: False}})
+    app.mount("/mounted", FastAPI())
+
+    route = explain("/mounted/docs", app=app)["route"]
+
+    assert route["path"] == "/mounted/{path:path}"
+    sources = {row["name"]: row["source"] for row in route["policy"]}
+    assert sources[SWITCH] == "ROUTES['/mounted/*']"
+    assert route["mounted"] == []
+
+
+def test_a_layer_of_a_mounted_app_is_named(explain: Explain, run: Run, probe_app: ProbeApp) -> None:
+    mounted = probe_app(own=[innermost(Middleware(Rejecting))])
+    app = probe_app()
+    # Below what has no layers of its own.
+    app.mount("/tenants/{tenant}", Starlette(routes=[Mount("/in", Passing(mounted))]))
+
+    found = explain("/tenants/a/in/probe/ok", app=app)
+
+    assert found["responded_by"] == "routes"
+    assert found["refused_inside"] == "doorman"
+    assert found["route"]["mounted"] == ["/tenants/{tenant}/in"]
+    printed = run("/tenants/a/in/probe/ok", app=app)
+    assert "403 Forbidden from the layer doorman inside the routes" in printed
+    assert "the app mounted at /tenants/{tenant}/in has layers of its own" in printed
 
 
 def test_neighbours_with_the_same_to_say_share_a_line(run: Run, probe_app: ProbeApp) -> None:

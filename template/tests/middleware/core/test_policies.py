@@ -459,6 +459,34 @@ def test_the_command_tells_what_holds(
     assert run("route", "/with a space") == 1
 
 
+def test_the_command_tells_what_the_layers_of_a_mounted_app_hold(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mounted = FastAPI()
+    mounted.add_api_route("/things/{thing}", answer)
+    table = policies({"GET /things/{thing}": {"one": False}})
+    mounted.user_middleware.append(Middleware(OrderCheck, policies=table))
+    app.user_middleware.append(Middleware(OrderCheck, policies=policies({})))
+    app.mount("/of/{tenant}", mounted)
+    monkeypatch.setattr("app.main.app", app)
+    monkeypatch.setattr("app.middleware.core.command_line.faults", no_faults)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["app.middleware", "route", *arguments])
+        assert main({}) == 0
+        return capsys.readouterr().out
+
+    told = json.loads(run("/of/a/things/7", "--json"))
+    assert told["route"] == "/of/{tenant}/{path:path}"
+    assert told["holds"][0]["from"] == "stack"
+    (inner,) = told["mounted"]
+    assert (inner["at"], inner["route"]) == ("/of/{tenant}", "/things/{thing}")
+    assert inner["holds"][0]["from"] == "ROUTES['GET /things/{thing}']"
+    text = run("/of/a/things/7")
+    assert "the layers of the app mounted at /of/{tenant}:\n/things/{thing}\n  one" in text
+    assert "No route takes it: the settings of that app hold." in run("/of/a/nothing")
+
+
 @pytest.mark.skipif("readiness" not in LAYERS, reason="no layer has a path")
 def test_the_command_names_the_path_of_a_layer(
     probe_app: ProbeApp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

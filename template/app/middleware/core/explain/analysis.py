@@ -5,14 +5,15 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from starlette._utils import get_route_path
 from starlette.status import HTTP_101_SWITCHING_PROTOCOLS, HTTP_403_FORBIDDEN
 from starlette.types import Scope
 
-from app.middleware.core.check import broken_rules
+from app.middleware.core.check import broken_rules, policies_of
 from app.middleware.core.exchange import HANDSHAKE
 from app.middleware.core.headers import Headers
 from app.middleware.core.policies import Policies
-from app.middleware.core.routes import route_of, template_of
+from app.middleware.core.routes import mounted_for, route_of, template_of
 from app.middleware.core.setting_types import entries_for
 from app.middleware.order import LAYERS, Rule
 from app.middleware.problem import phrase
@@ -68,12 +69,13 @@ class _Analysis:
         self._masker = masker
         self._components = [OUTER, *record.names, EXCEPTIONS, ROUTES]
         innermost = record.passages[max(record.passages)]
-        self._scope = innermost.scope
+        # As it arrived: a mount changes the scope itself.
+        self._request = innermost.request
+        self._path = get_route_path(self._request)
         # What the layers recorded, rejections too, is in the state that they share.
         self._state: dict[str, Any] = innermost.scope.get("state") or {}
-        asked = {**innermost.request, "app": innermost.scope["app"]}
-        self._context = route_of(asked)
-        self._holds = policies.explain(asked, self._context) if self._context else []
+        self._context = route_of(self._request)
+        self._holds = policies.explain(self._request, self._context) if self._context else []
         self._place = self._find_responder()
         self._responder = None if self._place is None else self._name(self._place)
 
@@ -97,6 +99,7 @@ class _Analysis:
             ],
             steps=[self._step(place) for place in range(len(self._components))],
             responded_by=self._responder,
+            refused_inside=self._state.get("refused_by") if self._responder == ROUTES else None,
             says=None if detail is None else mask.text(str(detail)),
             refusal=self._refusal(),
             fault=find_fault(self._passages, self._components, self._place, mask),
@@ -220,8 +223,7 @@ class _Analysis:
         """Return the component at `place`; where a layer's own route rejects, that layer."""
         layer = str(self._state.get("refused_by"))
         settings = LAYERS[layer].settings if layer in LAYERS else ()
-        path = self._scope["path"]
-        own = any(getattr(self._settings, name.lower()) == path for name in settings)
+        own = any(getattr(self._settings, name.lower()) == self._path for name in settings)
         return layer if own else self._components[place]
 
     def _refusal(self) -> Refusal | None:
@@ -252,8 +254,7 @@ class _Analysis:
         endpoint = self._context.endpoint or self._context.original_route
         code = getattr(endpoint, "__code__", None)
         name = getattr(endpoint, "__qualname__", type(endpoint).__qualname__)
-        path = self._scope["path"]
-        entries = entries_for(path, self._scope.get("method", HANDSHAKE))
+        entries = entries_for(self._path, self._request.get("method", HANDSHAKE))
         return Route(
             path=template_of(self._context),
             endpoint=f"{endpoint.__module__}.{name}",
@@ -264,6 +265,11 @@ class _Analysis:
                 if any(it in (value if isinstance(value, _LISTS) else (value,)) for it in entries)
             ],
             policy=[self._held(row) for row in self._holds],
+            mounted=[
+                place
+                for place, app, *_ in mounted_for(self._request, self._context)
+                if policies_of(app)
+            ],
         )
 
     def _response(self) -> Received:
@@ -292,7 +298,7 @@ class _Analysis:
         listed = [name for name in settings if name.startswith("CORS_ALLOW_ORIGIN")]
         return browser_sees(
             self._record.client,
-            scheme=self._scope["scheme"],
+            scheme=self._request["scheme"],
             responder=self._responder,
             is_outside=has_cors and self._place < self._components.index("cors"),
             cors={it.name: it.value for it in map(self._setting, listed)},

@@ -83,7 +83,8 @@ class Route(BaseModel):
     """
     The route that takes the request, reached or not.
 
-    `settings` are those that name its path, `policy` is what holds there for each field.
+    `settings` are those that name its path, `policy` is what holds there for each field, and
+    `mounted` has the places of apps with layers of their own that it leads to.
     """
 
     path: str
@@ -91,6 +92,7 @@ class Route(BaseModel):
     where: str
     settings: Pairs
     policy: list[Setting]
+    mounted: list[str]
 
 
 class Sent(BaseModel):
@@ -117,12 +119,18 @@ class Received(BaseModel):
 
 
 class Explanation(BaseModel):
-    """One request, and what each layer did."""
+    """
+    One request, and what each layer did.
+
+    `refused_inside` is the layer that rejected it inside of the routes, such as one of a mounted
+    app.
+    """
 
     request: Sent
     broken_rules: list[str]
     steps: list[Step]
     responded_by: str | None
+    refused_inside: str | None
     says: str | None
     refusal: Refusal | None
     fault: Fault | None

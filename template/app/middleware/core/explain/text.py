@@ -34,6 +34,8 @@ def print_explanation(
     _print_request(explanation, console)
     heading(console, "Result")
     who = _who(explanation.responded_by)
+    if inner := explanation.refused_inside:
+        who = f"the layer {inner} inside {who}"
     console.print(
         Text.assemble(status_text(explanation.response.status), f" from {who}" if who else "")
     )
@@ -168,6 +170,8 @@ def _route(explanation: Explanation) -> Iterator[str]:
         for setting in route.policy:
             if setting.own:
                 yield f"{setting.name}={setting.value} ({setting.source})"
+        for place in route.mounted:
+            yield f"the app mounted at {place} has layers of its own, which aren't shown"
     elif ROUTES not in explanation.never_reached:
         yield "none has this method and path"
 
