@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, TextIO, get_args
 import orjson
 import structlog
 from pydantic_core import to_json
+from structlog._config import _BUILTIN_DEFAULT_PROCESSORS
 from structlog.contextvars import _CONTEXT_VARS, get_contextvars
 from structlog.processors import StackInfoRenderer, format_exc_info
 from structlog.typing import EventDict
@@ -115,8 +116,8 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     `auto` is `console` on a terminal and `json` elsewhere. If structlog is configured already,
     and not from here, that stays.
     """
-    if not structlog.is_configured() or _complete in structlog.get_config()["processors"]:
-        readable = sys.stdout.isatty() if log_format == "auto" else log_format == "console"
+    if not _is_configured_elsewhere():
+        readable = _is_terminal() if log_format == "auto" else log_format == "console"
         render = _bounded(_console_line() if readable else _json_line)
         processors: list[Any] = [_complete, render]
         structlog.configure(
@@ -142,6 +143,25 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     logging.getLogger(_RELOADER).setLevel(logging.WARNING)
 
 
+def _is_configured_elsewhere() -> bool:
+    """Return whether structlog has a configuration; an agent of OpenTelemetry only adds to it."""
+    processors = structlog.get_config()["processors"]
+    added = [item for item in processors if item not in _BUILTIN_DEFAULT_PROCESSORS]
+    of_agents = [item for item in added if type(item).__module__.startswith("opentelemetry.")]
+    is_default = added == of_agents != []
+    return structlog.is_configured() and _complete not in processors and not is_default
+
+
+def _is_terminal() -> bool:
+    # None where standard output is closed.
+    return getattr(sys.stdout, "isatty", bool)()
+
+
+def merge_fields(_: object, __: str, event: EventDict) -> EventDict:
+    """Add the fields of the request: a processor for a configuration of your own."""
+    return {**_fields.get(), **event}
+
+
 def _take_over_servers(*_: object) -> bool:
     """Pass the lines of servers to the root, except where they were switched off."""
     for logger in _OF_SERVERS:
@@ -165,7 +185,11 @@ def _take_over(logger: logging.Logger) -> bool:
 
 def _is_of_terminal(handler: logging.Handler) -> bool:
     terminal = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    return type(handler) is logging.StreamHandler and handler.stream in terminal
+    # That of rich, with which some packages log. An exporter may inherit from StreamHandler.
+    console = getattr(handler, "console", None)
+    writes = type(handler).emit is logging.StreamHandler.emit
+    stream = getattr(handler, "stream", None) if writes else getattr(console, "file", None)
+    return stream is not None and stream in terminal
 
 
 def _ends_in_logging() -> bool:
@@ -343,7 +367,7 @@ def _json_line(_: object, __: str, event: EventDict) -> bytes:
         # Each request writes a line: pydantic takes three times as long for one.
         return orjson.dumps(event, option=_OF_PYDANTIC)
     except Exception:  # noqa: BLE001 - one field is to blame; the others stay what they are
-        fields = (json.dumps(key).encode() + b":" + _field(value) for key, value in event.items())
+        fields = (_quoted(key) + b":" + _field(value) for key, value in event.items())
         return b"{" + b",".join(fields) + b"}"
 
 
@@ -351,13 +375,17 @@ def _field(value: object) -> bytes:
     try:
         return to_json(value, fallback=str, inf_nan_mode="null")
     except Exception:  # noqa: BLE001 - such as bytes or a lone surrogate, which UTF-8 can't hold
-        text = value if isinstance(value, str) else _text(value)
-        return json.dumps(text).encode()
+        return _quoted(value if isinstance(value, str) else _text(value))
+
+
+def _quoted(text: str) -> bytes:
+    """Return a string of JSON, with the names of lone surrogates, which many readers refuse."""
+    return json.dumps(text.encode(errors="backslashreplace").decode()).encode()
 
 
 def _console_line() -> Render:
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty() and not plain)
+    renderer = structlog.dev.ConsoleRenderer(colors=_is_terminal() and not plain)
 
     def render(logger: Any, name: str, event: EventDict) -> bytes:
         shown = {str(_escaped(key)): _escaped(value) for key, value in event.items()}

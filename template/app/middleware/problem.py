@@ -78,8 +78,8 @@ def problem_response(
     if others := {key: given[key] for key in given if key in _OWN and given[key] != body[key]}:
         body["details"] = {**others, "details": given["details"]} if "details" in given else others
     response = Response(
-        # JSON allows a lone surrogate, UTF-8 doesn't: it becomes an escape.
-        _text(body).encode(errors="backslashreplace"),
+        # UTF-8 has no lone surrogate, and readers may refuse its escape (RFC 7493, 2.1).
+        _text(body).encode(errors="replace"),
         status_code=status,
         headers=headers,
         media_type=MEDIA_TYPE,

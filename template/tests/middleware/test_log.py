@@ -27,6 +27,7 @@ from app.middleware.log import (
     bind,
     configure_logging,
     line_writer,
+    merge_fields,
     unbind,
 )
 
@@ -108,6 +109,8 @@ def test_a_handler_that_writes_to_the_terminal_too_is_replaced(
     """Packages and agents call `logging.basicConfig()`."""
     for stream in (sys.stdout, sys.stderr):
         logging.getLogger().addHandler(logging.StreamHandler(stream))
+        logging.getLogger().addHandler(Readable(stream))
+    logging.getLogger().addHandler(Rich())
 
     configure_logging(level="INFO", log_format="json")
     logging.getLogger("library").warning("once")
@@ -117,7 +120,26 @@ def test_a_handler_that_writes_to_the_terminal_too_is_replaced(
 
 
 class Exporter(logging.StreamHandler[TextIO]):
-    """A handler that sends records elsewhere; to inherit `emit` was the least work."""
+    """A handler that sends records elsewhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        pass
+
+
+class Readable(logging.StreamHandler[TextIO]):
+    """One that writes in a format of its own."""
+
+
+class Console:
+    """As rich has it."""
+
+    file = property(lambda _: sys.stderr)
+
+
+class Rich(Exporter):
+    """As that of rich, which some packages give the root."""
+
+    console = Console()
 
 
 @pytest.mark.parametrize("name", [None, "uvicorn"])
@@ -211,6 +233,52 @@ def test_every_line_passes_the_processors_of_the_service(
 
     found = [(line["event"], line["owner"]) for line in log_lines()]
     assert found == [(f"of {origin}", "team") for origin in ("requests", "structlog", "a library")]
+
+
+class Instrumentation:
+    """As that of OpenTelemetry for structlog, which is put into the defaults before the service."""
+
+    __module__ = "opentelemetry.instrumentation.structlog"
+
+    def __call__(self, _: object, __: str, event: EventDict) -> EventDict:
+        return event
+
+
+def test_an_agent_does_not_choose_the_format(log_lines: LogLines) -> None:
+    *fields, render = structlog.get_config()["processors"]
+    structlog.configure(processors=[*fields, Instrumentation(), render])
+    configure_logging(level="INFO", log_format="json")
+
+    structlog.get_logger().info("got")
+
+    assert [line["event"] for line in log_lines()] == ["got"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_configuration_of_the_service_can_have_the_fields(when: str, log_lines: LogLines) -> None:
+    renderer = structlog.processors.JSONRenderer()
+    if when == "before":
+        structlog.configure(processors=[merge_fields, renderer])
+    configure_logging(level="INFO", log_format="json")
+    if when == "after":
+        structlog.configure(processors=[merge_fields, renderer])
+    token = bind(order_id=1)
+
+    structlog.get_logger().info("got", item=2)
+    unbind(token)
+
+    assert log_lines() == [{"order_id": 1, "item": 2, "event": "got"}]
+
+
+@pytest.mark.parametrize("log_format", ["auto", "console", "json"])
+def test_a_closed_output_is_no_terminal(
+    log_format: LogFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+
+    configure_logging(level="INFO", log_format=log_format)
+
+    structlog.get_logger().info("nobody reads it")
 
 
 def test_the_line_of_a_request_has_its_fields_whatever_structlog_does(log_lines: LogLines) -> None:
@@ -491,9 +559,11 @@ def test_what_replaces_standard_output_gets_lines_or_none(log_lines: LogLines) -
 def test_a_text_that_utf_8_can_not_hold_is_written(log_lines: LogLines) -> None:
     configure_logging(level="INFO", log_format="json")
 
-    structlog.get_logger().info("got", value="a \ud800")
+    structlog.get_logger().info("got", value="a \ud800", **{"\ud801": {"b": "\ud802"}})
 
-    assert [line["value"] for line in log_lines()] == ["a \ud800"]
+    (line,) = log_lines()
+    assert line["value"] == "a \\ud800"
+    assert line["\\ud801"] == "{'b': '\\ud802'}"
 
 
 def test_a_traceback_can_not_forge_a_readable_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def show_route(service: Starlette, policies: Policies, arguments: argparse.Names
         print(text, file=sys.stderr)
         return 1
     found = _held(policies, scope, context)
-    mounted = [
+    mounted: list[dict[str, Any]] = [
         {"at": place, **_held(inner, there, taken)}
         for place, app, there, taken in mounted_for(scope, context)
         if (inner := policies_of(app))
