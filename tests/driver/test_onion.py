@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -467,8 +468,10 @@ def run(talk: Talk, build: Callable[[ASGIApp, Seen], ASGIApp]) -> Outcome:
 
 
 @settings(max_examples=1500, deadline=None)
-@given(stacks(), talks())
-def test_the_driver_does_what_an_onion_does(stack: list[Kind], talk: Talk) -> None:
+@given(stacks(), talks(), st.booleans())
+def test_the_driver_does_what_an_onion_does(stack: list[Kind], talk: Talk, apart: bool) -> None:  # noqa: FBT001
+    """Neighbours share an exchange, or each has its own, as inside of a service's own layers."""
+
     def driven(app: ASGIApp, seen: Seen) -> ASGIApp:
         for kind in reversed(stack):
             cls = LAYERS.get(kind.name)
@@ -481,7 +484,8 @@ def test_the_driver_does_what_an_onion_does(stack: list[Kind], talk: Talk) -> No
         return app
 
     expected = run(talk, by_hand)
-    actual = run(talk, driven)
+    with patch("app.middleware.core.layer._may_change_scope", lambda _: apart):
+        actual = run(talk, driven)
 
     assert [*map(_plain, actual[0])] == [*map(_plain, expected[0])]
     assert actual[1] == expected[1]

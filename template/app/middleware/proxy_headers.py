@@ -68,11 +68,11 @@ class ProxyHeadersMiddleware(Layer):
         await super().lifespan(scope, receive, send)
 
     def enter(self, exchange: Exchange) -> None:
-        client = exchange.client
+        client = exchange.scope["client"]
         # Some servers report an empty address there.
         if (client is None or not client[0]) and _UNIX in self.trusted:
             # The name by which uvicorn's class knows it.
-            client = exchange.client = exchange.scope["client"] = (_UNIX, 0)
+            client = exchange.client = (_UNIX, 0)
         if client is not None and client[0] in self.trusted:
             self._correct(exchange)
 
@@ -80,7 +80,7 @@ class ProxyHeadersMiddleware(Layer):
         scope = exchange.scope
         client, proxies = self._client(scope)
         if client[0]:
-            exchange.client = scope["client"] = client
+            exchange.client = client
         schemes = _entries(exchange, b"x-forwarded-proto")
         # Each proxy adds to the end of both lists, and what is left of it can be forged.
         scheme = schemes[max(len(schemes) - 1 - proxies, 0)].lower()

@@ -4,6 +4,8 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.middleware import Policy, StackSettings, innermost, inside, outermost, outside
 from app.middleware.core.check import faults, live_stack
 from app.middleware.core.command_line import main
+from app.middleware.core.exchange import Exchange, Place
+from app.middleware.core.layer import Layer, layers_from
 from app.middleware.core.setting_types import Paths
 from app.middleware.order import DOUBLES, LAYERS, RULES, TRACKERS, Rule, layer_of
 from app.middleware.stack import build_stack
@@ -555,3 +559,167 @@ def test_a_command_is_run_with_its_argument(
     assert main({"greet": lambda name: f"Hello, {name}!"}) == 0
 
     assert capsys.readouterr().out == "Hello, alice!\n"
+
+
+def _with_header(scope: Scope) -> None:
+    scope["headers"] = [*scope["headers"], (b"x-new", b"1")]
+
+
+CHANGES: dict[str, Callable[[Scope], object]] = {
+    "a header more": _with_header,
+    "a header more in place": lambda scope: scope["headers"].append((b"x-new", b"1")),
+    "no headers": lambda scope: scope.update(headers=[]),
+    "client": lambda scope: scope.update(client=("192.0.2.7", 1)),
+    "state": lambda scope: scope.update(state={"tenant": "a"}),
+    "method": lambda scope: scope.update(method="PUT"),
+    "path": lambda scope: scope.update(path="/probe/other"),
+}
+
+
+class Change(Layer):
+    def __init__(self, app: ASGIApp, *, change: Callable[[Any], object]) -> None:
+        super().__init__(app)
+        self.change = change
+
+
+class Changing(Change):
+    def enter(self, exchange: Exchange) -> None:
+        self.change(exchange.scope)
+
+
+class Correcting(Change):
+    def enter(self, exchange: Exchange) -> None:
+        exchange.client = ("192.0.2.7", 1)
+
+
+class ChangingAround(Change):
+    async def around(self, exchange: Exchange, place: Place) -> None:
+        self.change(exchange.scope)
+        await place.proceed()
+
+
+class ChangingPlain:
+    def __init__(self, app: ASGIApp, *, change: Callable[[Any], object]) -> None:
+        self.app = app
+        self.change = change
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.change(scope)
+        await self.app(scope, receive, send)
+
+
+class Seeing(Layer):
+    def __init__(self, app: ASGIApp, *, seen: list[Any]) -> None:
+        super().__init__(app)
+        self.seen = seen
+
+    def enter(self, exchange: Exchange) -> None:
+        scope, state = exchange.scope, exchange.state
+        self.seen.append((exchange.client, scope["client"], exchange.method, exchange.path))
+        self.seen.append((exchange.headers.get(b"x-new"), b"host" in exchange.headers))
+        self.seen.append((state.get("tenant"), state is scope["state"]))
+
+
+def _seen_behind(cls: Any, change: object, client: ProbeClient) -> list[Any]:
+    seen: list[Any] = []
+    own = [
+        innermost(Middleware(cls, change=change)),
+        innermost(Middleware(Seeing, seen=seen)),
+    ]
+    client(own=own).get("/probe/ok")
+    return seen
+
+
+@pytest.mark.parametrize("cls", [Changing, ChangingAround])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_request_that_an_own_layer_changes_is_seen_as_behind_a_plain_class(
+    change: str, cls: type[Change], probe_client: ProbeClient
+) -> None:
+    seen = _seen_behind(cls, CHANGES[change], probe_client)
+
+    assert seen == _seen_behind(ChangingPlain, CHANGES[change], probe_client)
+    assert seen != _seen_behind(ChangingPlain, id, probe_client)
+
+
+def test_a_client_that_an_own_layer_corrects_is_seen(probe_client: ProbeClient) -> None:
+    seen = _seen_behind(Correcting, id, probe_client)
+
+    assert seen == _seen_behind(ChangingPlain, CHANGES["client"], probe_client)
+
+
+class Hiding:
+    def __init__(self, app: ASGIApp) -> None:
+        self.wrapped = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.wrapped({**scope}, receive, send)
+
+
+def hiding(app: ASGIApp) -> ASGIApp:
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope}, receive, send)
+
+    return run
+
+
+@pytest.mark.parametrize("factory", [Hiding, hiding, partial(Hiding)])
+def test_what_an_own_layer_hides_is_found(
+    factory: Any, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app(own=[outermost(Middleware(factory)), innermost(Middleware(factory))])
+
+    assert probe_client(app=app).get("/probe/ok").status_code == 200
+    built = [*layers_from(app.middleware_stack)]
+    assert {item.cls for item in app.user_middleware} - {factory} <= {*map(type, built)}
+    assert isinstance(built[-1], Router)
+
+
+class Elsewhere:
+    """Responds with another route where the first has nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def nowhere(_: Message) -> None:
+            pass
+
+        if scope["type"] == "http":
+            await self.app(scope, receive, nowhere)
+            scope = {**scope, "path": "/other"}
+        await self.app(scope, receive, send)
+
+
+class Told(Layer):
+    def __init__(self, app: ASGIApp, *, told: list[Any]) -> None:
+        super().__init__(app)
+        self.told = told
+
+    def ended(self, exchange: Exchange) -> None:
+        self.told.append((exchange.route, exchange.full_path))
+
+
+def test_the_route_of_a_second_pass_is_found(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    told: list[Any] = []
+    app = probe_app(own=[innermost(Middleware(Told, told=told)), innermost(Middleware(Elsewhere))])
+    app.add_api_route("/other", lambda: None)
+
+    probe_client(app=app).get("/nothing")
+
+    assert told == [("/other", "/nothing")]
+
+
+def test_the_path_stays_the_one_that_was_requested(probe_client: ProbeClient) -> None:
+    told: list[Any] = []
+    change = CHANGES["path"]
+    own = [
+        innermost(Middleware(Told, told=told)),
+        innermost(Middleware(ChangingPlain, change=change)),
+    ]
+
+    probe_client(own=own).get("/probe/ok")
+
+    assert [path for _, path in told] == ["/probe/ok"]

@@ -99,9 +99,12 @@ class Exchange:
 
     The request: `scope`; `state`, a dictionary for other layers and endpoints; `method` in
     capitals (WEBSOCKET for a handshake); `client`, which a layer can correct; `path`, without
-    `root_path`; `headers` by name, with None for one that was sent more than once; `receive`,
-    which the next inner layer gets, and which a layer can replace; `started_at`, by
-    `perf_counter`, when it reached the outermost of these layers.
+    `root_path`, and `full_path` with it; `headers` by name, with None for one that was sent more
+    than once; `receive`, which the next inner layer gets, and which a layer can replace;
+    `started_at`, by `perf_counter`, when it reached the outermost of these layers.
+
+    A service's own layer changes the request in `scope`, as a plain ASGI class does: layers inside
+    read it anew. Setting `client` sets `scope["client"]` too.
 
     The outcome, set before `ended`: `route`, the template of the path, or None. `status`, the
     one that was sent; 499 if the client disconnected, or the server cancelled the request, before
@@ -115,6 +118,7 @@ class Exchange:
         "_arriving",
         "_chain",
         "_changes",
+        "_client",
         "_gone",
         "_over",
         "_receive",
@@ -124,9 +128,9 @@ class Exchange:
         "aborted",
         "at_wait",
         "body_bytes",
-        "client",
         "cut",
         "filters",
+        "full_path",
         "headers",
         "is_open",
         "is_outermost",
@@ -152,8 +156,10 @@ class Exchange:
         method: str = scope.get("method", HANDSHAKE)
         # Some apps in a mount take `post` for POST.
         self.method = method if method in METHODS else method.upper()
-        self.client: Client | None = scope["client"]
-        self.path = path = get_route_path(scope) if scope["root_path"] else scope["path"]
+        self._client: Client | None = scope["client"]
+        # Kept, since an app inside can change the scope.
+        self.full_path: str = scope["path"]
+        self.path = path = get_route_path(scope) if scope["root_path"] else self.full_path
         self.headers = headers_by_name(scope["headers"])
         self.receive: Receive = self.received
         self.is_open = self.aborted = self.waits = False
@@ -204,6 +210,15 @@ class Exchange:
         self.at_exit(hand_out)
 
     # What a layer calls when a request enters.
+
+    @property
+    def client(self) -> Client | None:
+        """The address and the port of the client; None where the server knows none."""
+        return self._client
+
+    @client.setter
+    def client(self, client: Client | None) -> None:
+        self._client = self.scope["client"] = client
 
     def header(self, name: bytes) -> str | None:
         """
@@ -269,7 +284,7 @@ class Exchange:
                 heads, watchers = changes
                 self._changes += heads
                 for watcher in watchers:
-                    self.leaving.append((watcher, self.client, None))
+                    self.leaving.append((watcher, self._client, None))
             if around is not None:
                 return around(self, self._here())
             decision = enter(self)
@@ -512,7 +527,7 @@ class Exchange:
         self.seconds = perf_counter() - self.started_at
         for watcher, client, _ in leaving:
             if watcher is not None:
-                self.client = client
+                self._client = client
                 try:
                     watcher(self)
                 except Exception:

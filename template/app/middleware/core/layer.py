@@ -15,6 +15,8 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.middleware.order import LAYERS, dotted_name
+
 from .cancellation import KeepingShields
 from .exchange import (
     HANDSHAKE,
@@ -38,6 +40,8 @@ WEBSOCKET: Final = frozenset({"websocket"})
 # The scopes of a layer whose settings leave it nothing to do.
 NOTHING: Final = frozenset[str]()
 _RETURNED: Final[Any] = object()
+# The classes of the stack, of which each keeps the exchange as its scope is.
+_STACK: Final = {place.cls for place in LAYERS.values()}
 
 
 class Layer:
@@ -226,15 +230,25 @@ def _neighbours(layer: Layer) -> tuple[list[Layer], ASGIApp]:
     Return `layer` with the inner layers that can share its exchange, and what is inside them all.
 
     A layer with `ended` must see the messages at its own place, so inside a layer that can take
-    over a response it starts a chain of its own.
+    over a response it starts a chain of its own. So does what is inside of a service's own layer,
+    which can change any part of the scope: a new exchange reads it anew.
     """
     layers, app = [layer], layer.app
     filters = _overrides(layer, "head")
-    while isinstance(app, Layer) and not (filters and _overrides(app, "ended")):
+    while (
+        isinstance(app, Layer)
+        and not (filters and _overrides(app, "ended"))
+        and not _may_change_scope(layers[-1])
+    ):
         layers.append(app)
         filters = filters or _overrides(app, "head")
         app = app.app
     return layers, app
+
+
+def _may_change_scope(layer: Layer) -> bool:
+    acts = _overrides(layer, "enter") or _overrides(layer, "around")
+    return acts and dotted_name(type(layer)) not in _STACK
 
 
 def _overrides(layer: Layer, hook: str) -> bool:

@@ -1,13 +1,15 @@
 """The places of your own layers, for `app/main.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.middleware.order import LAYERS, layer_of
 
 from .environment import refuse_to_start
+from .layer import layers_from
 
 _OUTERMOST: Final = "outermost"
 _INNERMOST: Final = "innermost"
@@ -21,6 +23,28 @@ class Own(NamedTuple):
     middleware: Middleware
     place: str
     neighbour: str = ""
+
+
+class _Found(Middleware):
+    """A layer of yours, of which the layers inside are found whatever it keeps them in."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self._build, self.args, self.kwargs))
+
+    def _build(self, app: ASGIApp, *args: Any, **kwargs: Any) -> ASGIApp:
+        layer = self.cls(app, *args, **kwargs)
+        return layer if any(it is app for it in layers_from(layer)) else _Holder(layer, app)
+
+
+class _Holder:
+    """Show the app inside of what hides it, such as a function."""
+
+    def __init__(self, layer: ASGIApp, app: ASGIApp) -> None:
+        self.layer = layer
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.layer(scope, receive, send)
 
 
 def outermost(middleware: Middleware) -> Own:
@@ -58,14 +82,15 @@ def with_own(stack: Sequence[Middleware], own: Sequence[Own]) -> list[Middleware
     outer: list[Middleware] = []
     inner: list[Middleware] = []
     slots: list[list[Middleware]] = [[] for _ in range(len(stack) + 1)]
-    given: Sequence[Any] = own  # from code without a type check
-    for item in given:
+    items: Sequence[Any] = own  # from code without a type check
+    for item in items:
         if not isinstance(item, Own) or not isinstance(item.middleware, Middleware):
             refuse_to_start(
                 "own= takes a list of layers with a place, such as outermost(Middleware(X)) or"
                 f" inside({next(iter(LAYERS))!r}, Middleware(X)), not {item!r}."
             )
-        middleware, place, neighbour = item
+        given, place, neighbour = item
+        middleware: Middleware = _Found(given.cls, *given.args, **given.kwargs)
         if place == _OUTERMOST:
             outer.append(middleware)
         elif place == _INNERMOST:

@@ -39,9 +39,11 @@ class _Default(BaseRoute):
 
 
 class _Routed:
-    """The scope that the router got."""
+    """The scope that the router got, where it isn't the one with this `id`."""
 
-    scope: Scope | None = None
+    def __init__(self, original: int) -> None:
+        self.original = original
+        self.scope: Scope | None = None
 
 
 @dataclass(frozen=True)
@@ -219,12 +221,14 @@ def with_copies(app: ASGIApp, router: Router) -> ASGIApp:
     inner = router.middleware_stack
 
     def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        scope.setdefault(_ROUTED, _Routed())
+        scope.setdefault(_ROUTED, _Routed(id(scope)))
         return app(scope, receive, send)
 
     def route(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        # Taken out, else a scope would hold itself, and wait for the garbage collector.
-        if (routed := scope.pop(_ROUTED, None)) is not None:
+        routed = scope.get(_ROUTED)
+        if routed is not None and routed.original != id(scope):
+            # Taken out, else a scope would hold itself, and wait for the garbage collector.
+            del scope[_ROUTED]
             routed.scope = scope
         return inner(scope, receive, send)
 

@@ -54,6 +54,12 @@ LONG = 32 * LONGEST
 OK = PlainTextResponse("ok")
 
 
+@pytest.fixture(autouse=True)
+def _neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers of these tests share an exchange, as those of the stack do."""
+    monkeypatch.setattr("app.middleware.core.layer._may_change_scope", lambda _: False)
+
+
 class Witness(Layer):
     """Records the outcome that it gets."""
 
