@@ -1,6 +1,6 @@
 """The places of your own layers, for `app/main.py`."""
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from starlette.middleware import Middleware
@@ -43,8 +43,8 @@ class _Holder:
         self.layer = layer
         self.app = app
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self.layer(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.layer(scope, receive, send)
 
 
 def outermost(middleware: Middleware) -> Own:
