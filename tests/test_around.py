@@ -485,7 +485,7 @@ def test_a_token_for_the_key_that_is_kept_gets_in(render: Render, tmp_path: Path
     """As the README says: nothing in front of the command overrides `.env`."""
     service = render(layers=["authentication"], authentication_required=True)
     readme = (service / "README.md").read_text("utf-8")
-    keep, end, start = blocks(readme, "sh")[1].rpartition("END\n")
+    keep, end, start = blocks(readme, "sh")[1].rpartition(">> .env\n")
     (sign,) = re.findall(r"`uv run (python -c .*jwt[.]encode.*)`", readme)
     (tmp_path / "uv").write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} "$@"\n')
     (tmp_path / "uv").chmod(0o755)
