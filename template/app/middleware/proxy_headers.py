@@ -91,8 +91,9 @@ class ProxyHeadersMiddleware(Layer):
         sent = b",".join(value for name, value in scope["headers"] if name == _ADDRESSES)
         # The end of a long list is what the proxies added.
         entries = sent[-LONGEST:].decode("latin-1").split(",")
+        client: Client = ("", 0)
         for proxies, entry in enumerate(reversed(entries)):
-            client: Client = self.trusted.get_trusted_client_address(entry)
+            client = self.trusted.get_trusted_client_address(entry)
             if client[0] not in self.trusted:
                 return client, proxies
         return client, len(entries) - 1

@@ -57,7 +57,11 @@ OK = PlainTextResponse("ok")
 @pytest.fixture(autouse=True)
 def _neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers of these tests share an exchange, as those of the stack do."""
-    monkeypatch.setattr("app.middleware.core.layer._may_change_scope", lambda _: False)
+
+    def changes_nothing(_: Layer) -> bool:
+        return False
+
+    monkeypatch.setattr("app.middleware.core.layer._may_change_scope", changes_nothing)
 
 
 class Witness(Layer):
