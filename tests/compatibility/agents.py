@@ -112,6 +112,7 @@ def _assert_spans_once(bench: Bench, collector: Collector, *command: str, **more
     with bench.serving(*command, **more) as server:
         assert_layers_work(server)
         server.stop()  # which exports what waits in the batch
+        assert '"event":"unhandled exception"' in server.log()
     spans = _server_spans(collector)
     assert len(spans) == 3, [span.name for span in spans]
     (failed,) = (span for span in spans if span.status.code == span.status.STATUS_CODE_ERROR)
@@ -133,6 +134,7 @@ _OTEL = (
 @agent(
     "`opentelemetry-instrument`",
     *_OTEL,
+    "opentelemetry-instrumentation-structlog",  # as `opentelemetry-bootstrap` says
     setup="`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi`",
     sample=True,
 )

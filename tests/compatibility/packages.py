@@ -6,7 +6,7 @@ from contextlib import closing
 from functools import partial
 from typing import Final
 
-from tests.serving import SECONDS, Server, wait_until
+from tests.serving import SECONDS, SETTINGS, Server, wait_until
 
 from .bench import Bench, assert_layers_work, case
 
@@ -39,7 +39,12 @@ admin = Admin(app, create_engine("sqlite://", poolclass=StaticPool))
         assert "<html" in _page(server, "/admin/")
 
 
-@package("fastapi-users", "fastapi-users[sqlalchemy]", "aiosqlite")
+@package(
+    "fastapi-users",
+    "fastapi-users[sqlalchemy]",
+    "aiosqlite",
+    setup="`JWT_KEY` is the secret of its `JWTStrategy`, and `JWT_AUDIENCE=fastapi-users:auth`",
+)
 def fastapi_users(bench: Bench) -> None:
     after = f"""
 from collections.abc import AsyncIterator
@@ -79,16 +84,17 @@ async def manager():
 backend = AuthenticationBackend(
     name="jwt",
     transport=BearerTransport(tokenUrl="login"),
-    get_strategy=lambda: JWTStrategy(secret="{"s" * 32}", lifetime_seconds=60),
+    get_strategy=lambda: JWTStrategy(secret="{SETTINGS["JWT_KEY"]}", lifetime_seconds=60),
 )
 users = FastAPIUsers[User, UUID](manager, [backend])
 app.include_router(users.get_auth_router(backend))
 app.include_router(users.get_register_router(schemas.BaseUser[UUID], schemas.BaseUserCreate))
+app.include_router(users.get_users_router(schemas.BaseUser[UUID], schemas.BaseUserUpdate))
 """
     bench.write_main(after=after)
     json_type = {"Content_Type": "application/json"}
     form_type = {"Content_Type": "application/x-www-form-urlencoded"}
-    with bench.serving() as server:
+    with bench.serving(JWT_AUDIENCE="fastapi-users:auth") as server:
         body = '{"email": "ann@example.com", "password": "correct horse"}'
         response = server.request("/register", "POST", body=body, **json_type)
         assert response.status == 201, (response, server.log())
@@ -96,7 +102,10 @@ app.include_router(users.get_register_router(schemas.BaseUser[UUID], schemas.Bas
         assert wrong.status == 400
         assert wrong.json()["detail"] == "LOGIN_BAD_CREDENTIALS", wrong
         right = "username=ann@example.com&password=correct+horse"
-        assert server.request("/login", "POST", body=right, **form_type).json()["access_token"]
+        token = server.request("/login", "POST", body=right, **form_type).json()["access_token"]
+        user = server.request("/me", Authorization=f"Bearer {token}")
+        assert user.status == 200, (user, server.log())
+        assert user.json()["email"] == "ann@example.com"
 
 
 @package("Authlib", "authlib", "httpx")
