@@ -24,19 +24,47 @@ def _page(server: Server, path: str, status: int = 200, method: str = "GET", **m
     return response.body
 
 
-@package("sqladmin", "sqladmin", "aiosqlite", "greenlet", "itsdangerous")
+@package(
+    "sqladmin",
+    *("sqladmin", "aiosqlite", "greenlet", "itsdangerous"),
+    setup="with its `AuthenticationBackend`, `SESSION_COOKIE=app_session`: its own is `session`",
+)
 def sqladmin(bench: Bench) -> None:
     after = """
 from sqladmin import Admin
+from sqladmin.authentication import AuthenticationBackend
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
+from starlette.requests import Request
 
-admin = Admin(app, create_engine("sqlite://", poolclass=StaticPool))
+
+class Login(AuthenticationBackend):
+    async def login(self, request: Request) -> bool:
+        request.session["admin"] = True
+        return True
+
+    async def authenticate(self, request: Request) -> bool:
+        return request.session.get("admin", False)
+
+
+@app.get("/visit")
+async def visit(request: Request) -> None:
+    request.session["visits"] = 1
+
+
+engine = create_engine("sqlite://", poolclass=StaticPool)
+admin = Admin(app, engine, authentication_backend=Login("s" * 32))
 """
     bench.write_main(after=after)
-    with bench.serving() as server:
+    with bench.serving(SESSION_COOKIE="app_session", SESSION_HTTPS_ONLY="false") as server:
         assert_layers_work(server)
-        assert "<html" in _page(server, "/admin/")
+        cookies: dict[str, str] = {}
+        for path, method in (("/admin/login", "POST"), ("/visit", "GET")):
+            sent = "; ".join(cookies.values())
+            response = server.request(path, method, Cookie=sent)
+            cookie = response.headers["set-cookie"].partition(";")[0]
+            cookies[cookie.partition("=")[0]] = cookie
+        assert "<html" in _page(server, "/admin/", Cookie="; ".join(cookies.values()))
 
 
 @package(
