@@ -10,7 +10,7 @@ from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time
-from types import MappingProxyType
+from types import MappingProxyType, MethodType
 from typing import Annotated, Any, Final, Literal, TextIO, get_args
 
 import orjson
@@ -297,7 +297,12 @@ class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if _ends_in_logging():
             return  # it would come back, and other handlers write it
-        extra = {key: value for key, value in vars(record).items() if key not in _PLAIN_RECORD}
+        # New Relic's agent replaces a method of the record.
+        extra = {
+            key: value
+            for key, value in vars(record).items()
+            if key not in _PLAIN_RECORD and not isinstance(value, MethodType)
+        }
         extra.pop("color_message", None)  # uvicorn's second form of the same message
         if record.stack_info:
             extra["stack"] = record.stack_info

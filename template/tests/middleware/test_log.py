@@ -244,6 +244,16 @@ class Instrumentation:
         return event
 
 
+def test_a_method_that_an_agent_replaces_is_no_field(log_lines: LogLines) -> None:
+    configure_logging(level="INFO", log_format="json")
+    record = logging.makeLogRecord({"msg": "got", "levelno": logging.INFO})
+    vars(record)["getMessage"] = record.getMessage
+
+    logging.getLogger("library").handle(record)
+
+    assert log_lines()[0].keys() == {"timestamp", "level", "event", "logger"}
+
+
 def test_an_agent_does_not_choose_the_format(log_lines: LogLines) -> None:
     *fields, render = structlog.get_config()["processors"]
     structlog.configure(processors=[*fields, Instrumentation(), render])
