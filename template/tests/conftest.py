@@ -15,9 +15,14 @@ class Client(TestClient):
     """Call the service `localhost`: the host check refuses `testserver`."""
 
     # Starlette leaves `base_url` out here.
-    def websocket_connect(self, url: str, *args: Any, **kwargs: Any) -> WebSocketTestSession:
-        url = urljoin("ws://localhost", url)
-        return super().websocket_connect(url, *args, **kwargs)
+    def websocket_connect(
+        self,
+        url: str,
+        *args: Any,
+        **kwargs: Any,
+    ) -> WebSocketTestSession:
+        address = urljoin("ws://localhost", url)
+        return super().websocket_connect(address, *args, **kwargs)
 
 
 @pytest.fixture
