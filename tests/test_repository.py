@@ -65,9 +65,10 @@ def test_ci_installs_what_tests_start_where_it_may(
     done = run(str(shutil.which("bash")), script, cwd=tmp_path, CI=ci, PATH=str(commands))
 
     assert done.returncode == 0, done.stdout
+    packages = "prometheus chromium npm nginx-light zsh fish"
     install = [
         "apt-get update --quiet=2",
-        "apt-get install --quiet=2 --no-install-recommends prometheus chromium npm nginx-light",
+        f"apt-get install --quiet=2 --no-install-recommends {packages}",
     ]
     assert calls.read_text("utf-8").splitlines() == [
         *(install if installs else ()),
