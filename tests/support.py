@@ -91,6 +91,14 @@ def python(*arguments: str | Path, cwd: Path, timeout: float = 300, **environmen
     return run(sys.executable, "-m", *arguments, cwd=cwd, timeout=timeout, **environment)
 
 
+def path_with_uv(folder: Path) -> str:
+    """Return a PATH on which `uv run python` is the Python of this environment."""
+    uv = folder / "uv"
+    uv.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} "$@"\n', "utf-8")
+    uv.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
 def real_defaults(folder: Path) -> dict[str, Any]:
     """Return the environment in which Copier has the defaults of the template, not of the tests."""
     settings = folder / "copier_settings.yml"

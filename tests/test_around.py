@@ -28,6 +28,7 @@ from .support import (
     blocks,
     commit,
     git,
+    path_with_uv,
     read_yaml,
     run,
     tokens,
@@ -487,11 +488,9 @@ def test_a_token_for_the_key_that_is_kept_gets_in(render: Render, tmp_path: Path
     readme = (service / "README.md").read_text("utf-8")
     keep, end, start = blocks(readme, "sh")[1].rpartition(">> .env\n")
     (sign,) = re.findall(r"`uv run (python -c .*jwt[.]encode.*)`", readme)
-    (tmp_path / "uv").write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} "$@"\n')
-    (tmp_path / "uv").chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
 
-    done = run("bash", "-c", f"{keep}{end}uv run {sign}", cwd=service, PATH=path)
+    command = f"{keep}{end}uv run {sign}"
+    done = run("bash", "-c", command, cwd=service, PATH=path_with_uv(tmp_path))
 
     program = """
 import sys

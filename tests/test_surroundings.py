@@ -1,7 +1,6 @@
 """What surrounds a service: other people's settings, tools, plugins and bots."""
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -33,6 +32,7 @@ from .support import (
     blocks,
     commit,
     git,
+    path_with_uv,
     python,
     read_yaml,
     run,
@@ -504,9 +504,7 @@ def test_each_shell_writes_the_values_that_are_kept(
     layers = ["rate_limit", "session", "authentication"]
     service = render(layers=layers, further_schemes=["api_key"], storage="redis")
     _write(service, ".env", "MINE=1")
-    (tmp_path / "uv").write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} "$@"\n', "utf-8")
-    (tmp_path / "uv").chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    path = path_with_uv(tmp_path)
     commands = [
         command.partition("\nuv run uvicorn")[0]
         for command in blocks(_read(service, "README.md"), "sh")

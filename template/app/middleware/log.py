@@ -147,8 +147,8 @@ def _is_configured_elsewhere() -> bool:
     """Return whether structlog has a configuration; an agent of OpenTelemetry only adds to it."""
     processors = structlog.get_config()["processors"]
     added = [item for item in processors if item not in _BUILTIN_DEFAULT_PROCESSORS]
-    of_agents = [item for item in added if type(item).__module__.startswith("opentelemetry.")]
-    is_default = added == of_agents != []
+    is_agent = (type(item).__module__.startswith("opentelemetry.") for item in added)
+    is_default = bool(added) and all(is_agent)
     return structlog.is_configured() and _complete not in processors and not is_default
 
 

@@ -609,11 +609,13 @@ class ChangingPlain:
         await self.app(scope, receive, send)
 
 
-class Seeing(Layer):
+class Recording(Layer):
     def __init__(self, app: ASGIApp, *, seen: list[Any]) -> None:
         super().__init__(app)
         self.seen = seen
 
+
+class Seeing(Recording):
     def enter(self, exchange: Exchange) -> None:
         scope, state = exchange.scope, exchange.state
         self.seen.append((exchange.client, scope["client"], exchange.method, exchange.path))
@@ -691,20 +693,16 @@ class Elsewhere:
         await self.app(scope, receive, send)
 
 
-class Told(Layer):
-    def __init__(self, app: ASGIApp, *, told: list[Any]) -> None:
-        super().__init__(app)
-        self.told = told
-
+class Told(Recording):
     def ended(self, exchange: Exchange) -> None:
-        self.told.append((exchange.route, exchange.full_path))
+        self.seen.append((exchange.route, exchange.full_path))
 
 
 def test_the_route_of_a_second_pass_is_found(
     probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
     told: list[Any] = []
-    app = probe_app(own=[innermost(Middleware(Told, told=told)), innermost(Middleware(Elsewhere))])
+    app = probe_app(own=[innermost(Middleware(Told, seen=told)), innermost(Middleware(Elsewhere))])
     app.add_api_route("/other", lambda: None)
 
     probe_client(app=app).get("/nothing")
@@ -716,7 +714,7 @@ def test_the_path_stays_the_one_that_was_requested(probe_client: ProbeClient) ->
     told: list[Any] = []
     change = CHANGES["path"]
     own = [
-        innermost(Middleware(Told, told=told)),
+        innermost(Middleware(Told, seen=told)),
         innermost(Middleware(ChangingPlain, change=change)),
     ]
 

@@ -2,14 +2,13 @@
 
 import asyncio
 from contextlib import suppress
-from contextvars import Context
 from secrets import token_hex
 from typing import Any, Final
 
 from pydantic import SecretStr
 
 from .base import StorageLostError, warn_of_second_run
-from .redis_connection import RedisConnection
+from .redis_connection import RedisConnection, in_background
 
 _MOST_COUNTS: Final = 500
 _MOST_RESPONSES: Final = 10
@@ -117,11 +116,9 @@ class RedisStorage:
 
     def _later(self, *command: Any) -> None:
         _, _, _, key, old, *_ = command
-        loop = asyncio.get_running_loop()
-        self._late[key, old] = loop.time() + _LATEST, command
+        self._late[key, old] = asyncio.get_running_loop().time() + _LATEST, command
         if self._catching_up is None:
-            # Its log lines belong to no request, so they have no fields of one.
-            self._catching_up = loop.create_task(self._catch_up(), context=Context())
+            self._catching_up = in_background(self._catch_up())
 
     async def _catch_up(self) -> None:
         """Repeat each replacement that a failover prevented, until its claim expires."""

@@ -94,7 +94,7 @@ class RedisConnection:
         future = loop.create_future()
         self._waiting.append((command, future))
         if self._sender is None:
-            self._sender = _in_background(self._send())
+            self._sender = in_background(self._send())
         return await future
 
     async def _send(self) -> None:
@@ -158,7 +158,7 @@ class RedisConnection:
 
     def _start_trial(self) -> None:
         if self._trial is None and self._lost_at is not None:
-            self._trial = _in_background(self._try())
+            self._trial = in_background(self._try())
 
     def _lose(self, error: Exception) -> None:
         self._fail_all()
@@ -197,8 +197,8 @@ class RedisConnection:
             _logger.error("%s: %s", message, reason, extra={"reason": reason})
 
 
-def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    # Its log lines belong to no request, so they have no fields of one.
+def in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start `work`, whose log lines belong to no request, and have no fields of one."""
     return asyncio.get_running_loop().create_task(work, context=Context())
 
 
