@@ -38,7 +38,8 @@ _REMOVED: Final = _ENCODED | {
     b"repr-digest",
 }
 # Under these names the library compresses each chunk of a stream at once, or none of them.
-_FLUSHED: Final = (b"content-type", b"text/event-stream")
+_EVENTS: Final = b"text/event-stream"
+_FLUSHED: Final = (b"content-type", _EVENTS)
 _UNTOUCHED: Final = (b"content-type", b"application/octet-stream")
 
 
@@ -48,11 +49,12 @@ class CompressionMiddleware(Layer):
 
     Uses the coding that the client prefers (RFC 9110, 12.5.3). A stream, that is a response
     without Content-Length, isn't delayed: its head is sent at once, then each chunk. Partial
-    responses (206) and encoded bodies aren't changed. A compressed response loses Accept-Ranges
-    (14.3) and digests, which describe the uncompressed body. A strong ETag becomes weak, on a 304
-    to such a client too (8.8.3.3). HEAD has the headers of GET, without Content-Length where its
-    response comes without a body (9.3.2). Large bodies are compressed in a thread. A client with
-    HTTP/1.0 gets streams and large files uncompressed.
+    responses (206), encoded bodies, and those with `Cache-Control: no-transform` (RFC 9111,
+    5.2.2.6) aren't changed. A compressed response loses Accept-Ranges (14.3) and digests, which
+    describe the uncompressed body. A strong ETag becomes weak, on a 304 to such a client too
+    (8.8.3.3). HEAD has the headers of GET, without Content-Length where its response comes without
+    a body (9.3.2). Large bodies are compressed in a thread. A client with HTTP/1.0 gets streams
+    and large files uncompressed.
     """
 
     scopes = HTTP
@@ -74,8 +76,10 @@ class CompressionMiddleware(Layer):
     def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         headers: Headers = message["headers"]
         replaces_200 = message["status"] in _INSTEAD_OF_200
-        if not replaces_200 and not self._gains(headers):
+        if not (replaces_200 or self._gains(headers)) or _must_stay(headers):
             return None
+        if exchange.scope["http_version"] == "1.0" and _is_stream(headers):
+            return _RULE, _VARY
         coding = self.preferred[b",".join(exchange.lines(b"accept-encoding"))]
         if coding != _IDENTITY and not replaces_200:
             library = self.encoders[coding]
@@ -94,6 +98,19 @@ class CompressionMiddleware(Layer):
         return loose and first(headers, b"content-encoding") is None
 
 
+def _is_stream(headers: Headers) -> bool:
+    """Return whether the head is sent at once, which decides before the body is known."""
+    kind = first(headers, b"content-type") or b""
+    return first(headers, b"content-length") is None or kind.lower().startswith(_EVENTS)
+
+
+def _must_stay(headers: Headers) -> bool:
+    """Return whether the endpoint asks that nobody changes the body."""
+    return any(
+        name == b"cache-control" and b"no-transform" in value.lower() for name, value in headers
+    )
+
+
 class _Encoder:
     """Sends one response through the library, which decides whether to compress it."""
 
@@ -110,7 +127,7 @@ class _Encoder:
 
     async def send(self, message: Message) -> None:
         if self._scope["http_version"] == "1.0":
-            await self._leave_stream_alone(message)
+            await self._leave_parts_alone(message)
         if self._left_alone:
             await self._send(message)
             return
@@ -139,8 +156,8 @@ class _Encoder:
         if self._left_alone:
             self._encode = None  # else this response would hold itself
 
-    async def _leave_stream_alone(self, message: Message) -> None:
-        """Spare HTTP/1.0 the chunks by which a body without a length ends (RFC 9112, 6.1)."""
+    async def _leave_parts_alone(self, message: Message) -> None:
+        """Keep Content-Length for HTTP/1.0, which doesn't know chunks (RFC 9112, 6.1)."""
         if self._encode is not None and message.get("more_body", False):
             self._left_alone, self._encode = True, None
             _RULE.merge(self._head["headers"], _VARY)

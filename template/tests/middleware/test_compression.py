@@ -66,13 +66,16 @@ def test_a_long_list_is_read(probe_client: ProbeClient) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1", "2"])
+@pytest.mark.parametrize("media_type", ["text/plain", "text/event-stream"])
+@pytest.mark.parametrize("has_length", [True, False])
 @pytest.mark.parametrize("parts", [1, 3])
 def test_a_client_that_can_t_read_chunks_needs_none(
-    version: str, parts: int, probe_app: ProbeApp
+    version: str, media_type: str, parts: int, has_length: bool, probe_app: ProbeApp
 ) -> None:
     async def file(_: Scope, __: Receive, send: Send) -> None:
-        length = str(parts * len(TEXT)).encode()
-        headers = [(b"content-type", b"text/plain"), (b"content-length", length)]
+        headers = [(b"content-type", media_type.encode())]
+        if has_length:
+            headers.append((b"content-length", str(parts * len(TEXT)).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for part in range(parts):
             more = part + 1 < parts
@@ -86,10 +89,15 @@ def test_a_client_that_can_t_read_chunks_needs_none(
     dialogue.run(app)
 
     is_encoded = dialogue.headers.get("content-encoding") == "gzip"
-    assert is_encoded == (parts == 1 or version != "1.0")
-    assert ("content-length" in dialogue.headers) == (parts == 1 or version == "1.0")
+    is_text = media_type == "text/plain"
+    assert is_encoded == (version != "1.0" or (parts == 1 and has_length and is_text))
+    if version == "1.0":
+        assert ("content-length" in dialogue.headers) == has_length
     assert "accept-encoding" in dialogue.headers["vary"].lower()
-    assert (dialogue.body == TEXT.encode() * parts) != is_encoded
+    body = gzip.decompress(dialogue.body) if is_encoded else dialogue.body
+    assert body == TEXT.encode() * parts
+    heads = [message for message in dialogue.sent if message["type"] == "http.response.start"]
+    assert len(heads) == 1
 
 
 def test_trailers_follow_the_body(probe_app: ProbeApp) -> None:
@@ -241,6 +249,24 @@ def test_an_encoded_body_is_left_alone(probe_app: ProbeApp, probe_client: ProbeC
     assert response.headers["content-encoding"] == "gzip"
     assert response.headers["etag"] == '"mine"'
     assert response.text == TEXT
+
+
+@pytest.mark.parametrize("status", [200, 304])
+def test_a_body_that_must_not_be_changed_is_left_alone(
+    status: int, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    signed = PlainTextResponse(
+        "" if status == 304 else TEXT,
+        status,
+        {"Cache-Control": "max-age=60, No-Transform", "ETag": '"a"'},
+    )
+
+    response = probe_client(app=with_answer(probe_app(), signed)).get("/it", headers=GZIP)
+
+    assert response.status_code == status
+    assert "content-encoding" not in response.headers
+    assert response.headers["etag"] == '"a"'
+    assert "accept-encoding" not in varies(response)
 
 
 def test_head_tells_what_get_would(probe_app: ProbeApp, probe_client: ProbeClient) -> None:
