@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from starlette.types import ASGIApp
 
@@ -14,8 +14,11 @@ from app.middleware.order import LAYERS, dotted_name, layer_of, observer_of
 
 from .check import faults, live_stack, policies_of, service_of
 from .explain.command import explain_request
-from .explain.request import add_arguments
+from .explain.request import WrongUseError, add_arguments
 from .policies_command import add_route_arguments, show_openapi, show_route, summary
+
+# As argparse ends for what it finds wrong itself.
+_WRONG_USE: Final = 2
 
 
 def run(commands: Mapping[str, Callable[[str], str]]) -> NoReturn:
@@ -31,7 +34,8 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
     Print the live stack, outermost first, or what one of `commands` returns for its argument.
 
     Returns:
-        The exit status: 1 where the service doesn't start, whatever was asked.
+        The exit status: 2 where what was typed is wrong, else 1 where the service doesn't start,
+        whatever was asked.
 
     """
     parser = argparse.ArgumentParser(
@@ -61,7 +65,11 @@ def main(commands: Mapping[str, Callable[[str], str]]) -> int:
 
         # The process that a comparison starts shows another stack, the first says what is wrong.
         found = [] if getattr(arguments, "changed_only", False) else faults(app)
-    status = _show(app, arguments)
+    try:
+        status = _show(app, arguments)
+    except WrongUseError as error:
+        print(error, file=sys.stderr)
+        return _WRONG_USE
     for fault in found:
         print(fault, file=sys.stderr)
     return status or int(bool(found))

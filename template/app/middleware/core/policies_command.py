@@ -18,11 +18,11 @@ from starlette.applications import Starlette
 from starlette.types import Scope
 
 from .check import policies_of
+from .explain.request import WrongUseError
 from .openapi import narrow_openapi
 from .policies import Policies, asking, methods_of, setting_of
 from .routes import mounted_for, route_of, template_of
 
-_WRONG_USE: Final = 2
 _LEGEND: Final = """
 default: nobody set the setting. stack: no entry of ROUTES changes it.
 Anything else is the setting, the entry, the max_body_size or the method that decides."""
@@ -42,11 +42,17 @@ def add_route_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def show_route(service: Starlette, policies: Policies, arguments: argparse.Namespace) -> int:
-    """Print what holds for the route that takes a request; the exit status is 1 without one."""
+    """
+    Print what holds for the route that takes a request; the exit status is 1 without one.
+
+    Raises:
+        WrongUseError: where what was typed is no method and path.
+
+    """
     target = _TARGET.fullmatch(" ".join(arguments.target))
     if target is None:
-        print("Give a method and a path, such as POST /uploads.", file=sys.stderr)
-        return _WRONG_USE
+        msg = "Give a method and a path, such as POST /uploads."
+        raise WrongUseError(msg)
     name, path = (target["method"] or "GET").upper(), unquote(target["path"])
     scope = asking(service, name, path, target["host"] or "")
     context = route_of(scope)

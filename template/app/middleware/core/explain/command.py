@@ -9,7 +9,6 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
-from typing import Final
 
 from rich.console import Console
 from starlette.applications import Starlette
@@ -28,15 +27,16 @@ from .request import Request, WrongUseError, read_request
 from .run import CannotStartError, declared_stack, names_of, run
 from .text import print_explanation
 
-_WRONG_USE: Final = 2
-
 
 def explain_request(service: Starlette, policies: Policies, arguments: argparse.Namespace) -> int:
     """
     Send the request through `service` and print what each layer did.
 
     Returns:
-        The exit status: 2 where what was typed is wrong, 1 where the service doesn't start.
+        The exit status: 1 where the service doesn't start.
+
+    Raises:
+        WrongUseError: where what was typed is wrong.
 
     """
     swaps = arguments.swap is not None
@@ -51,9 +51,6 @@ def explain_request(service: Starlette, policies: Policies, arguments: argparse.
         else:
             declared = _explanation(service, policies, stack, request, arguments)
             _print_both(declared, _other(), moved, _reasons(changed, moved), arguments)
-    except WrongUseError as error:
-        print(error, file=sys.stderr)
-        return _WRONG_USE
     except CannotStartError as error:
         print(f"The service doesn't start: {error}", file=sys.stderr)
         return 1
