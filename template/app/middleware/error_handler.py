@@ -10,11 +10,11 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from opentelemetry.trace import get_current_span
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Scope
 from starlette.websockets import WebSocket
 
-from .core.exchange import Exchange, Place
+from .core.exchange import Exchange, Place, is_mounted
 from .core.layer import Layer
 from .problem import as_json, phrase, problem_response
 
@@ -46,7 +46,7 @@ class ErrorHandlerMiddleware(Layer):
     def faults(self, service: Any) -> Iterable[str]:
         # Starlette gives these two to its layer outside the list, where none of their errors comes.
         for key, name in ((Exception, "Exception"), (500, "500")):
-            if key in service.exception_handlers:
+            if service.exception_handlers.get(key, _unhandled_handler) is not _unhandled_handler:
                 yield (
                     f"The exception handler of {name} never runs, because error_handler responds"
                     " first; register it for exception classes of your own, or remove it."
@@ -96,6 +96,7 @@ def exception_handlers() -> dict[Any, Any]:
         HTTPException: _http_handler,
         RequestValidationError: _validation_handler,
         WebSocketRequestValidationError: _websocket_validation_handler,
+        Exception: _unhandled_handler,
     }
 
 
@@ -103,6 +104,13 @@ async def _http_handler(request: Request, exc: HTTPException) -> Response:
     if isinstance(exc.__cause__, ClientDisconnect):
         raise exc.__cause__  # FastAPI would respond to an incomplete body with 400
     return _http_problem(request.scope, exc)
+
+
+async def _unhandled_handler(request: Request, exc: Exception) -> Response:
+    """Leave what a mounted app raises to the layer around it, or respond as Starlette does."""
+    if is_mounted(request.scope):
+        raise exc
+    return PlainTextResponse("Internal Server Error", status_code=500)
 
 
 async def _validation_handler(request: Request, exc: RequestValidationError) -> Response:

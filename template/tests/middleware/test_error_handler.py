@@ -12,14 +12,16 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from fastapi import HTTPException, Request, Response, WebSocket
+from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from pydantic import create_model
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Mount, Router
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from app.middleware import innermost
+from app.middleware import innermost, outermost
 from app.middleware.core.check import faults
 from app.middleware.core.exchange import Exchange, Place
 from app.middleware.core.layer import Layer
@@ -27,6 +29,7 @@ from app.middleware.order import LAYERS
 
 from .asgi import CutOff, Dialogue, Unavailable
 from .conftest import WS, LogLines, ProbeApp, ProbeClient
+from .probe import router
 from .refusals import ORIGIN, Answer
 
 PROBLEM = "application/problem+json"
@@ -116,6 +119,57 @@ def test_a_handler_that_would_never_run_is_refused(of: Any, probe_app: ProbeApp)
 
     (fault,) = faults(app)
     assert fault.startswith(f"The exception handler of {getattr(of, '__name__', of)} never runs")
+
+
+@pytest.mark.parametrize("place", ["mount", "host", "mounts"])
+@pytest.mark.parametrize("kind", [FastAPI, Starlette])
+def test_a_mounted_app_with_the_handlers_crashes_as_the_service(
+    kind: Any,
+    place: str,
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Starlette gives each app a layer of its own that responds to what it raises."""
+    app = probe_app()
+    mounted = kind(exception_handlers=app.exception_handlers)
+    mounted.mount("/", router)
+    match place:
+        case "mount":
+            app.mount("/mounted", mounted)
+        case "host":
+            app.host("localhost", Router([Mount("/mounted", mounted)]))
+        case _:
+            between = Starlette(exception_handlers=app.exception_handlers)
+            between.mount("/", mounted)
+            app.mount("/mounted", between)
+
+    response = probe_client(app=app).get("/mounted/probe/boom")
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == PROBLEM
+    assert [record.getMessage() for record in caplog.records] == ["unhandled exception"]
+
+
+class Crashing(Layer):
+    """Raises for each request."""
+
+    def enter(self, exchange: Exchange) -> None:  # noqa: ARG002
+        raise RuntimeError
+
+
+def test_what_is_raised_outside_of_the_layer_is_left_to_what_is_there(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = probe_app(own=[outermost(Middleware(Crashing))])
+    around = probe_app()
+    around.mount("/mounted", app)
+
+    alone = probe_client(app=app).get("/probe/ok")
+    mounted = probe_client(app=around).get("/mounted/probe/ok")
+
+    assert (alone.status_code, alone.text) == (500, "Internal Server Error")
+    assert (mounted.status_code, mounted.headers["content-type"]) == (500, PROBLEM)
 
 
 async def own_handler(_: Request, __: Exception) -> Response:
