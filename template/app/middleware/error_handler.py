@@ -14,12 +14,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Scope
 from starlette.websockets import WebSocket
 
-from .core.exchange import Exchange, Place, is_mounted
+from .core.exchange import Exchange, Place
 from .core.layer import Layer
 from .problem import as_json, phrase, problem_response
 
 _logger: Final = logging.getLogger(__name__)
 
+# The key of the scope that says whether a layer of this class is around.
+_HANDLED: Final = "app.middleware.handled"
 _DETAIL_OF_500: Final = "The service failed to respond. The error is on its side and was logged."
 _DETAIL_OF_503: Final = "The service stopped before it could respond. Send the request again."
 # What an error has that lacks one of these; the type is that of pydantic for an own check.
@@ -53,6 +55,10 @@ class ErrorHandlerMiddleware(Layer):
                 )
 
     async def around(self, exchange: Exchange, place: Place) -> None:
+        # As they are here: a mounted app sets its own.
+        scope = exchange.scope
+        app, handled = scope.get("app"), scope.get(_HANDLED, False)
+        scope[_HANDLED] = True
         try:
             await place.proceed()
         except (Exception, CancelledError) as exc:
@@ -73,7 +79,6 @@ class ErrorHandlerMiddleware(Layer):
                 raise
             with suppress(Exception):  # its text can be an error itself
                 get_current_span().record_exception(exc)
-            app = exchange.scope.get("app")
             if getattr(app, "debug", False) or (place.started and not place.is_open):
                 raise
             _logger.exception("unhandled exception")
@@ -82,6 +87,8 @@ class ErrorHandlerMiddleware(Layer):
             else:
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)
+        finally:
+            scope[_HANDLED] = handled
 
 
 def _ends_the_request(exc: BaseException) -> bool:
@@ -108,7 +115,7 @@ async def _http_handler(request: Request, exc: HTTPException) -> Response:
 
 async def _unhandled_handler(request: Request, exc: Exception) -> Response:
     """Leave what a mounted app raises to the layer around it, or respond as Starlette does."""
-    if is_mounted(request.scope):
+    if request.scope.get(_HANDLED):
         raise exc
     return PlainTextResponse("Internal Server Error", status_code=500)
 

@@ -84,12 +84,6 @@ _NOWHERE: Final = sys.maxsize + 1
 _WIRE: Final = -1
 
 
-def is_mounted(scope: Scope) -> bool:
-    """Return whether the layers of another app are around the app that handles `scope`."""
-    app = scope["app"]
-    return scope.get(_AROUND, scope.get(_OUTER, app)) is not app
-
-
 def change_by(hook: Head | None) -> Change:
     """Return the change of a head by `hook`."""
     return (_NO_RULE, [], hook)

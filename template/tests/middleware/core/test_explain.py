@@ -240,6 +240,16 @@ def test_a_layer_of_yours_has_one_name(
     assert name not in names_of(changed_stack(declared_stack(app), [name], swaps=False))
 
 
+class Slotted(Refusing):
+    """Has a name for each object, and none itself."""
+
+    __slots__ = ("name",)
+
+
+def test_a_class_whose_name_is_no_text_is_called_by_its_own() -> None:
+    assert names_of([Middleware(Slotted)]) == ["Slotted"]
+
+
 def test_the_layers_of_the_template_have_their_names(probe_app: ProbeApp) -> None:
     stack: Any = declared_stack(probe_app())
 

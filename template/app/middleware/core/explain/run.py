@@ -42,7 +42,12 @@ class Record:
 def names_of(stack: Sequence[Middleware]) -> list[str]:
     """Return the name of each layer; one of yours may have a `name`, or it is that of its class."""
     classes: list[Any] = [item.cls for item in stack]
-    return [getattr(cls, "name", None) or dotted_name(cls).rpartition(".")[2] for cls in classes]
+    return [
+        name
+        if isinstance(name := getattr(cls, "name", None), str)  # it may be a slot or a property
+        else dotted_name(cls).rpartition(".")[2]
+        for cls in classes
+    ]
 
 
 def declared_stack(app: Starlette) -> list[Middleware]:
