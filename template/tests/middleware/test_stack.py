@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -104,14 +105,65 @@ def test_a_late_layer_is_refused(probe_app: ProbeApp) -> None:
 def test_a_decorator_is_refused(probe_app: ProbeApp) -> None:
     app = probe_app()
 
-    @app.middleware("http")
     async def mine(request: Any, call_next: Any) -> Any:
         return await call_next(request)
+
+    mine.__module__ = "app.main"
+    app.middleware("http")(mine)
 
     (fault,) = faults(app)
 
     assert "mine was added outside the middleware stack by @app.middleware" in fault
     assert "own=[innermost(Middleware(BaseHTTPMiddleware, dispatch=mine))]" in fault
+
+
+def _adding_a_function(app: Any) -> None:
+    app.middleware("http")(lambda request, call_next: call_next(request))
+
+
+def _adding_a_local_class(app: FastAPI) -> None:
+    app.add_middleware(_made())
+
+
+def _wrapping_the_stack(app: FastAPI) -> None:
+    app.middleware_stack = Mine(app.build_middleware_stack())
+
+
+def _being_an_app_of_a_package(app: FastAPI) -> None:
+    app.add_middleware(Mine)
+    app.__class__ = type("Versioned", (FastAPI,), {"__module__": __name__})
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        _adding_a_function,
+        _adding_a_local_class,
+        _being_an_app_of_a_package,
+        _wrapping_the_stack,
+    ],
+    ids=lambda add: add.__name__.strip("_"),
+)
+def test_what_a_package_adds_by_itself_needs_an_app_of_its_own(
+    add: Callable[[FastAPI], None], probe_app: ProbeApp
+) -> None:
+    """Nobody can give it a place in the list: it has no name, or the package adds it again."""
+    app = probe_app()
+    add(app)
+
+    (fault,) = faults(app)
+
+    package = __name__.partition(".")[0]
+    assert "If your code adds it, pass it to stack_options instead" in fault
+    assert f"If {package} adds it, {package} needs an app of its own" in fault
+
+
+def test_a_layer_is_handed_over_with_its_arguments(probe_app: ProbeApp) -> None:
+    """Without their values: one can be a secret."""
+    app = probe_app()
+    app.add_middleware(ChangingPlain, change=id)
+
+    assert "own=[innermost(Middleware(ChangingPlain, change=...))]" in faults(app)[0]
 
 
 def test_an_app_that_lost_its_layers_is_refused(probe_app: ProbeApp) -> None:
@@ -125,7 +177,29 @@ def test_an_app_that_lost_its_layers_is_refused(probe_app: ProbeApp) -> None:
 
 
 def test_an_app_is_found_inside_of_a_wrapper(probe_app: ProbeApp) -> None:
-    assert faults(Mine(probe_app())) == []
+    app = Mine(probe_app())
+
+    assert faults(app) == []
+    assert live_stack(app)[:2] == [Mine, ServerErrorMiddleware]
+
+
+@pytest.mark.parametrize("name", [*list(DOUBLES)[:1], *sorted(TRACKERS)[:1]])
+def test_a_wrapper_that_has_a_place_in_the_list_is_refused(
+    name: str,
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Around the app, a tracker sees no exception, and a double does the job twice."""
+    module, _, short = name.rpartition(".")
+    wrapped = named(short, module)(app := probe_app())
+
+    (fault,) = faults(wrapped)
+    monkeypatch.setattr("app.main.app", wrapped)
+
+    assert fault.startswith(name)
+    with pytest.raises(BaseException, match=short):
+        probe_client(app=app)
 
 
 def test_the_faults_of_mounted_apps_are_found(probe_app: ProbeApp) -> None:
@@ -192,6 +266,18 @@ def test_a_double_outside_gets_one_sentence(double: str, probe_app: ProbeApp) ->
     assert f"{double} does the job of the layer {DOUBLES[double]}." in fault
 
 
+@pytest.mark.parametrize("double", list(DOUBLES)[:1])
+def test_a_subclass_of_a_double_is_one(double: str, probe_app: ProbeApp) -> None:
+    module, _, name = double.rpartition(".")
+    cls: Any = type("Mine", (named(name, module),), {})
+    job = f"does the job of the layer {DOUBLES[double]}."
+    app = probe_app()
+    app.add_middleware(cls)
+
+    for each in (app, probe_app(own=[innermost(Middleware(cls))])):
+        assert job in faults(each)[0]
+
+
 def test_a_layer_of_the_stack_outside_gets_one_sentence(probe_app: ProbeApp) -> None:
     app = probe_app()
     module, _, name = LAYERS[FIRST].cls.rpartition(".")
@@ -202,10 +288,31 @@ def test_a_layer_of_the_stack_outside_gets_one_sentence(probe_app: ProbeApp) -> 
     assert f"does the job of the layer {FIRST}." in fault
 
 
-def test_an_agent_that_observes_is_let_be(probe_app: ProbeApp) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "apitally.shared.activation.ASGIActivationShim",
+        "apitally.shared.asgi.ExceptionRecordingMiddleware",
+        "ddtrace.contrib.internal.asgi.middleware.TraceMiddleware",
+    ],
+)
+def test_an_agent_that_observes_is_let_be(name: str, probe_app: ProbeApp) -> None:
+    module, _, short = name.rpartition(".")
     app = probe_app()
-    app.add_middleware(named("TraceMiddleware", "ddtrace.contrib.internal.asgi.middleware"))
+    app.add_middleware(named(short, module))
 
+    assert faults(app) == []
+
+
+def test_a_span_beside_those_of_fastapi_is_refused(probe_app: ProbeApp) -> None:
+    """Where an agent makes FastAPI leave its own out, the layer tracing completes the agent's."""
+    app = probe_app()
+    app.add_middleware(named("OpenTelemetryMiddleware", "opentelemetry.instrumentation.asgi"))
+
+    refused = faults(app)
+    app._telemetry["exclude"] = lambda _: True  # noqa: SLF001 - as apitally.fastapi does
+
+    assert bool(refused) == ("tracing" in LAYERS)
     assert faults(app) == []
 
 
@@ -257,7 +364,8 @@ def test_a_unit_of_work_commits_nothing_that_failed_where_the_sentence_puts_it(
     app = probe_app()
     app.add_middleware(UnitOfWork, ended=ended)
     (fault,) = faults(app)
-    place = innermost if "own=[innermost(Middleware(UnitOfWork))]" in fault else outermost
+    is_innermost = "own=[innermost(Middleware(UnitOfWork, ended=...))]" in fault
+    place = innermost if is_innermost else outermost
 
     client = probe_client(
         own=[place(Middleware(UnitOfWork, ended=ended))], request_timeout=0.2, queue_timeout=0
@@ -304,7 +412,7 @@ def test_a_wrapper_that_hides_the_stack_is_refused(probe_app: ProbeApp) -> None:
 
     app.middleware_stack = wrapper
 
-    assert "function was added outside the middleware stack" in faults(app)[0]
+    assert "<locals>.wrapper was added outside the middleware stack" in faults(app)[0]
 
 
 @pytest.mark.parametrize("rule", RULES[:1], ids=lambda rule: f"{rule.outside}-{rule.inside}")
