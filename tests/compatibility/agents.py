@@ -326,8 +326,10 @@ def apitally(bench: Bench) -> None:
 @agent(
     "Instana",
     "instana",
-    setup="`app.exception_handlers.pop(fastapi.HTTPException, None)` after `FastAPI(...)`: the agent's"
-    " handler has another error format",
+    setup=(
+        "`app.exception_handlers.pop(fastapi.HTTPException, None)` after `FastAPI(...)`:"
+        " the agent's handler has another error format"
+    ),
 )
 def instana(bench: Bench) -> None:
     after = """

@@ -4,7 +4,6 @@ import sys
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from app.middleware.order import (
@@ -20,37 +19,35 @@ from app.middleware.order import (
 _ADDED: Final = "{} was added outside the middleware stack by {}."
 _ANY_WAY: Final = "add_middleware, an instrumentor or a call around the app"
 _HAND_OVER: Final = " Pass it to stack_options instead: own=[{}]."
+_AROUND_LAYERS: Final = _HAND_OVER.format('inside("error_handler", Middleware({}))')
 # There it sees what it would see in an app without these layers: a transaction must not commit
 # what another layer stopped.
 _NEXT_TO_THE_ROUTES: Final = (
     f"{_HAND_OVER.format('innermost(Middleware({}))')} It sees every unhandled exception there."
     " Use outermost if it must see every response, rejections too."
 )
-_AROUND_LAYERS: Final = _HAND_OVER.format('inside("error_handler", Middleware({}))')
 _BY_A_PACKAGE: Final = (
-    " If your code adds it, pass it to stack_options instead: own=[innermost(Middleware(...))]. If"
-    " {0} adds it, {0} needs an app of its own, without stack_options, that you mount in yours:"
-    ' app.mount("/", ...).'
+    " If a package adds it by itself, use the package with another app, without stack_options,"
+    ' and mount that one in yours: app.mount("/", ...).'
 )
+_OWN: Final = f"{__name__.partition('.')[0]}."
 
 
 def advice(layer: Any, service: Starlette) -> str:
     """Return what to do about a layer outside of the check; nothing if it only observes."""
     item = _item_of(layer, service)
     cls = item.cls if item else layer if hasattr(layer, "__qualname__") else type(layer)
-    if isinstance(layer, BaseHTTPMiddleware) and cls is BaseHTTPMiddleware:
-        function = layer.dispatch_func
-        call = f"BaseHTTPMiddleware, dispatch={_short(function)}"
-        what = _ADDED.format(f"The function {dotted_name(function)}", "@app.middleware")
-        return what + _way_in(function, call, item, service)
     if observer := observer_of(cls):
         return _advice_on_spans(observer, cls, service)
     if job := double_of(cls) or layer_of(cls):
         return advice_on_double(cls, job)
-    what, call = _ADDED.format(dotted_name(cls), _ANY_WAY), _call_of(item)
-    if is_tracker(cls) and "error_handler" in LAYERS:
-        return what + _AROUND_LAYERS.format(call)
-    return what + _way_in(cls, call, item, service)
+    if cls is BaseHTTPMiddleware:
+        function = layer.dispatch_func
+        what = _ADDED.format(f"The function {dotted_name(function)}", "@app.middleware")
+        return what + _way_in(function, f"BaseHTTPMiddleware, dispatch={_short(function)}")
+    what = _ADDED.format(dotted_name(cls), _ANY_WAY)
+    call = f"{_short(cls)}, ..." if item is None or item.args or item.kwargs else _short(cls)
+    return what + (_AROUND_LAYERS.format(call) if _is_blind(cls) else _way_in(cls, call))
 
 
 def advice_on_double(cls: Any, job: str) -> str:
@@ -61,7 +58,7 @@ def advice_on_double(cls: Any, job: str) -> str:
 
 def belongs_elsewhere(cls: Any) -> bool:
     """Return whether a class around the whole app is in the wrong place; most can be there."""
-    return bool(observer_of(cls) or double_of(cls) or layer_of(cls) or is_tracker(cls))
+    return bool(observer_of(cls) or double_of(cls) or layer_of(cls) or _is_blind(cls))
 
 
 def _advice_on_spans(observer: Observer, cls: Any, service: Starlette) -> str:
@@ -76,7 +73,12 @@ def _advice_on_spans(observer: Observer, cls: Any, service: Starlette) -> str:
     )
 
 
-def _item_of(layer: Any, service: Starlette) -> Middleware | None:
+def _is_blind(cls: Any) -> bool:
+    """Return whether a class waits for exceptions, none of which leaves the error handler."""
+    return is_tracker(cls) and "error_handler" in LAYERS
+
+
+def _item_of(layer: Any, service: Starlette) -> Any:
     """Return the item of the app's list that made a layer: its class, or a function."""
     name = dotted_name(layer)
     for item in service.user_middleware:
@@ -86,32 +88,13 @@ def _item_of(layer: Any, service: Starlette) -> Middleware | None:
     return None
 
 
-def _call_of(item: Middleware | None) -> str:
-    """Return the arguments for `Middleware`, without values: one can be a secret."""
-    if item is None:
-        return "..."
-    named = (f"{name}=..." for name in item.kwargs)
-    return ", ".join([_short(item.cls), *("..." for _ in item.args), *named])
+def _way_in(added: Any, call: str) -> str:
+    way = _NEXT_TO_THE_ROUTES.format(call)
+    return way if dotted_name(added).startswith(_OWN) else way + _BY_A_PACKAGE
 
 
-def _way_in(added: Any, call: str, item: Middleware | None, service: Starlette) -> str:
-    """Return how to give a layer a place, which nobody can for what a package adds by itself."""
-    package = _package_of(added)
-    is_nameable = item is not None and _offered_name(added) is not None
-    if package == _package_of(advice) or (is_nameable and package != _package_of(type(service))):
-        return _NEXT_TO_THE_ROUTES.format(call)
-    return _BY_A_PACKAGE.format(package)
-
-
-def _package_of(thing: Any) -> str:
-    return str(thing.__module__).partition(".")[0]
-
-
-def _short(cls: Any) -> str:
-    return _offered_name(cls) or dotted_name(cls).rpartition(".")[2]
-
-
-def _offered_name(thing: Any) -> str | None:
+def _short(thing: Any) -> str:
     """Return the name in its module, which a class made by a function doesn't have itself."""
     names = getattr(sys.modules.get(thing.__module__), "__dict__", {}).items()
-    return next((name for name, value in names if value is thing), None)
+    own = dotted_name(thing).rpartition(".")[2]
+    return next((name for name, value in names if value is thing), own)
