@@ -31,7 +31,7 @@ Packages, agents and servers that FastAPI teams use, each beside a rendered serv
 # The packages of the classes that the check of the order knows.
 CHECKED: Final = (
     *("aioprometheus", "asgi-correlation-id", "asgi-cors", "asgi-cors-middleware"),
-    *("asgi-cross-origin-protection", "asgi-csrf", "asgi-gzip", "asgi-idempotency-header"),
+    *("asgi-cross-origin-protection", "asgi-csrf", "asgi-gzip", "asgi-idempotency-header[redis]"),
     *("asgi-logger", "asgi-monitor", "asgi-ratelimit", "brotli-asgi", "bugsnag", "elastic-apm"),
     *("honeybadger", "hypercorn", "opentelemetry-instrumentation-asgi", "piccolo-api"),
     *("prometheus-fastapi-instrumentator", "rollbar", "secure", "secweb", "sentry-sdk"),

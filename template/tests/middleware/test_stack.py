@@ -631,6 +631,24 @@ def test_every_command_ends_with_the_faults(
     assert "ROUTES['/nope'] matches no route." in printed.err
 
 
+@pytest.mark.parametrize("command", ["explain", "route"])
+def test_a_wrong_command_line_ends_with_a_sentence(
+    command: str,
+    probe_app: ProbeApp,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("app.main.app", probe_app())
+    monkeypatch.setattr(sys, "argv", ["app.middleware", command, "orders"])
+
+    status = main({})
+
+    assert status == 2  # noqa: PLR2004 - as argparse ends
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+
+
 def test_a_command_is_run_with_its_argument(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
