@@ -643,7 +643,7 @@ def test_a_wrong_command_line_ends_with_a_sentence(
 
     status = main({})
 
-    assert status == 2  # noqa: PLR2004 - as argparse ends
+    assert status == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
