@@ -422,6 +422,21 @@ def test_secrets_are_masked(form: list[str], run: Run) -> None:
     assert SECRET in run(*options, *form, "--show-secrets")
 
 
+@pytest.mark.parametrize("form", [[], ["--json"], ["-i"]])
+def test_no_header_that_a_layer_sets_is_masked(
+    form: list[str], run: Run, probe_app: ProbeApp
+) -> None:
+    """For a request without a secret; those for pages have names like those of secrets."""
+    origin = "https://app.example"
+    allowed = {"cors_allow_origins": [origin], "cors_allow_credentials": True}
+    app = probe_app(**(allowed if "cors" in LAYERS else {}))
+
+    text = run("/probe/ok", "-H", f"Origin: {origin}", *form, app=app)
+
+    assert "***" not in text
+    assert ("access-control-allow-credentials" in text) == ("cors" in LAYERS)
+
+
 @pytest.mark.skipif("required_headers" not in LAYERS, reason="no header is required")
 @pytest.mark.parametrize("form", [[], ["--json"], ["-i"]])
 def test_a_required_header_is_named_without_its_value(
