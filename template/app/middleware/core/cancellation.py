@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Generator
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from anyio._backends._asyncio import _task_states
@@ -10,7 +11,9 @@ from anyio._backends._asyncio import _task_states
 if TYPE_CHECKING:
     from .exchange import Exchange
 
-_CLEAN_UP_SECONDS: Final = 5.0
+# What most need to end by themselves, and the time for the rest, such as a thread.
+_END_SECONDS: Final = 0.5
+_CLEAN_UP_SECONDS: Final = 4.5
 
 # The functions of asyncio by which code cancels the task that it runs in.
 _CANCEL_THEIR_OWN_TASK: Final = frozenset({"Timeout._on_timeout", "TaskGroup._on_task_done"})
@@ -18,13 +21,31 @@ _CANCEL_THEIR_OWN_TASK: Final = frozenset({"Timeout._on_timeout", "TaskGroup._on
 _Awaited: TypeAlias = asyncio.Future[Any] | None
 Steps = Generator[_Awaited, None, None]
 
+# The requests that were cancelled and go on: each with its task, and with the context for its log
+# lines. Where a task has several, the outermost is first.
+_cancelled: Final[dict["Exchange", tuple[asyncio.Task[Any] | None, Context]]] = {}
 
-async def until_cancelled_have_ended() -> None:
-    """Wait until the tasks that were cancelled have cleaned up, but not for long."""
+
+async def end_cancelled() -> None:
+    """
+    Wait until the requests that were cancelled have cleaned up, but not for long.
+
+    A late one is responded to first: its client and its log line can't wait for a thread, after
+    which the process may be gone.
+    """
     current = asyncio.current_task()
-    tasks = [task for task in asyncio.all_tasks() if task.cancelling() and task is not current]
-    if tasks:
-        await asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS)
+    late = {task for task in asyncio.all_tasks() if task.cancelling() and task is not current}
+    if late:
+        _, late = await asyncio.wait(late, timeout=_END_SECONDS)
+    ends = {asyncio.ensure_future(_give_up(task)) for task in late}
+    if ends:
+        await asyncio.wait(late | ends, timeout=_CLEAN_UP_SECONDS)
+
+
+async def _give_up(task: asyncio.Task[Any]) -> None:
+    for exchange, (its_task, context) in reversed([*_cancelled.items()]):
+        if its_task is task:
+            await asyncio.get_running_loop().create_task(exchange.give_up(), context=context)
 
 
 class KeepingShields:
@@ -72,6 +93,8 @@ class KeepingShields:
                         yield future
                 except BaseException as exc:  # noqa: BLE001 - it goes where it was sent to
                     thrown = exc
+                    if isinstance(exc, asyncio.CancelledError):
+                        self._note(task)
                 exchange.waits = False
                 steps = self._steps
                 future = steps.send(None) if thrown is None else steps.throw(thrown)
@@ -80,25 +103,38 @@ class KeepingShields:
             return
         finally:
             thrown = None  # else it would hold this frame, which holds it
+            if _cancelled:
+                _cancelled.pop(exchange, None)
+
+    def _note(self, task: "asyncio.Task[Any] | None") -> None:
+        _cancelled[self._exchange] = task, copy_context()
 
     def _shielded(self, task: "asyncio.Task[Any] | None", future: _Awaited) -> Steps:
         """Let the task wait for something that a cancellation of the task does not reach."""
-        waiter = _Waiter(task)
-        if future is None:
-            waiter.get_loop().call_soon(waiter.wake)
-        else:
-            # As the task itself does with what it waits for.
-            future._asyncio_future_blocking = False  # noqa: SLF001
-            future.add_done_callback(waiter.wake)
-        try:
-            yield from waiter
-        except BaseException:
-            if future is not None:
-                future.cancel()
-            raise
-        finally:
-            self._is_held |= waiter.is_held
-            del waiter  # else a cancelled task would hold this frame, which holds it
+        is_held = True
+        while is_held:
+            waiter = _Waiter(task)
+            if future is None:
+                waiter.get_loop().call_soon(waiter.wake)
+            else:
+                # As the task itself does with what it waits for.
+                future._asyncio_future_blocking = False  # noqa: SLF001
+                future.add_done_callback(waiter.wake)
+            try:
+                yield from waiter
+            except BaseException:
+                if future is not None:
+                    future.cancel()
+                raise
+            finally:
+                is_held = waiter.is_held
+                del waiter  # else a cancelled task would hold this frame, which holds it
+            if is_held:
+                self._note(task)
+                if isinstance(future, _Waiter):
+                    future.cancel()  # layers inside hold it
+                else:
+                    self._is_held = True
 
     def _cancelled(self, future: _Awaited) -> Steps:
         self._is_held = False
@@ -120,6 +156,7 @@ class _Waiter(asyncio.Future[None]):
         if own or not _is_shielded(self._task):
             return super().cancel(msg)
         self.is_held = True
+        self.wake()
         return True
 
     def wake(self, *_: object) -> None:
