@@ -53,7 +53,7 @@ class ErrorHandlerMiddleware(Layer):
                 )
 
     async def around(self, exchange: Exchange, place: Place) -> None:
-        exchange.if_cancelled = self, place.depth
+        exchange.if_cancelled = _unavailable, place.depth
         try:
             await place.proceed()
         except (Exception, CancelledError) as exc:
@@ -64,7 +64,7 @@ class ErrorHandlerMiddleware(Layer):
                 _logger.debug("the client went away")
                 return
             if _ends_the_request(exc):
-                await self.cancelled(exchange, place)
+                await _unavailable(exchange, place)
                 raise
             with suppress(Exception):  # its text can be an error itself
                 get_current_span().record_exception(exc)
@@ -78,14 +78,16 @@ class ErrorHandlerMiddleware(Layer):
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)
 
-    async def cancelled(self, exchange: Exchange, place: Place) -> None:
-        # A stopping server cancels late requests, and would respond with a plain 500. Some servers
-        # cancel those whose client has left, too.
-        if await exchange.has_left() or place.started:
-            return
-        headers = {"Retry-After": "1"}
-        response = problem_response(exchange.scope, 503, _DETAIL_OF_503, headers=headers)
-        await place.respond(response, close_code=_WS_SERVICE_RESTART)
+
+async def _unavailable(exchange: Exchange, place: Place) -> None:
+    """Respond to a request that was cancelled, unless somebody did."""
+    # A stopping server cancels late requests, and would respond with a plain 500. Some servers
+    # cancel those whose client has left, too.
+    if place.started or await exchange.has_left() or place.started:  # meanwhile
+        return
+    headers = {"Retry-After": "1"}
+    response = problem_response(exchange.scope, 503, _DETAIL_OF_503, headers=headers)
+    await place.respond(response, close_code=_WS_SERVICE_RESTART)
 
 
 def _ends_the_request(exc: BaseException) -> bool:

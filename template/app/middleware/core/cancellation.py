@@ -1,9 +1,10 @@
 """Cancellation: a task that is cancelled keeps what AnyIO shields, such as a thread at work."""
 
 import asyncio
+import logging
 import sys
-from collections.abc import Generator
-from contextvars import Context, copy_context
+from collections.abc import Generator, Iterator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from anyio._backends._asyncio import _task_states
@@ -11,9 +12,8 @@ from anyio._backends._asyncio import _task_states
 if TYPE_CHECKING:
     from .exchange import Exchange
 
-# What most need to end by themselves, and the time for the rest, such as a thread.
-_END_SECONDS: Final = 0.5
-_CLEAN_UP_SECONDS: Final = 4.5
+_CLEAN_UP_SECONDS: Final = 5.0
+_logger: Final = logging.getLogger(__name__)
 
 # The functions of asyncio by which code cancels the task that it runs in.
 _CANCEL_THEIR_OWN_TASK: Final = frozenset({"Timeout._on_timeout", "TaskGroup._on_task_done"})
@@ -21,31 +21,16 @@ _CANCEL_THEIR_OWN_TASK: Final = frozenset({"Timeout._on_timeout", "TaskGroup._on
 _Awaited: TypeAlias = asyncio.Future[Any] | None
 Steps = Generator[_Awaited, None, None]
 
-# The requests that were cancelled and go on: each with its task, and with the context for its log
-# lines. Where a task has several, the outermost is first.
-_cancelled: Final[dict["Exchange", tuple[asyncio.Task[Any] | None, Context]]] = {}
 
-
-async def end_cancelled() -> None:
-    """
-    Wait until the requests that were cancelled have cleaned up, but not for long.
-
-    A late one is responded to first: its client and its log line can't wait for a thread, after
-    which the process may be gone.
-    """
+async def until_cancelled_have_ended() -> None:
+    """Wait until the tasks that were cancelled have cleaned up, but not for long."""
     current = asyncio.current_task()
-    late = {task for task in asyncio.all_tasks() if task.cancelling() and task is not current}
+    tasks = [task for task in asyncio.all_tasks() if task.cancelling() and task is not current]
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS)
     if late:
-        _, late = await asyncio.wait(late, timeout=_END_SECONDS)
-    ends = {asyncio.ensure_future(_give_up(task)) for task in late}
-    if ends:
-        await asyncio.wait(late | ends, timeout=_CLEAN_UP_SECONDS)
-
-
-async def _give_up(task: asyncio.Task[Any]) -> None:
-    for exchange, (its_task, context) in reversed([*_cancelled.items()]):
-        if its_task is task:
-            await asyncio.get_running_loop().create_task(exchange.give_up(), context=context)
+        _logger.warning("the service stops, although %d cancelled tasks still run", len(late))
 
 
 class KeepingShields:
@@ -56,7 +41,8 @@ class KeepingShields:
     whose client has left, breaks the shield with which AnyIO waits for a worker thread: the thread
     loses its place in the pool, and its dependencies are closed while it uses them. Here the
     cancellation waits until the shield ends. A cancel scope of AnyIO instead would cancel each
-    `await` of the clean-up too.
+    `await` of the clean-up too. The client doesn't wait: a layer can respond at once, by
+    `if_cancelled` of the exchange.
 
     `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside cancels itself, are let
     through at once: they would not wait for it either.
@@ -93,8 +79,6 @@ class KeepingShields:
                         yield future
                 except BaseException as exc:  # noqa: BLE001 - it goes where it was sent to
                     thrown = exc
-                    if isinstance(exc, asyncio.CancelledError):
-                        self._note(task)
                 exchange.waits = False
                 steps = self._steps
                 future = steps.send(None) if thrown is None else steps.throw(thrown)
@@ -103,38 +87,25 @@ class KeepingShields:
             return
         finally:
             thrown = None  # else it would hold this frame, which holds it
-            if _cancelled:
-                _cancelled.pop(exchange, None)
-
-    def _note(self, task: "asyncio.Task[Any] | None") -> None:
-        _cancelled[self._exchange] = task, copy_context()
 
     def _shielded(self, task: "asyncio.Task[Any] | None", future: _Awaited) -> Steps:
         """Let the task wait for something that a cancellation of the task does not reach."""
-        is_held = True
-        while is_held:
-            waiter = _Waiter(task)
-            if future is None:
-                waiter.get_loop().call_soon(waiter.wake)
-            else:
-                # As the task itself does with what it waits for.
-                future._asyncio_future_blocking = False  # noqa: SLF001
-                future.add_done_callback(waiter.wake)
-            try:
-                yield from waiter
-            except BaseException:
-                if future is not None:
-                    future.cancel()
-                raise
-            finally:
-                is_held = waiter.is_held
-                del waiter  # else a cancelled task would hold this frame, which holds it
-            if is_held:
-                self._note(task)
-                if isinstance(future, _Waiter):
-                    future.cancel()  # layers inside hold it
-                else:
-                    self._is_held = True
+        waiter = _Waiter(task, future, self._exchange)
+        if future is None:
+            waiter.get_loop().call_soon(waiter.wake)
+        else:
+            # As the task itself does with what it waits for.
+            future._asyncio_future_blocking = False  # noqa: SLF001
+            future.add_done_callback(waiter.wake)
+        try:
+            yield from waiter
+        except BaseException:
+            if future is not None:
+                future.cancel()
+            raise
+        finally:
+            self._is_held |= waiter.is_held
+            del waiter  # else a cancelled task would hold this frame, which holds it
 
     def _cancelled(self, future: _Awaited) -> Steps:
         self._is_held = False
@@ -146,18 +117,32 @@ class KeepingShields:
 class _Waiter(asyncio.Future[None]):
     """What `task` waits for instead, which `Task.cancel` asks to end, and which decides."""
 
-    def __init__(self, task: "asyncio.Task[Any] | None") -> None:
+    def __init__(
+        self, task: "asyncio.Task[Any] | None", future: _Awaited, exchange: "Exchange"
+    ) -> None:
         super().__init__()
         self._task = task
+        # That of an exchange inside, where there is one.
+        self._inner = future if isinstance(future, _Waiter) else None
+        self._exchange = exchange
+        self._context = copy_context()
+        self._responding: list[asyncio.Task[None]] = []
         self.is_held = False
 
     def cancel(self, msg: Any = None) -> bool:
         own = sys._getframe(1).f_code.co_qualname in _CANCEL_THEIR_OWN_TASK  # noqa: SLF001
         if own or not _is_shielded(self._task):
             return super().cancel(msg)
-        self.is_held = True
-        self.wake()
+        if not self.is_held:
+            self.is_held = True
+            self._responding = [*self._respond()]
         return True
+
+    def _respond(self) -> Iterator["asyncio.Task[None]"]:
+        """Respond to the client, which can't wait for a thread, from the inside out."""
+        if self._inner is not None:
+            yield from self._inner._respond()  # noqa: SLF001
+        yield self.get_loop().create_task(self._exchange.give_up(), context=self._context)
 
     def wake(self, *_: object) -> None:
         if not self.done():

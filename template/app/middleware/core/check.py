@@ -28,7 +28,7 @@ from app.middleware.order import (
 )
 
 from .annotations import of_field
-from .cancellation import end_cancelled
+from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
 from .exchange import HANDSHAKE, METHODS, PROBE_METHODS
 from .layer import Layer, layers_from
@@ -91,7 +91,7 @@ class OrderCheck(Layer):
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 # What they use is closed by the shutdown, and the process may end with it.
-                await end_cancelled()
+                await until_cancelled_have_ended()
             return message
 
         await self.app(scope, received, send)

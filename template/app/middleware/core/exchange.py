@@ -165,8 +165,8 @@ class Exchange:
         self.receive: Receive = self.received
         self.is_open = self.aborted = self.waits = False
         self.route: str | None = None
-        # The layer that responds where the request is cancelled, and the depth of its place.
-        self.if_cancelled: tuple[Layer, int] | None = None
+        # What responds when the request is cancelled and goes on, and the depth of its place.
+        self.if_cancelled: tuple[Around, int] | None = None
         self.status = self.body_bytes = 0
         self.seconds = 0.0
         # The place that the response has reached, and the one from which messages are dropped.
@@ -344,17 +344,10 @@ class Exchange:
         self._arriving = (await self._receive()).get("more_body", False)
 
     async def give_up(self) -> None:
-        """Respond to a request that was cancelled while its code still runs, and end it."""
-        try:
-            if self.if_cancelled is not None:
-                layer, depth = self.if_cancelled
-                await layer.cancelled(self, Place(self, depth))
-        except Exception:
-            _logger.exception(_FAILED)
-        self.cut = _WIRE
-        if not self._over:
-            self._over = True
-            self._tell(self._unfinished(CancelledError()), self.leaving)
+        """Respond to a request that was cancelled, while its code goes on."""
+        if self.if_cancelled is not None:
+            respond, depth = self.if_cancelled
+            await respond(self, Place(self, depth))
 
     async def has_left(self) -> bool:
         """Return whether the client has left, as far as the server says so without a wait."""

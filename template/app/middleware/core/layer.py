@@ -57,7 +57,6 @@ class Layer:
     - `exempt_paths`: exact paths, without `root_path`, whose GET and HEAD requests pass too.
     - `enter`: a request arrives. Let it pass, or respond to it.
     - `around`: it passed. Do something around all that is inside.
-    - `cancelled`: the server stops, and the code of the request runs on.
     - `head`: the head of a response leaves. Change it, or take over the response.
     - `ended`: the request is over.
     - `lifespan`: the service starts and stops.
@@ -106,13 +105,6 @@ class Layer:
     async def around(self, exchange: Exchange, place: Place) -> None:  # noqa: ARG002
         """Run all that is inside, by `await place.proceed()`, or `place.respond()` instead."""
         await place.proceed()
-
-    async def cancelled(self, exchange: Exchange, place: Place) -> None:
-        """
-        Respond to a request that was cancelled, while its code still runs.
-
-        It is called where `exchange.if_cancelled` has this layer, and the depth of its place.
-        """
 
     def head(self, exchange: Exchange, message: Message) -> Addition | Filter | None:
         """
