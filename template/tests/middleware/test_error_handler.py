@@ -251,9 +251,7 @@ def test_what_is_raised_again_is_left_to_the_server_to_log(
 
 
 @pytest.mark.parametrize("path", ["/probe/slow?seconds=60", "/probe/slow-sync?seconds=0.3"])
-def test_a_request_that_the_server_gives_up_is_answered_503(
-    path: str, probe_app: ProbeApp
-) -> None:
+def test_a_request_that_the_server_gives_up_is_answered_503(path: str, probe_app: ProbeApp) -> None:
     """A server that stops waits for a while; what takes longer would get its bare 500."""
     dialogue = Dialogue("GET", path).cancel(probe_app())
 

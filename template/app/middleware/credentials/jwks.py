@@ -4,10 +4,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from io import BufferedReader, RawIOBase
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.error import HTTPError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 import jwt
 
@@ -16,12 +18,15 @@ from app.middleware.user import CannotCheckError
 
 from .jwt_keys import Key, PublicKey, algorithms_for, common
 
+if TYPE_CHECKING:
+    from socket import socket
+
 _logger: Final = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_FETCHES: Final = 10
 _FRESH_SECONDS: Final = 300
 _OLD_SECONDS: Final = 600
-_SOCKET_SECONDS: Final = 3
+_CONNECT_SECONDS: Final = 3
 _FETCH_SECONDS: Final = 5
 _MAXIMUM_BYTES: Final = 1_000_000
 # Of a token that names none: each try costs the time of a signature.
@@ -136,11 +141,59 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
+class _InTime(RawIOBase):
+    """What a socket receives until a deadline; its own timeout begins anew with each byte."""
+
+    def __init__(self, sock: "socket", received: Any) -> None:
+        self._socket = sock
+        self._received = received
+        self._deadline = monotonic() + _FETCH_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        seconds = self._deadline - monotonic()
+        if seconds <= 0:
+            msg = f"not complete after {_FETCH_SECONDS} seconds"
+            raise TimeoutError(msg)
+        self._socket.settimeout(seconds)
+        count: int | None = self._received.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: "socket", *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = BufferedReader(_InTime(sock, self.fp.detach()))
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _Connections(HTTPSHandler, HTTPHandler):
+    """Open connections whose responses have a deadline: a head, and a body, can drip."""
+
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_Connection, req)
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_SecureConnection, req)
+
+
 def _download(url: str) -> bytes:
-    deadline = monotonic() + _FETCH_SECONDS
     request = Request(url, headers={"Accept": "application/json", "User-Agent": "jwks"})  # noqa: S310
     try:
-        opened = build_opener(_NoRedirects).open(request, timeout=_SOCKET_SECONDS)
+        opened = build_opener(_NoRedirects, _Connections).open(request, timeout=_CONNECT_SECONDS)
     except HTTPError as error:
         error.close()
         raise
@@ -151,7 +204,4 @@ def _download(url: str) -> bytes:
             if len(body) > _MAXIMUM_BYTES:
                 msg = f"more than {_MAXIMUM_BYTES} bytes"
                 raise ValueError(msg)
-            if monotonic() > deadline:
-                msg = f"not complete after {_FETCH_SECONDS} seconds"
-                raise TimeoutError(msg)
     return body
