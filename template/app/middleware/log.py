@@ -255,6 +255,9 @@ def _named(level: int) -> dict[str, str]:
 class _StandardOutput:
     """Writes a line at once, to the current standard output, since tests replace it."""
 
+    # Ends a line that was cut off, as on a full disk, before the next one.
+    line_break = b""
+
     def __init__(self, *_: object) -> None:
         self._stream: TextIO | None = None
         self._descriptor: int | None = None
@@ -264,7 +267,7 @@ class _StandardOutput:
         self.write(line.encode("utf-8", "backslashreplace") if isinstance(line, str) else line)
 
     def write(self, line: bytes) -> None:
-        line += b"\n"
+        line = left = _StandardOutput.line_break + line + b"\n"
         try:
             stream = sys.stdout
             if stream is not self._stream:
@@ -272,13 +275,18 @@ class _StandardOutput:
                 self._descriptor = _descriptor(stream)
             # Writing to the stream would take three times as long for the same call.
             if self._descriptor is not None:
-                line = line[os.write(self._descriptor, line) :]
-            if line and hasattr(stream, "buffer"):
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+                if _StandardOutput.line_break:
+                    _StandardOutput.line_break = b""
+            elif hasattr(stream, "buffer"):
                 stream.buffer.write(line)
                 stream.buffer.flush()
-            elif line:  # such as io.StringIO
+            else:  # such as io.StringIO
                 stream.write(line.decode())
         except (AttributeError, OSError, ValueError):
+            if len(left) < len(line):
+                _StandardOutput.line_break = b"\n"
             return  # a full disk, a closed pipe, no output; no request may fail because of its line
 
     debug = info = warning = warn = error = critical = exception = fatal = log = msg

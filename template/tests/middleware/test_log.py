@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import redirect_stdout
@@ -363,6 +364,35 @@ def test_a_line_that_can_not_be_written_harms_nothing(monkeypatch: pytest.Monkey
 
     disk.full = False  # closing writes what is left in the buffer
     stream.close()
+
+
+def test_a_line_that_was_cut_off_harms_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its rest has no place between later lines, and what follows it no place on its line."""
+    configure_logging(level="INFO", log_format="json")
+    room = 30
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "full")
+        written = os_write(descriptor, data[:room])
+        room -= written
+        return written
+
+    os_write = os.write
+    with (tmp_path / "log").open("w") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        patch.setattr("os.write", write)
+        structlog.get_logger().info("cut off")
+        structlog.get_logger().info("lost")
+        room = 10_000
+        structlog.get_logger().info("one")
+        structlog.get_logger().info("another")
+
+    _, *lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["one", "another"]
 
 
 def test_the_reloader_does_not_tell_of_each_change(log_lines: LogLines) -> None:
