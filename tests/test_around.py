@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
@@ -580,6 +581,8 @@ def test_the_image_serves_what_its_steps_make(
     ignored = (service / ".dockerignore").read_text("utf-8")
     image = (service / "Dockerfile").read_text("utf-8").replace("\\\n", "")
     (step,) = re.findall(r"^RUN --mount=\S+ +(.*)$", image, re.MULTILINE)
+    (mode,) = re.findall(r"^COPY --chmod=(\d+) [.] [.]$", image, re.MULTILINE)
+    assert int(mode, 8) & 0o005 == 0o005  # the user of the image is none of the files' own
     check, server = (json.loads(words) for words in re.findall(r"CMD +(\[.*\])", image))
     folder = tmp_path / "image"
     folder.mkdir()
@@ -606,6 +609,20 @@ def test_the_image_serves_what_its_steps_make(
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@pytest.mark.skipif(not UV, reason="needs uv")
+def test_a_wheel_has_the_service_alone(render: Render, tmp_path: Path) -> None:
+    service = render(preset="everything", storage="redis")
+
+    built = run(UV, "build", "--wheel", "--out-dir", tmp_path, cwd=service, VIRTUAL_ENV="")
+
+    assert built.returncode == 0, built.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"app/main.py", "app/middleware/core/layer.py"} <= {*names}
+    folders = {name.partition("/")[0] for name in names}
+    assert {name for name in folders if not name.endswith(".dist-info")} == {"app"}
 
 
 @pytest.mark.parametrize(

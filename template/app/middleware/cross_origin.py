@@ -18,7 +18,7 @@ _ADMITTED: Final = "cross_origin.admitted"
 _REFUSAL: Final = Refusal(status=403, detail="Pages of other origins can't send this request.")
 # What browsers send by themselves once a user has logged in (RFC 7617, 7616, 4559).
 _SENT_BY_BROWSERS: Final = frozenset({b"basic", b"digest", b"negotiate", b"ntlm"})
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "QUERY"})
 _SECURE: Final = frozenset({"https", "wss"})
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 
@@ -27,12 +27,12 @@ class CrossOriginMiddleware(Layer):
     """
     Return 403 to requests that a page of another origin sends, unless the origin is `trusted`.
 
-    Checks HTTP requests that can change something (not GET, HEAD or OPTIONS) by Sec-Fetch-Site,
-    or by Origin if the browser doesn't send that. Checks websocket handshakes by Origin, because
-    browsers let every page open them. An origin is scheme, host and port; one that is sent twice
-    is never trusted. A client that sends neither header isn't a browser, and passes. So does an
-    HTTP request with one of the headers `credentials` and without a cookie: a page can add these
-    only if CORS allows it.
+    Checks HTTP requests that can change something (not GET, HEAD, OPTIONS or QUERY) by
+    Sec-Fetch-Site, or by Origin if the browser doesn't send that. Checks websocket handshakes by
+    Origin, because browsers let every page open them. An origin is scheme, host and port; one that
+    is sent twice is never trusted. A client that sends neither header isn't a browser, and passes.
+    So does an HTTP request with one of the headers `credentials` and without a cookie: a page can
+    add these only if CORS allows it.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def test_a_long_list_is_read(probe_client: ProbeClient) -> None:
 @pytest.mark.parametrize("has_length", [True, False])
 @pytest.mark.parametrize("parts", [1, 3])
 def test_a_client_that_can_t_read_chunks_needs_none(
-    version: str, media_type: str, parts: int, has_length: bool, probe_app: ProbeApp
+    version: str, media_type: str, parts: int, *, has_length: bool, probe_app: ProbeApp
 ) -> None:
     async def file(_: Scope, __: Receive, send: Send) -> None:
         headers = [(b"content-type", media_type.encode())]

@@ -78,7 +78,9 @@ def test_other_pages_may_not(headers: list[tuple[str, str]], probe_client: Probe
 
 
 @pytest.mark.parametrize("headers", [{}, {"Sec-Fetch-Site": "cross-site"}])
-@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 405), ("OPTIONS", 405)])
+@pytest.mark.parametrize(
+    ("method", "status"), [("GET", 200), ("HEAD", 405), ("OPTIONS", 405), ("QUERY", 405)]
+)
 def test_who_only_reads_is_not_judged(
     method: str, status: int, headers: dict[str, str], probe_client: ProbeClient
 ) -> None:

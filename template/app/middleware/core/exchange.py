@@ -351,10 +351,11 @@ class Exchange:
 
     def is_arriving(self) -> bool:
         """Return whether more of the body is to come."""
-        if self._arriving is None:
-            # With Expect a client sends nothing until it is asked to, which reading does.
-            return b"expect" not in self.headers
-        return self._arriving
+        return not self.is_held_back() if self._arriving is None else self._arriving
+
+    def is_held_back(self) -> bool:
+        """Return whether the client sends its body when it is asked to, which reading does."""
+        return self._arriving is None and b"expect" in self.headers
 
     # The way out.
 
@@ -607,9 +608,14 @@ class Place:
         exchange = self._exchange
         exchange.cut = min(exchange.cut, self.depth)
         send: Send = self.send
-        # HTTP/2 and HTTP/3 forbid this header (RFC 9113, 8.2.2; RFC 9114, 4.2).
-        if closes and exchange.scope["http_version"][0] == "1":
-            response.headers["Connection"] = "close"
+        if exchange.scope["http_version"][0] == "1":
+            # A body that was held back may come after all, or never (RFC 9110, 10.1.1).
+            if closes or exchange.is_held_back():
+                response.headers["Connection"] = "close"
+        else:
+            # Which HTTP/2 and HTTP/3 forbid (RFC 9113, 8.2.2; RFC 9114, 4.2). For a body that
+            # nobody reads, servers reset the stream, or the connection with all others.
+            closes = True
         if closes and announces_body(exchange.scope, exchange.headers):
             send = linger(send, exchange.skip, exchange.is_arriving)
         await respond(response, exchange.scope, exchange.receive, send, close_code=close_code)

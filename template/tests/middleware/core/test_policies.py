@@ -297,11 +297,11 @@ SITUATIONS: Final = {
     ),
     "a method of few": Situation(
         "QUERY /probe/items",
-        f"{OF_CORS} idempotency_key_required conditional",
+        f"{OF_CORS} cross_origin idempotency_key_required conditional",
         "idempotency is for PATCH and POST only; leave out idempotency_key_required.",
     ),
     "such a method, below a mount": Situation(
-        "QUERY /files/*", f"{OF_CORS} idempotency_key_required conditional"
+        "QUERY /files/*", f"{OF_CORS} cross_origin idempotency_key_required conditional"
     ),
     "a write": Situation(
         "POST /probe/items", "conditional", "conditional is for GET and HEAD only; leave out"
