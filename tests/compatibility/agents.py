@@ -2,10 +2,11 @@
 
 import json
 from functools import partial
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.serving import wait_until
@@ -16,6 +17,7 @@ from .bench import (
     Collector,
     Received,
     assert_layers_work,
+    assert_logged_once,
     case,
     collecting,
 )
@@ -97,6 +99,16 @@ def _server_spans(collector: Collector) -> list[Any]:
     ]
 
 
+def _log_bodies(collector: Collector) -> list[str]:
+    return [
+        record.body.string_value
+        for item in collector.at("/v1/logs")
+        for resource in ExportLogsServiceRequest.FromString(item.body).resource_logs
+        for scope in resource.scope_logs
+        for record in scope.log_records
+    ]
+
+
 def _otlp(collector: Collector) -> dict[str, str]:
     return {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -108,11 +120,13 @@ def _otlp(collector: Collector) -> dict[str, str]:
     }
 
 
-def _assert_spans_once(bench: Bench, collector: Collector, *command: str, **more: str) -> None:
+def _assert_spans_once(
+    bench: Bench, collector: Collector, *command: str, stop: int = SIGTERM, **more: str
+) -> None:
     with bench.serving(*command, **more) as server:
         assert_layers_work(server)
-        server.stop()  # which exports what waits in the batch
-        assert '"event":"unhandled exception"' in server.log()
+        server.stop(stop)  # which exports the spans that wait in the batch
+        assert_logged_once(server.log().splitlines())
     spans = _server_spans(collector)
     assert len(spans) == 3, [span.name for span in spans]
     (failed,) = (span for span in spans if span.status.code == span.status.STATUS_CODE_ERROR)
@@ -134,7 +148,9 @@ _OTEL = (
 @agent(
     "`opentelemetry-instrument`",
     *_OTEL,
-    "opentelemetry-instrumentation-structlog",  # as `opentelemetry-bootstrap` says
+    # As `opentelemetry-bootstrap` says.
+    "opentelemetry-instrumentation-logging",
+    "opentelemetry-instrumentation-structlog",
     setup="`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi`",
     sample=True,
 )
@@ -142,8 +158,13 @@ def opentelemetry_instrument(bench: Bench) -> None:
     bench.write_main()
     command = ("opentelemetry-instrument", *UVICORN)
     with collecting(lambda _: b"") as collector:
-        off = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi"}
-        _assert_spans_once(bench, collector, *command, **_otlp(collector), **off)
+        set_up = {
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi",
+            "OTEL_LOGS_EXPORTER": "otlp",
+        }
+        # Logs are exported at exit, which SIGTERM skips.
+        _assert_spans_once(bench, collector, *command, stop=SIGINT, **_otlp(collector) | set_up)
+        assert_logged_once(_log_bodies(collector))
         with bench.starting(*command, **_otlp(collector)) as server:
             assert server.process.wait(60) == 3
             assert "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi" in server.log()
@@ -274,6 +295,10 @@ def newrelic(bench: Bench) -> None:
             "collect_errors": True,
             "collect_error_events": True,
             "collect_analytics_events": True,
+            "event_harvest_config": {
+                "report_period_ms": 60_000,
+                "harvest_limits": {"analytic_event_data": 100, "log_event_data": 100},
+            },
         },
     }
 
@@ -294,6 +319,9 @@ def newrelic(bench: Bench) -> None:
         with bench.serving(*command, **environment) as server:
             assert_layers_work(server)
             server.stop(SIGINT)  # the agent reports at exit, which SIGTERM skips
+        assert_logged_once(server.log().splitlines())
+        (logs,) = (item for item in collector.received if _method(item) == "log_event_data")
+        assert_logged_once(event["message"] for event in json.loads(logs.text())[0]["logs"])
         events = [item for item in collector.received if _method(item) == "analytic_event_data"]
         requests = [event for item in events for event in json.loads(item.text())[2]]
         assert len(requests) == 3, requests

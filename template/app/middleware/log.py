@@ -36,11 +36,7 @@ _fields: ContextVar[Mapping[str, object]] = ContextVar(
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 # Formatting the number for every line would cost half as much as the rest of the line.
 _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
-_LEVELS: Final = {
-    number: name.lower()
-    for name, number in logging.getLevelNamesMapping().items()
-    if name in get_args(_Level)
-}
+_LEVELS: Final = {getattr(logging, name): name.lower() for name in get_args(_Level)}
 # What each line has, whatever else is in it.
 _RESERVED: Final = frozenset({"event", "level", "timestamp"})
 # structlog has parameters of these names; `extra` can have any.
@@ -123,7 +119,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     if not _is_configured_elsewhere():
         readable = _is_terminal() if log_format == "auto" else log_format == "console"
         render = _bounded(_console_line() if readable else _json_line)
-        processors: list[Any] = [_complete, _AsText(render)]
+        processors: list[Any] = [_complete, _Renderer(render)]
         structlog.configure(
             processors=[*processors],  # a list of its own, since structlog's tests change it
             context_class=dict,
@@ -131,15 +127,15 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
             logger_factory=_StandardOutput,
             cache_logger_on_first_use=False,
         )
-        # New Relic's agent wraps it, and exports what passes it alone; then each line must.
-        if not hasattr(vars(structlog.BoundLoggerBase)["_process_event"], "__wrapped__"):
+        # An agent that wraps methods of loggers, as New Relic's does, exports what passes those.
+        if not any(hasattr(item, "__wrapped__") for item in vars(structlog.BoundLoggerBase).values()):
             _given.update(structlog.get_config(), processors=processors)
     root = logging.getLogger()
-    root.handlers = [item for item in root.handlers if not isinstance(item, _AsStructlog)]
+    root.handlers = [item for item in root.handlers if not isinstance(item, _RecordWriter)]
     if _ends_in_logging():
         return
     _take_over(root)
-    root.addHandler(_AsStructlog())
+    root.addHandler(_RecordWriter())
     root.setLevel(level)
     for logger in _OF_SERVERS:
         # Servers, such as `uvicorn.run(app)`, give it handlers later. A filter stays, and runs
@@ -224,7 +220,6 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     output = _StandardOutput()
-    write_bytes = output.write
 
     def write(line: dict[str, Any]) -> None:
         found = structlog.get_config()
@@ -232,7 +227,7 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
             fields = {key: line[key] for key in line if key not in _RESERVED_IN_EXTRA}
             getattr(structlog.get_logger(), level)(line["event"], **fields)
         elif number >= found["wrapper_class"].lowest:
-            write_bytes(found["processors"][-1].render(output, level, line))
+            output.write(found["processors"][-1].render(output, level, line))
 
     return write
 
@@ -301,11 +296,11 @@ def _descriptor(stream: TextIO) -> int | None:
         return None
 
 
-class _AsStructlog(logging.Handler):
+class _RecordWriter(logging.Handler):
     """
     Writes the log records of libraries and of the server as a logger of structlog would.
 
-    Agents that export log lines watch both. They have seen a record when it comes here.
+    Agents that export lines watch both, and have exported a record before it comes here.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -331,7 +326,7 @@ class _AsStructlog(logging.Handler):
 
 
 def _write_record(level: int, event: str, fields: dict[str, Any]) -> None:
-    """Write what agents have seen: past loggers of structlog, and past processors of theirs."""
+    """Write a record without the loggers and processors by which agents would export it again."""
     found = structlog.get_config()
     processors = found["processors"]
     if any(map(_is_of_opentelemetry, logging.getLogger().handlers)):
@@ -395,8 +390,8 @@ def _text(value: object, of: Callable[[object], str] = repr) -> str:
         return object.__repr__(value)
 
 
-class _AsText:
-    """The last processor: agents take over what it returns, and take bytes for a mistake."""
+class _Renderer:
+    """Renders lines as text for loggers of structlog: agents export bytes by their `repr`."""
 
     def __init__(self, render: Render) -> None:
         self.render = render
