@@ -1,6 +1,7 @@
 """Agents and trackers: spans arrive once, and an unhandled exception arrives with its stack."""
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -121,9 +122,13 @@ def _otlp(collector: Collector) -> dict[str, str]:
 
 
 def _assert_spans_once(
-    bench: Bench, collector: Collector, *command: str, stop: int = SIGTERM, **more: str
+    bench: Bench,
+    collector: Collector,
+    environment: Mapping[str, str],
+    *command: str,
+    stop: int = SIGTERM,
 ) -> None:
-    with bench.serving(*command, **more) as server:
+    with bench.serving(*command, **environment) as server:
         assert_layers_work(server)
         server.stop(stop)  # which exports the spans that wait in the batch
         assert_logged_once(server.log().splitlines())
@@ -158,12 +163,13 @@ def opentelemetry_instrument(bench: Bench) -> None:
     bench.write_main()
     command = ("opentelemetry-instrument", *UVICORN)
     with collecting(lambda _: b"") as collector:
-        set_up = {
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi",
+        environment = {
+            **_otlp(collector),
             "OTEL_LOGS_EXPORTER": "otlp",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi",
         }
         # Logs are exported at exit, which SIGTERM skips.
-        _assert_spans_once(bench, collector, *command, stop=SIGINT, **_otlp(collector) | set_up)
+        _assert_spans_once(bench, collector, environment, *command, stop=SIGINT)
         assert_logged_once(_log_bodies(collector))
         with bench.starting(*command, **_otlp(collector)) as server:
             assert server.process.wait(60) == 3
@@ -186,7 +192,7 @@ trace.set_tracer_provider(provider)
 def opentelemetry_provider(bench: Bench) -> None:
     bench.write_main(before=_PROVIDER)
     with collecting(lambda _: b"") as collector:
-        _assert_spans_once(bench, collector, **_otlp(collector))
+        _assert_spans_once(bench, collector, _otlp(collector))
 
 
 @agent(
@@ -209,7 +215,7 @@ def opentelemetry_late_provider(bench: Bench) -> None:
 def logfire(bench: Bench) -> None:
     with collecting(lambda _: b"") as collector:
         bench.write_main("\nimport logfire\n\nlogfire.configure(send_to_logfire=False)\n")
-        _assert_spans_once(bench, collector, **_otlp(collector))
+        _assert_spans_once(bench, collector, _otlp(collector))
 
 
 @agent(

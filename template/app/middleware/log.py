@@ -128,7 +128,8 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
             cache_logger_on_first_use=False,
         )
         # An agent that wraps methods of loggers, as New Relic's does, exports what passes those.
-        if not any(hasattr(item, "__wrapped__") for item in vars(structlog.BoundLoggerBase).values()):
+        methods = vars(structlog.BoundLoggerBase).values()
+        if not any(hasattr(method, "__wrapped__") for method in methods):
             _given.update(structlog.get_config(), processors=processors)
     root = logging.getLogger()
     root.handlers = [item for item in root.handlers if not isinstance(item, _RecordWriter)]

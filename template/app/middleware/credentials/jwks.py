@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
@@ -11,12 +10,13 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
 
+from app.middleware.core.logger import layer_logger
 from app.middleware.core.threads import Threads
 from app.middleware.user import CannotCheckError
 
 from .jwt_keys import Key, PublicKey, algorithms_for, common
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 _SECONDS_BETWEEN_FETCHES: Final = 10
 _FRESH_SECONDS: Final = 300
