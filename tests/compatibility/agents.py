@@ -26,10 +26,10 @@ from .bench import (
 agent = partial(case, kind="agents and trackers")
 
 
-def _sentry_events(collector: Collector) -> list[dict[str, Any]]:
+def _sentry_items(collector: Collector, key: str) -> list[dict[str, Any]]:
     lines = [line for item in collector.at("/envelope/") for line in item.text().splitlines()]
     parsed = [json.loads(line) for line in lines if line.startswith("{")]
-    return [item for item in parsed if "exception" in item]
+    return [item for item in parsed if key in item]
 
 
 def _assert_sentry_sees_once(bench: Bench, *, handled: bool, options: str, own: str = "") -> None:
@@ -43,13 +43,16 @@ from starlette.middleware import Middleware
 
 from .middleware import inside, outermost
 
-sentry_sdk.init({dsn!r}, {options})
+sentry_sdk.init({dsn!r}, enable_logs=True, {options})
 """
         bench.write_main(before, own)
         with bench.serving() as server:
             assert_layers_work(server)
-            wait_until(lambda: bool(_sentry_events(collector)))
-        (event,) = _sentry_events(collector)
+            wait_until(lambda: bool(_sentry_items(collector, "exception")))
+            server.stop(SIGINT)  # logs are sent at exit, which SIGTERM skips
+        logs = [log["body"] for item in _sentry_items(collector, "items") for log in item["items"]]
+        assert_logged_once(logs, {"of a library": 1, "unhandled exception": 1})
+        (event,) = _sentry_items(collector, "exception")
         (value,) = event["exception"]["values"]
         assert value["type"] == "RuntimeError"
         assert value["stacktrace"]["frames"][-1]["function"] == "boom"
@@ -222,10 +225,23 @@ def logfire(bench: Bench) -> None:
     "Datadog, `ddtrace-run`",
     "ddtrace",
     "msgpack",
-    setup="`DD_ERROR_TRACKING_HANDLED_ERRORS=user`, for the stack of an unhandled exception",
+    setup="`DD_ERROR_TRACKING_HANDLED_ERRORS=user`, for the stack of an unhandled exception;"
+    " `DD_TRACE_STRUCTLOG_ENABLED=false`, and a layer inside `request_id` that calls"
+    " `bind(**tracer.get_log_correlation_context())`, for the trace ID in access lines",
 )
 def ddtrace(bench: Bench) -> None:
-    bench.write_main()
+    before = """
+from ddtrace.trace import tracer
+from starlette.middleware import Middleware
+
+from .middleware import Exchange, Layer, bind, inside
+
+
+class TraceIds(Layer):
+    def enter(self, exchange: Exchange) -> None:
+        bind(**tracer.get_log_correlation_context())
+"""
+    bench.write_main(before, 'inside("request_id", Middleware(TraceIds))')
     with collecting() as collector:
         environment = {
             "DD_TRACE_AGENT_URL": collector.url,
@@ -233,11 +249,17 @@ def ddtrace(bench: Bench) -> None:
             "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
             "DD_REMOTE_CONFIGURATION_ENABLED": "false",
             "DD_ERROR_TRACKING_HANDLED_ERRORS": "user",
+            "DD_TRACE_STRUCTLOG_ENABLED": "false",
         }
         with bench.serving("ddtrace-run", *UVICORN, **environment) as server:
             assert_layers_work(server)
             collector.wait_for("/traces", lambda item: b"in boom" in item.body)
             server.stop()
+        lines = server.log().splitlines()
+        assert_logged_once(lines)
+        requests_logged = [json.loads(line) for line in lines if '"event":"request"' in line]
+        traced = {line["dd.trace_id"] for line in requests_logged}
+        assert len(traced - {"0"}) == 3, traced
         spans = [span for item in collector.at("/traces") for span in _unpacked(bench, item)]
         requests = [span for span in spans if span["meta"].get("span.kind") == "server"]
         assert len(requests) == 3, spans
