@@ -1,4 +1,4 @@
-"""Agents and trackers: spans arrive once, and an unhandled exception arrives with its stack."""
+"""Agents and trackers: spans and log lines arrive once, and an unhandled exception with its stack."""
 
 import json
 from collections.abc import Mapping
@@ -92,10 +92,11 @@ def sentry_outermost(bench: Bench) -> None:
     )
 
 
-def _server_spans(collector: Collector) -> list[Any]:
+def _server_spans(collector: Collector, path: str = "/v1/traces") -> list[Any]:
     return [
         span
-        for item in collector.at("/v1/traces")
+        for item in collector.received
+        if item.path == path
         for resource in ExportTraceServiceRequest.FromString(item.body).resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
@@ -355,6 +356,56 @@ def newrelic(bench: Bench) -> None:
         assert len(requests) == 3, requests
         (errors,) = (item for item in collector.received if _method(item) == "error_data")
         assert "in boom" in errors.text()
+
+
+@agent("Apitally", "apitally[fastapi]")
+def apitally(bench: Bench) -> None:
+    bench.write_main("\nimport apitally.fastapi\n", after="\n\napitally.fastapi.init(app)\n")
+    with collecting() as collector:
+        environment = {
+            "APITALLY_ENV": "dev",
+            "APITALLY_OTLP_ENDPOINT": collector.url,
+            "APITALLY_WRITE_TOKEN": f"apt_{'0' * 24}",
+            # The layer tracing is on beside it, and exports to nowhere.
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"{collector.url}/own",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        }
+        with bench.serving(**environment) as server:
+            assert_layers_work(server)
+            server.stop()
+            assert '"trace_id"' in server.log()
+        for path in ("/v1/traces", "/own/v1/traces"):
+            spans = _server_spans(collector, path)
+            assert len(spans) == 3, (path, [span.name for span in spans])
+
+
+@agent(
+    "Instana",
+    "instana",
+    setup=(
+        "`app.exception_handlers.pop(fastapi.HTTPException, None)` after `FastAPI(...)`:"
+        " the agent's handler has another error format"
+    ),
+)
+def instana(bench: Bench) -> None:
+    after = """
+
+import fastapi
+
+
+@app.get("/forbidden")
+async def forbidden() -> None:
+    raise fastapi.HTTPException(403)
+
+
+assert app.exception_handlers.pop(fastapi.HTTPException, None)
+"""
+    bench.write_main("\nimport instana\n", after=after)
+    with bench.serving() as server:
+        assert_layers_work(server)
+        response = server.request("/forbidden")
+        assert response.status == 403
+        assert response.headers["content-type"] == "application/problem+json"
 
 
 def _method(item: Received) -> str:

@@ -201,6 +201,36 @@ app.mount("/socket.io", socketio.ASGIApp(sockets, socketio_path=""))
         assert '"sid"' in _page(server, "/socket.io/?EIO=4&transport=polling")
 
 
+@package(
+    "Cadwyn",
+    "cadwyn",
+    setup="an app without `stack_options` but its `exception_handlers`, and `app.mount`",
+)
+def cadwyn(bench: Bench) -> None:
+    after = """
+from cadwyn import Cadwyn, HeadVersion, Version, VersionBundle, VersionedAPIRouter
+
+versioned = VersionedAPIRouter()
+
+
+@versioned.get("/versioned")
+async def get_versioned() -> str:
+    return "2000-01-01"
+
+
+api = Cadwyn(
+    versions=VersionBundle(HeadVersion(), Version("2000-01-01")),
+    exception_handlers=stack_options(Settings.from_environment())["exception_handlers"],
+)
+api.generate_and_include_versioned_routers(versioned)
+app.mount("/", api)
+"""
+    bench.write_main(after=after)
+    with bench.serving() as server:
+        assert_layers_work(server)
+        assert _page(server, "/versioned", X_API_Version="2000-01-01") == '"2000-01-01"'
+
+
 @package("sse-starlette", "sse-starlette", sample=True)
 def sse(bench: Bench) -> None:
     after = """

@@ -99,6 +99,8 @@ def hypercorn_trio(bench: Bench) -> None:
 
 _FORBIDDEN = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _TOO_LARGE = 1_500_000
+# More than a client of HTTP/2 may send before the server asks for more.
+_REJECTED = 300_000
 _ROUTES = """
 
 from pathlib import Path
@@ -160,10 +162,10 @@ def _asked(unread: int) -> list[_Asked]:
         _Asked(413, "/upload", size=_TOO_LARGE, declared=False),
         _Asked(200, "/upload", size=unread),
         _Asked(200, "/unread", size=unread),
-        _Asked(400, "/upload", {"host": "evil.example"}, size=unread),
-        _Asked(401, "/upload", {"authorization": "Bearer forged"}, size=unread),
+        _Asked(400, "/upload", {"host": "evil.example"}, size=_REJECTED),
+        _Asked(401, "/upload", {"authorization": "Bearer forged"}, size=_REJECTED),
         _Asked(200, "/close"),
-        _Asked(503, "/upload", size=unread),
+        _Asked(503, "/upload", size=_REJECTED),
     ]
 
 
@@ -241,7 +243,8 @@ def _assert_protocol(
     """
     Assert that each response arrives, also before the end of a body, on one connection.
 
-    `unread` is the size of bodies that nobody reads: HTTP/2 lets a client send 65,535 bytes.
+    `unread` is the size of a body that the endpoint doesn't read: HTTP/2 lets a client send 65,535
+    bytes.
     """
     (bench.service / "maintenance").unlink(missing_ok=True)
     settings = {"ALLOWED_HOSTS": "localhost,127.0.0.1", "REQUEST_TIMEOUT": "3"}
@@ -252,7 +255,7 @@ def _assert_protocol(
         assert [(seen, status) for seen, status, _ in replies] == expected, serving.log()
     (bench.service / "maintenance").unlink()
     with bench.serving(*command, RATE_LIMIT="2/minute", **environment) as serving:
-        asked = [_Asked(200, "/ok"), _Asked(200, "/ok"), _Asked(429, "/upload", size=unread)]
+        asked = [_Asked(200, "/ok"), _Asked(200, "/ok"), _Asked(429, "/upload", size=_REJECTED)]
         replies += _replies(bench, serving, version, asked, reused=reused)
         assert [status for _, status, _ in replies[-3:]] == [200, 200, 429]
     for _, _, headers in replies:
@@ -279,7 +282,7 @@ def _tls(bench: Bench, certificate_option: str, key_option: str) -> tuple[str, .
     "hypercorn, HTTP/2",
     "hypercorn",
     "httpx[http2]",
-    setup="nothing; hypercorn itself closes the connection after a response to an unread body",
+    setup="nothing; hypercorn itself closes the connection where an endpoint doesn't read the body",
 )
 def hypercorn_h2(bench: Bench) -> None:
     bench.write_main(after=_ROUTES)
@@ -290,7 +293,7 @@ def hypercorn_h2(bench: Bench) -> None:
 @server(
     "hypercorn, HTTP/3",
     "hypercorn[h3]",
-    setup="nothing; hypercorn itself stops listening after a response to a large unread body",
+    setup="nothing; hypercorn itself stops listening where an endpoint doesn't read a large body",
 )
 def hypercorn_h3(bench: Bench) -> None:
     bench.write_main(after=_ROUTES)
@@ -388,11 +391,27 @@ http {{
 """
 
 
+_LINES = """
+
+from collections.abc import AsyncIterator
+from fastapi.responses import StreamingResponse
+
+
+@app.get("/lines")
+async def lines() -> StreamingResponse:
+    async def each() -> AsyncIterator[str]:
+        yield "1\\n"
+        yield "2\\n"
+
+    return StreamingResponse(each(), media_type="application/jsonl")
+"""
+
+
 def _assert_nginx(bench: Bench, upstream: str, *command: str, trusted: str) -> str:
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if not nginx:
         pytest.skip("nginx is not installed")
-    bench.write_main()
+    bench.write_main(after=_LINES)
     settings = {"TRUSTED_PROXIES": trusted, "HTTPS_REDIRECT": "true", "ALLOWED_HOSTS": "127.0.0.1"}
     with bench.starting(*command, **settings) as serving:
         port = free_port()
@@ -405,23 +424,26 @@ def _assert_nginx(bench: Bench, upstream: str, *command: str, trusted: str) -> s
         path.write_text(filled, "utf-8")
         with subprocess.Popen((nginx, "-p", bench.service, "-c", path)) as proxy:
             try:
-                wait_until(lambda: _status(bench, port, "/ok") == 200)
-                assert _status(bench, port, "/boom") == 500
+                wait_until(lambda: _got(bench, port, "/ok")[0] == 200)
+                assert _got(bench, port, "/boom")[0] == 500
+                # Which nginx asks for with HTTP/1.0.
+                assert _got(bench, port, "/lines") == (200, b"1\n2\n")
             finally:
                 proxy.terminate()
     version = run(nginx, "-v", cwd=bench.service).stdout
     return f"nginx {version.strip().rpartition('/')[2]}"
 
 
-def _status(bench: Bench, port: int, path: str) -> int:
+def _got(bench: Bench, port: int, path: str) -> tuple[int, bytes]:
     context = ssl.create_default_context(cafile=bench.certificate[0])
     connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=10)
     with closing(connection):
         try:
-            connection.request("GET", path)
-            return connection.getresponse().status
+            connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
+            response = connection.getresponse()
+            return response.status, response.read()
         except OSError:
-            return 0
+            return 0, b""
 
 
 @server("nginx with TLS", "uvicorn", setup="`TRUSTED_PROXIES` with the address of nginx")

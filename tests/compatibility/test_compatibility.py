@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support import LAYERS, ROOT, blocks
+from tests.support import BASE, LAYERS, ROOT, blocks
 
 from . import agents, clients, detectors, packages, servers
 from .bench import CASES, Bench, Case
@@ -28,6 +28,17 @@ Packages, agents and servers that FastAPI teams use, each beside a rendered serv
 
 "What to do" is what the documentation of the package doesn't say already.
 """
+# The packages of the classes that the check of the order knows.
+CHECKED: Final = (
+    *("aioprometheus", "asgi-correlation-id", "asgi-cors", "asgi-cors-middleware"),
+    *("asgi-cross-origin-protection", "asgi-csrf", "asgi-gzip", "asgi-idempotency-header[redis]"),
+    *("asgi-logger", "asgi-monitor", "asgi-ratelimit", "brotli-asgi", "bugsnag", "elastic-apm"),
+    *("honeybadger", "hypercorn", "opentelemetry-instrumentation-asgi", "piccolo-api"),
+    *("prometheus-fastapi-instrumentator", "rollbar", "secure", "secweb", "sentry-sdk"),
+    *("slowapi", "starlette-compress", "starlette-cramjam", "starlette-csrf"),
+    *("starlette-exporter", "starlette-prometheus", "starsessions", "timing-asgi"),
+    *("uvicorn", "zstd-asgi"),
+)
 _ROW: Final = re.compile(r"^\| (?P<name>.+?) \| (?P<setup>.+?) \| (?P<seen>.*?) \|$", re.MULTILINE)
 
 
@@ -94,6 +105,29 @@ def test_every_detector_takes_each_layer_for_asgi_3(
     assert {_dotted(entry["class"]) for entry in LAYERS.values()} <= {*seen["layers"]}
     assert "app.middleware.core.check.OrderCheck" in seen["layers"]
     assert seen["wrong"] == [f"{name} takes Older for ASGI 2" for name in seen["detectors"]]
+
+
+@pytest.mark.matrix
+def test_the_check_knows_each_class_by_the_module_that_defines_it(
+    everything: Path, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Users can import it from another one."""
+    bench = Bench(everything, tmp_path / "environment", certificate)
+    bench.install(*CHECKED)
+    doubles = [name for layer in LAYERS.values() for name in layer.get("doubles", ())]
+    names = [*doubles, *BASE["trackers"]]
+    code = """
+import json, sys
+from importlib import import_module
+
+parts = [name.rpartition(".") for name in sys.argv[1:]]
+found = [getattr(import_module(module), name) for module, _, name in parts]
+print(json.dumps([f"{it.__module__}.{it.__qualname__}" for it in found]))
+"""
+
+    done = bench.run("python", "-c", code, *names)
+
+    assert json.loads(done.stdout.splitlines()[-1]) == names
 
 
 def _dotted(name: str) -> str:

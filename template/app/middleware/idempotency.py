@@ -74,6 +74,7 @@ class IdempotencyMiddleware(StoringLayer):
     ) -> None:
         super().__init__(app, storage=storage)
         self.key_required = key_required
+        self.openapi_headers = {"Idempotency-Key": key_required}
         self.ttl = ttl
         self._hosts: list[Host] | None = None
 

@@ -59,7 +59,9 @@ class MetricsMiddleware(Layer):
 
     def faults(self, service: Any) -> Iterator[str]:
         for page in [route for route in service.routes if isinstance(route, _ExactRoute)]:
-            if readers_of(service, page.path) != [page]:
+            endpoints = [getattr(it, "endpoint", None) for it in readers_of(service, page.path)]
+            # A package can add a copy of each route.
+            if any(endpoint is not page.endpoint for endpoint in endpoints):
                 yield _IN_USE.format(page.path)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

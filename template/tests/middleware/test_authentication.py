@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import pytest
 from fastapi import FastAPI, Request, Security, WebSocket
+from fastapi.security import APIKeyHeader
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -560,6 +561,24 @@ def test_openapi_knows_what_the_layer_asks_for(user_client: UserClient) -> None:
     assert paths["/me"]["get"]["security"] == needed
     assert "security" not in paths["/probe/ok"]["get"]
     assert "security" not in paths["/probe/state"]["get"]
+
+
+def test_openapi_asks_for_both_where_a_route_has_a_key_of_its_own(user_app: UserApp) -> None:
+    """The key alone is refused by the layer."""
+    settings = {"authentication_required": True, "authentication_exempt": ["/openapi.json"]}
+    app = user_app(**settings, routes={"/webhook": Policy(authentication=False)})
+    for path in ("/partner", "/webhook"):
+        key = Security(APIKeyHeader(name="X-Partner", scheme_name="partner"))
+        app.add_api_route(path, lambda: None, dependencies=[key])
+
+    client = TestClient(app, base_url="http://localhost")
+    paths = client.get("/openapi.json").json()["paths"]
+
+    both: list[dict[str, list[str]]] = [{kind.name: [], "partner": []} for kind in KINDS]
+    assert paths["/partner"]["get"]["security"] == both
+    assert client.get("/partner", headers={"X-Partner": "k"}).status_code == 401
+    assert paths["/webhook"]["get"]["security"] == [{"partner": []}]
+    assert client.get("/webhook", headers={"X-Partner": "k"}).status_code == 200
 
 
 def test_a_route_asks_for_a_credential_or_for_none(probe_client: ProbeClient) -> None:

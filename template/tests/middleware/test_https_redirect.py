@@ -1,15 +1,15 @@
 """HTTPS redirect: what comes in clear is led to the same address over TLS."""
 
-import asyncio
 from typing import Any, Final
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import WebSocketDenialResponse
-from starlette.types import Message, Scope
 
 from app.middleware.https_redirect import HttpsRedirectMiddleware
 from app.middleware.order import LAYERS
 
+from .asgi import Dialogue
 from .conftest import ProbeClient
 from .refusals import Refusal
 
@@ -81,28 +81,11 @@ def test_a_prefix_that_a_proxy_took_off_is_put_back(probe_client: ProbeClient) -
 
 def test_a_target_that_is_no_path_can_not_change_the_host() -> None:
     """Some servers pass `GET @evil.example` and `GET .evil.example` on as they are."""
-    sent: list[Message] = []
+    dialogue = Dialogue("GET", "@evil.example", headers={"host": "api.example"})
 
-    async def send(message: Message) -> None:
-        sent.append(message)
+    dialogue.run(HttpsRedirectMiddleware(FastAPI(), probe_paths=()))
 
-    async def nothing(*_: Any) -> Any:
-        return dict[str, Any]()
-
-    scope: Scope = {
-        "type": "http",
-        "scheme": "http",
-        "path": "@evil.example",
-        "raw_path": b"@evil.example",
-        "headers": [(b"host", b"api.example")],
-    }
-
-    async def drive() -> None:
-        await HttpsRedirectMiddleware(nothing, probe_paths=())(scope, nothing, send)
-
-    asyncio.run(drive())
-
-    assert (b"location", b"https://api.example/") in sent[0]["headers"]
+    assert dialogue.headers["location"] == "https://api.example/"
 
 
 def test_a_post_stays_a_post(probe_client: ProbeClient) -> None:

@@ -697,3 +697,27 @@ def test_a_route_needs_a_key(probe_client: ProbeClient) -> None:
     assert client.get("/probe/ok", headers=headers("alice")).status_code == 200
     given = {**headers("alice"), "Idempotency-Key": "one"}
     assert client.post("/probe/upload", headers=given).status_code == 200
+
+
+def test_openapi_names_the_key(probe_client: ProbeClient) -> None:
+    """A generated client sends only what the document names."""
+    routes = {
+        "POST /probe/items": Policy(idempotency_key_required=True),
+        "POST /probe/slow": Policy(authentication=False),
+    }
+    client = probe_client(**SETTINGS, routes=routes)
+
+    paths = client.get("/openapi.json").json()["paths"]
+
+    found = {
+        f"{method} {path}": parameter["required"]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        for parameter in operation.get("parameters", ())
+        if parameter["name"] == "Idempotency-Key"
+    }
+    assert found == {
+        "post /probe/items": True,
+        "post /probe/late-body": False,
+        "post /probe/upload": False,
+    }

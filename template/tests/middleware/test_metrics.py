@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 from starlette.middleware import Middleware
+from starlette.routing import Route
 from starlette.testclient import WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -348,6 +349,15 @@ def test_the_path_of_a_mount_ends_the_start(probe_app: ProbeApp) -> None:
     assert [fault.partition(" (")[0] for fault in faults(app)] == [
         "METRICS_PATH is also the path of another route"
     ]
+
+
+def test_a_copy_of_its_route_is_no_other_route(probe_app: ProbeApp) -> None:
+    """As cadwyn adds one of each."""
+    app = probe_app()
+    (page,) = (it for it in app.routes if isinstance(it, Route) and it.path == "/metrics")
+    app.add_route("/metrics", page.endpoint)
+
+    assert faults(app) == []
 
 
 def test_a_route_may_take_other_methods_there(probe_app: ProbeApp) -> None:

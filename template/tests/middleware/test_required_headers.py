@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from app.middleware import Policy
 from app.middleware.order import LAYERS
 
-from .conftest import WS, ProbeClient, stack_settings
+from .conftest import WS, ProbeApp, ProbeClient, stack_settings
 from .refusals import ORIGIN, Refusal
 
 REQUIRED = ["X-Environment: production", "X-Tenant: 7"]
@@ -46,6 +47,23 @@ def test_the_answer_never_names_the_value(probe_client: ProbeClient) -> None:
     response = probe_client(required_headers=REQUIRED).get("/probe/ok")
 
     assert "production" not in response.text
+
+
+def test_openapi_names_what_a_request_needs(probe_app: ProbeApp) -> None:
+    """Else a generated client couldn't send it; never the value."""
+    routes = {"GET /probe/state": Policy(required_headers=False)}
+    app = probe_app(required_headers=REQUIRED, probe_paths=["/openapi.json"], routes=routes)
+
+    document = TestClient(app, base_url="http://localhost").get("/openapi.json")
+
+    paths = document.json()["paths"]
+    needed = [
+        {"name": name, "in": "header", "schema": {"type": "string"}, "required": True}
+        for name in ("X-Environment", "X-Tenant")
+    ]
+    assert paths["/probe/ok"]["get"]["parameters"] == needed
+    assert "parameters" not in paths["/probe/state"]["get"]
+    assert "production" not in document.text
 
 
 def test_everything_passes_while_nothing_is_required(probe_client: ProbeClient) -> None:

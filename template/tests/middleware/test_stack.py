@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -104,14 +105,30 @@ def test_a_late_layer_is_refused(probe_app: ProbeApp) -> None:
 def test_a_decorator_is_refused(probe_app: ProbeApp) -> None:
     app = probe_app()
 
-    @app.middleware("http")
     async def mine(request: Any, call_next: Any) -> Any:
         return await call_next(request)
+
+    mine.__module__ = "app.main"
+    app.middleware("http")(mine)
 
     (fault,) = faults(app)
 
     assert "mine was added outside the middleware stack by @app.middleware" in fault
     assert "own=[innermost(Middleware(BaseHTTPMiddleware, dispatch=mine))]" in fault
+    assert "package" not in fault
+
+
+def test_what_a_package_adds_by_itself_can_be_in_a_mounted_app(probe_app: ProbeApp) -> None:
+    """Nobody can give it a place in the list: the package adds it again."""
+    app, other, outer = probe_app(), FastAPI(), probe_app()
+    for each in (app, other):
+        each.add_middleware(Mine)
+    outer.mount("/", other)
+
+    (fault,) = faults(app)
+
+    assert 'mount that one in yours: app.mount("/", ...)' in fault
+    assert faults(outer) == []
 
 
 def test_an_app_that_lost_its_layers_is_refused(probe_app: ProbeApp) -> None:
@@ -125,7 +142,32 @@ def test_an_app_that_lost_its_layers_is_refused(probe_app: ProbeApp) -> None:
 
 
 def test_an_app_is_found_inside_of_a_wrapper(probe_app: ProbeApp) -> None:
-    assert faults(Mine(probe_app())) == []
+    app = Mine(probe_app())
+
+    assert faults(app) == []
+    assert live_stack(app)[:2] == [Mine, ServerErrorMiddleware]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*list(DOUBLES)[:1], *(sorted(TRACKERS)[:1] if "error_handler" in LAYERS else ())],
+)
+def test_a_wrapper_that_has_a_place_in_the_list_is_refused(
+    name: str,
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Around the app, a tracker sees no exception, and a double does the job twice."""
+    module, _, short = name.rpartition(".")
+    wrapped = named(short, module)(app := probe_app())
+
+    (fault,) = faults(wrapped)
+    monkeypatch.setattr("app.main.app", wrapped)
+
+    assert fault.startswith(name)
+    with pytest.raises(BaseException, match=short):
+        probe_client(app=app)
 
 
 def test_the_faults_of_mounted_apps_are_found(probe_app: ProbeApp) -> None:
@@ -192,6 +234,18 @@ def test_a_double_outside_gets_one_sentence(double: str, probe_app: ProbeApp) ->
     assert f"{double} does the job of the layer {DOUBLES[double]}." in fault
 
 
+@pytest.mark.parametrize("double", list(DOUBLES)[:1])
+def test_a_subclass_of_a_double_is_one(double: str, probe_app: ProbeApp) -> None:
+    module, _, name = double.rpartition(".")
+    cls: Any = type("Mine", (named(name, module),), {})
+    job = f"does the job of the layer {DOUBLES[double]}."
+    app = probe_app()
+    app.add_middleware(cls)
+
+    for each in (app, probe_app(own=[innermost(Middleware(cls))])):
+        assert job in faults(each)[0]
+
+
 def test_a_layer_of_the_stack_outside_gets_one_sentence(probe_app: ProbeApp) -> None:
     app = probe_app()
     module, _, name = LAYERS[FIRST].cls.rpartition(".")
@@ -202,10 +256,31 @@ def test_a_layer_of_the_stack_outside_gets_one_sentence(probe_app: ProbeApp) -> 
     assert f"does the job of the layer {FIRST}." in fault
 
 
-def test_an_agent_that_observes_is_let_be(probe_app: ProbeApp) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "apitally.shared.activation.ASGIActivationShim",
+        "apitally.shared.asgi.ExceptionRecordingMiddleware",
+        "ddtrace.contrib.internal.asgi.middleware.TraceMiddleware",
+    ],
+)
+def test_an_agent_that_observes_is_let_be(name: str, probe_app: ProbeApp) -> None:
+    module, _, short = name.rpartition(".")
     app = probe_app()
-    app.add_middleware(named("TraceMiddleware", "ddtrace.contrib.internal.asgi.middleware"))
+    app.add_middleware(named(short, module))
 
+    assert faults(app) == []
+
+
+def test_a_span_beside_those_of_fastapi_is_refused(probe_app: ProbeApp) -> None:
+    """Where an agent makes FastAPI leave its own out, the layer tracing completes the agent's."""
+    app = probe_app()
+    app.add_middleware(named("OpenTelemetryMiddleware", "opentelemetry.instrumentation.asgi"))
+
+    refused = faults(app)
+    app._telemetry["exclude"] = lambda _: True  # noqa: SLF001 - as apitally.fastapi does
+
+    assert bool(refused) == ("tracing" in LAYERS)
     assert faults(app) == []
 
 
@@ -219,8 +294,12 @@ def test_a_tracker_gets_a_place_where_it_sees_the_exceptions_of_layers(
 
     (fault,) = faults(app)
 
+    handles = "error_handler" in LAYERS
+    item = Middleware(named(short, module))
+    own = swapped("error_handler", item) if handles else innermost(item)
     assert name in fault
-    assert ('inside("error_handler"' if "error_handler" in LAYERS else "innermost(") in fault
+    assert ('inside("error_handler"' if handles else "innermost(") in fault
+    assert faults(probe_app(own=[own])) == []
 
 
 class UnitOfWork:
@@ -257,7 +336,8 @@ def test_a_unit_of_work_commits_nothing_that_failed_where_the_sentence_puts_it(
     app = probe_app()
     app.add_middleware(UnitOfWork, ended=ended)
     (fault,) = faults(app)
-    place = innermost if "own=[innermost(Middleware(UnitOfWork))]" in fault else outermost
+    is_innermost = "own=[innermost(Middleware(UnitOfWork, ...))]" in fault
+    place = innermost if is_innermost else outermost
 
     client = probe_client(
         own=[place(Middleware(UnitOfWork, ended=ended))], request_timeout=0.2, queue_timeout=0
@@ -304,7 +384,7 @@ def test_a_wrapper_that_hides_the_stack_is_refused(probe_app: ProbeApp) -> None:
 
     app.middleware_stack = wrapper
 
-    assert "function was added outside the middleware stack" in faults(app)[0]
+    assert "<locals>.wrapper was added outside the middleware stack" in faults(app)[0]
 
 
 @pytest.mark.parametrize("rule", RULES[:1], ids=lambda rule: f"{rule.outside}-{rule.inside}")
@@ -549,6 +629,24 @@ def test_every_command_ends_with_the_faults(
     assert printed.out
     assert "Mine was added outside the middleware stack" in printed.err
     assert "ROUTES['/nope'] matches no route." in printed.err
+
+
+@pytest.mark.parametrize("command", ["explain", "route"])
+def test_a_wrong_command_line_ends_with_a_sentence(
+    command: str,
+    probe_app: ProbeApp,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("app.main.app", probe_app())
+    monkeypatch.setattr(sys, "argv", ["app.middleware", command, "orders"])
+
+    status = main({})
+
+    assert status == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
 
 
 def test_a_command_is_run_with_its_argument(

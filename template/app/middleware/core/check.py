@@ -5,33 +5,23 @@ from asyncio import get_running_loop
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from types import NoneType
 from typing import Any, Final, NoReturn
 
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute, Host, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.order import (
-    DOUBLES,
-    LAYERS,
-    RULES,
-    TRACKERS,
-    Rule,
-    dotted_name,
-    layer_of,
-    observer_of,
-)
+from app.middleware.order import LAYERS, RULES, Rule, double_of, layer_of
 
 from .annotations import of_field
 from .cancellation import until_cancelled_have_ended
 from .environment import EnvironmentSettings
 from .exchange import HANDSHAKE, METHODS, PROBE_METHODS
 from .layer import Layer, layers_from
+from .outsiders import advice, advice_on_double, belongs_elsewhere
 from .policies import Policies, asking, methods_of, paths_in
 from .routes import is_literal, route_of, routes_of, template_of
 from .setting_types import Routes
@@ -49,14 +39,6 @@ _BODY_SIZE: Final = (
     "FastAPI(max_body_size=...) responds outside every layer, so no page can read its 413. Remove"
     " it, and set {}. The max_body_size of a route or a router can stay."
 )
-_HAND_OVER: Final = " Pass it to stack_options instead: own=[{}]."
-# There it sees what it would see in an app without these layers: a transaction must not commit
-# what another layer stopped.
-_NEXT_TO_THE_ROUTES: Final = (
-    f"{_HAND_OVER.format('innermost(Middleware({}))')} It sees every unhandled exception there."
-    " Use outermost if it must see every response, rejections too."
-)
-_AROUND_LAYERS: Final = _HAND_OVER.format('inside("error_handler", Middleware({}, ...))')
 _UNOPENED: Final = (
     "{0} has {1}, which {2} takes, and it is for routes that have the path itself. Add such a"
     " route before {2}, or leave it out and give {2} an entry in ROUTES."
@@ -84,7 +66,7 @@ class OrderCheck(Layer):
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _runs_asyncio():
             await fail_start(_NO_ASYNCIO, receive, send)
-        if found := faults(scope["app"]):
+        if found := faults(_served(scope["app"])):
             await fail_start(" ".join(found), receive, send)
 
         async def received() -> Message:
@@ -95,6 +77,12 @@ class OrderCheck(Layer):
             return message
 
         await self.app(scope, received, send)
+
+
+def _served(service: Starlette) -> ASGIApp:
+    """Return the app that servers run: `service`, or what `app.main` has put around it."""
+    app: Any = getattr(sys.modules.get("app.main"), "app", None)
+    return app if service_of(app) is service else service
 
 
 def _runs_asyncio() -> bool:
@@ -124,11 +112,13 @@ def broken_rules(order: Sequence[str | None]) -> list[Rule]:
 
 
 def faults(app: ASGIApp) -> list[str]:
-    """Return a sentence for each fault in the stacks of `app` and of what is mounted in it."""
-    service = service_of(app)
-    if service is None or OrderCheck not in _listed(service):
+    """Return a sentence for each fault around `app`, in its stack and in what is mounted in it."""
+    *wrappers, service = _opened(app)
+    if not isinstance(service, Starlette) or OrderCheck not in _listed(service):
         return [_LOST]
-    found = _faults_of(service)
+    # Others can be there: that of socket.io has paths of its own.
+    around = [advice(wrapper, service) for wrapper in wrappers if belongs_elsewhere(type(wrapper))]
+    found = [*filter(None, around), *_faults_of(service)]
     for place, mounted in mounted_in(service):
         found += [f"In the app mounted at {place}: {fault}" for fault in _faults_of(mounted)]
     return found
@@ -140,14 +130,10 @@ def _faults_of(service: Starlette) -> list[str]:
     policies = policies_of(service)
     declared = listed[listed.index(OrderCheck) :]
     layers = [layer_of(cls) for cls in declared]
-    traces = bool(getattr(service, "_telemetry", {}).get("tracing"))
     found: list[str] = []
     if "body_limit" in LAYERS and _limits_bodies(service):
         found.append(_BODY_SIZE.format(*LAYERS["body_limit"].settings))
-    found += [
-        _sentence(outsider, _maker_of(outsider, listed), traces=traces)
-        for outsider in _outsiders(service)
-    ]
+    found += [advice(outsider, service) for outsider in _outsiders(service)]
     found += [
         f"{rule.outside} must run outside {rule.inside}: {rule.because}"
         for rule in broken_rules(layers)
@@ -158,9 +144,9 @@ def _faults_of(service: Starlette) -> list[str]:
         if layer and count > 1
     ]
     found += [
-        _double(dotted_name(cls), DOUBLES[dotted_name(cls)])
+        advice_on_double(cls, job)
         for cls in declared
-        if DOUBLES.get(dotted_name(cls), layer_of(cls)) != layer_of(cls)
+        if (job := double_of(cls)) and job != layer_of(cls)
     ]
     for layer in layers_from(_stack(service)):
         found += layer.faults(service) if isinstance(layer, Layer) else ()
@@ -219,10 +205,17 @@ def policies_of(app: Any) -> Policies | None:
 
 def service_of(app: Any) -> Starlette | None:
     """Return the application inside of what wraps it; None where nothing is found."""
-    while not isinstance(app, Starlette | NoneType):
+    *_, service = _opened(app)
+    return service if isinstance(service, Starlette) else None
+
+
+def _opened(app: Any) -> Iterator[Any]:
+    """Yield `app` and what is inside it, the application last; None where nothing is found."""
+    yield app
+    while not (app is None or isinstance(app, Starlette)):
         inner = (it for it in getattr(app, "__dict__", {}).values() if isinstance(it, Starlette))
         app = next(inner, getattr(app, "app", None))
-    return app
+        yield app
 
 
 def _lost_paths(service: Starlette, settings: EnvironmentSettings) -> Iterator[str]:
@@ -266,56 +259,15 @@ def _unopened(service: Starlette, settings: EnvironmentSettings) -> Iterator[str
 
 def live_stack(app: ASGIApp) -> list[Any]:
     """Return the classes of the stack as built, the framework's included, outermost first."""
-    service = service_of(app)
-    if service is None:
+    *wrappers, service = _opened(app)
+    if not isinstance(service, Starlette):
         return [type(app)]
     built = [type(layer) for layer in layers_from(_stack(service))]
     declared: list[Any] = [middleware.cls for middleware in service.user_middleware]
     outer = list(takewhile(lambda cls: cls not in declared, built))
     inner = list(takewhile(lambda cls: cls not in declared, reversed(built)))
-    return [*outer, *declared, *reversed(inner if len(outer) < len(built) else [])]
-
-
-def _maker_of(layer: Any, listed: Sequence[Any]) -> Any:
-    """Return the function of the list that made a layer, else its class."""
-    name = dotted_name(layer)
-    makers = (it for it in listed if name.startswith(f"{dotted_name(it)}.<locals>."))
-    return next(makers, type(layer))
-
-
-def _sentence(layer: Any, cls: Any, *, traces: bool) -> str:
-    """Return what to do about a layer outside of the check; nothing if it only observes."""
-    if isinstance(layer, BaseHTTPMiddleware) and cls is BaseHTTPMiddleware:
-        function = layer.dispatch_func
-        return (
-            f"The function {dotted_name(function)} was added outside the middleware stack by"
-            " @app.middleware."
-        ) + _NEXT_TO_THE_ROUTES.format(f"BaseHTTPMiddleware, dispatch={_short(function)}")
-    if observer := observer_of(cls):
-        if traces or dotted_name(cls) in DOUBLES:
-            return (
-                f"{observer.name} makes a span of each request, which the layer tracing makes too."
-                f" {observer.switch}"
-            )
-        return ""
-    if job := DOUBLES.get(dotted_name(cls)) or layer_of(cls):
-        return _double(dotted_name(cls), job)
-    is_tracker = dotted_name(cls) in TRACKERS and "error_handler" in LAYERS
-    return (
-        f"{dotted_name(cls)} was added outside the middleware stack (by add_middleware or an"
-        " instrumentor)."
-    ) + (_AROUND_LAYERS if is_tracker else _NEXT_TO_THE_ROUTES).format(_short(cls))
-
-
-def _double(name: str, layer: str) -> str:
-    return f"{name} does the job of the layer {layer}. Remove it, and use the settings of {layer}."
-
-
-def _short(cls: Any) -> str:
-    """Return the name in its module, which a class made by a function doesn't have itself."""
-    names = getattr(sys.modules.get(cls.__module__), "__dict__", {}).items()
-    own = dotted_name(cls).rpartition(".")[2]
-    return next((name for name, value in names if value is cls), own)
+    inner = inner[::-1] if len(outer) < len(built) else []
+    return [*map(type, wrappers), *outer, *declared, *inner]
 
 
 def _outsiders(app: Starlette) -> list[Any]:

@@ -608,15 +608,11 @@ class Place:
         exchange = self._exchange
         exchange.cut = min(exchange.cut, self.depth)
         send: Send = self.send
-        if exchange.scope["http_version"][0] == "1":
-            # A body that was held back may come after all, or never (RFC 9110, 10.1.1).
-            if closes or exchange.is_held_back():
-                response.headers["Connection"] = "close"
-        else:
-            # Which HTTP/2 and HTTP/3 forbid (RFC 9113, 8.2.2; RFC 9114, 4.2). For a body that
-            # nobody reads, servers reset the stream, or the connection with all others.
-            closes = True
-        if closes and announces_body(exchange.scope, exchange.headers):
+        # A body that was held back may follow or not (RFC 9110, 10.1.1). HTTP/2 and HTTP/3 forbid
+        # this header (RFC 9113, 8.2.2; RFC 9114, 4.2).
+        if (closes or exchange.is_held_back()) and exchange.scope["http_version"][0] == "1":
+            response.headers["Connection"] = "close"
+        if announces_body(exchange.scope, exchange.headers):
             send = linger(send, exchange.skip, exchange.is_arriving)
         await respond(response, exchange.scope, exchange.receive, send, close_code=close_code)
 

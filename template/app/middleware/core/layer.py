@@ -6,7 +6,7 @@ once, instead of once per layer. The order, and what each layer sees, are those 
 ASGI classes.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -70,8 +70,11 @@ class Layer:
     reads_bodies = False
     # Other settings for single routes; None where no route has any.
     policies: "Policies | None" = None
-    # The schemes of OpenAPI of which a request needs one.
+    # For OpenAPI: the schemes of credentials that it accepts, whether each request needs one, and
+    # the headers that it reads, each with whether a request needs it.
     security: Sequence[SecurityBase] = ()
+    needs_security = False
+    openapi_headers: Mapping[str, bool] = {}
 
     def __init__(self, app: ASGIApp, *, exempt_paths: Collection[str] = ()) -> None:
         self.app = app

@@ -1,6 +1,5 @@
-"""OpenAPI: each operation lists only the statuses and credentials of its own layers."""
+"""OpenAPI: each operation lists the statuses, credentials and headers of its own layers only."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
@@ -11,12 +10,12 @@ from fastapi.openapi.utils import (
     validation_error_response_definition,
 )
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
-from fastapi.security.base import SecurityBase
 
 from app.middleware.order import LAYERS, STATUSES
 from app.middleware.problem import problem_responses
 
 if TYPE_CHECKING:
+    from .layer import Layer
     from .policies import Policies
 
 # What the layers put onto each route, before any route is known.
@@ -32,7 +31,7 @@ _OF_INVALID: Final = {
 
 def narrow_openapi(app: FastAPI, policies: "Policies") -> None:
     """
-    Let `app.openapi()` leave out what can't happen, and name the credentials that layers need.
+    Leave out of `app.openapi()` what can't happen, and add what layers read of a request.
 
     What a route declares itself is kept.
     """
@@ -64,12 +63,14 @@ def _narrow(document: Any, app: FastAPI, policies: "Policies") -> None:
                 # FastAPI forgets it there, and defines it for no route that declares 422 itself.
                 schemas = _component(document, "schemas")
                 schemas.update({**_OF_INVALID, **schemas})
-            if schemes := policies.security_at(context, method):
-                _secure(document, operation, schemes)
             layers = policies.layers_at(context, method)
+            for layer in filter(None, layers.values()):
+                _add_security(document, operation, layer)
+                _add_headers(operation, layer)
+            names = {*layers}
             if operation.get("security"):
-                layers.add("authentication")  # the dependency of the route rejects in any case
-            possible = _raised(context).union(*(_statuses(name, method) for name in layers))
+                names.add("authentication")  # the dependency of the route rejects in any case
+            possible = _raised(context).union(*(_statuses(name, method) for name in names))
             for status in _DECLARED.keys() - possible:
                 if context.responses.get(status) == _DECLARED[status]:
                     (operation.get("responses") or {}).pop(str(status), None)
@@ -104,12 +105,42 @@ def _raised(context: RouteContext) -> set[int]:
     return missing | ({_INVALID} if takes_input else set())
 
 
-def _secure(
-    document: dict[str, Any], operation: dict[str, Any], schemes: Sequence[SecurityBase]
-) -> None:
-    operation.setdefault("security", [{scheme.scheme_name: []} for scheme in schemes])
+def _add_security(document: dict[str, Any], operation: dict[str, Any], layer: "Layer") -> None:
+    """Let each alternative of the route have a credential of the layer too."""
+    # As FastAPI does for the dependencies of routes.
+    schemes = {
+        scheme.scheme_name: jsonable_encoder(scheme.model, by_alias=True, exclude_none=True)
+        for scheme in layer.security
+    }
+    listed = operation.get("security") or []
+    if not (layer.needs_security or any(schemes.keys() & it.keys() for it in listed)):
+        return
     known = _component(document, "securitySchemes")
-    for scheme in schemes:
-        # As FastAPI does for the dependencies of routes.
-        model = jsonable_encoder(scheme.model, by_alias=True, exclude_none=True)
-        known.setdefault(scheme.scheme_name, model)
+    known.update({**schemes, **known})
+    places = {_place(known[name]) for name in schemes}
+    # One token is the credential of all schemes that read Authorization.
+    of_layer = [it for it in listed if any(_place(known.get(name)) in places for name in it)]
+    others = [it for it in listed if it not in of_layer]
+    operation["security"] = [
+        {**one, **other}
+        for one in of_layer or [{name: []} for name in schemes]
+        for other in others or [{}]
+    ]
+
+
+def _place(scheme: Any) -> tuple[str, str]:
+    """Return where a request has the credential of a scheme: only an API key has a name."""
+    where, name = _part(scheme, "in"), _part(scheme, "name")
+    return where or "header", (name or "authorization").lower()
+
+
+def _add_headers(operation: dict[str, Any], layer: "Layer") -> None:
+    for name, is_needed in layer.openapi_headers.items():
+        listed = operation["parameters"] = operation.get("parameters") or []
+        headers = {str(it.get("name")).lower(): it for it in listed if it.get("in") == "header"}
+        header = headers.get(name.lower())
+        if header is None:
+            header = {"name": name, "in": "header", "schema": {"type": "string"}, "required": False}
+            listed.append(header)
+        if is_needed:
+            header["required"] = True

@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext
-from fastapi.security.base import SecurityBase
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -166,21 +165,13 @@ class Policies:
             names.add("GET")
         return (rule for rule in self.rules if rule.method in names and rule.concerns(template))
 
-    def layers_at(self, context: RouteContext, method: str) -> set[str]:
-        """Return the layers that do something for requests of this route."""
+    def layers_at(self, context: RouteContext, method: str) -> dict[str, Layer | None]:
+        """Return the layers that do something for requests of this route, as they are there."""
         rule, template = self.rule_of(context, method), template_of(context)
-        return {name for name in self._made if not self._effects.idle(name, rule, template, method)}
-
-    def security_at(self, context: RouteContext, method: str) -> Sequence[SecurityBase]:
-        """Return the schemes of OpenAPI of which a request for this route needs one."""
-        rule = self.rule_of(context, method)
-        replaced: Mapping[Layer, Layer | None] = rule.replaced if rule else {}
-        template = template_of(context)
-        for layer in self._live.values():
-            here = replaced.get(layer, layer)
-            if here is not None and here.security and not here.spares_route(template, method):
-                return here.security
-        return ()
+        replaced: Mapping[Any, Layer | None] = rule.replaced if rule else {}
+        acting = (n for n in self._made if not self._effects.idle(n, rule, template, method))
+        live = ((name, self._live.get(name)) for name in acting)
+        return {name: replaced.get(layer, layer) for name, layer in live}
 
     def explain(self, scope: Scope, context: RouteContext) -> list[dict[str, Any]]:
         """Return what holds for a request of a route: each value, and where it comes from."""

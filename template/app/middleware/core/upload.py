@@ -20,12 +20,13 @@ def announces_body(scope: Scope, headers: Mapping[bytes, object]) -> bool:
 
 def linger(send: Send, skip: Callable[[], Awaitable[None]], arrives: Callable[[], bool]) -> Send:
     """
-    Return a `send` for a response that closes the connection while a body `arrives`: `skip` it.
+    Return a `send` for a response to a request whose body still `arrives`: `skip` it.
 
     A connection that is closed while bytes arrive is reset, and a reset can overtake the
-    response (RFC 9112, 9.6): it is sent in full, but ended only when the client fell silent
-    or two seconds are over. Over HTTP/2 clients such as httpx send all of a body before they
-    read, and would wait for a window that nobody opens.
+    response (RFC 9112, 9.6): it is sent in full, but ended only when the body has arrived, the
+    client fell silent or two seconds are over. For a body that nobody reads, some servers close
+    the connection without a word, over HTTP/2 with the requests of others, and clients such as
+    httpx send all of it before they read.
     """
 
     async def send_and_linger(message: Message) -> None:

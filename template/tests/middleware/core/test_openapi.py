@@ -4,15 +4,18 @@ import json
 import re
 import sys
 from copy import deepcopy
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, Final
 
 import pytest
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import APIRouter, FastAPI, Header, Query, Security
 from fastapi.openapi.utils import get_openapi
+from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer, OAuth2PasswordBearer
+from fastapi.security.base import SecurityBase
 from starlette.middleware import Middleware
 
 from app.middleware.core.command_line import main
+from app.middleware.core.layer import Layer
 from app.middleware.core.openapi import narrow_openapi
 from app.middleware.core.policies import Field, Policies
 from app.middleware.order import LAYERS, STATUSES, Place
@@ -133,6 +136,89 @@ def test_an_exception_that_no_request_of_an_operation_raises_is_left_out(
     assert found["get /hidden"] == {"422"}
 
 
+BEARER: Final = HTTPBearer(scheme_name="bearer")
+OAUTH: Final = OAuth2PasswordBearer("/token", scheme_name="oauth")
+KEY: Final = APIKeyHeader(name="X-API-Key", scheme_name="key")
+SAME_KEY: Final = APIKeyHeader(name="x-api-key", scheme_name="same_key")
+IN_QUERY: Final = APIKeyQuery(name="X-API-Key", scheme_name="in_query")
+PARTNER: Final = APIKeyHeader(name="X-Partner", scheme_name="partner")
+
+
+def operation_under(layer: Layer, **route: Any) -> Any:
+    """Return what the document says of a route inside of one layer."""
+    app = FastAPI()
+    app.add_api_route("/", route.pop("endpoint", read), **route)
+    policies: Any = SimpleNamespace(layers_at=lambda *_: {"gate": layer, "unseen": None})
+    narrow_openapi(app, policies)
+    return app.openapi()["paths"]["/"]["get"]
+
+
+@pytest.mark.parametrize(
+    ("schemes", "own", "expected"),
+    [
+        ([BEARER], [], ["bearer"]),
+        ([BEARER], [PARTNER], ["bearer partner"]),
+        ([BEARER], [BEARER, PARTNER], ["bearer partner"]),
+        ([BEARER, KEY], [PARTNER], ["bearer partner", "key partner"]),
+        ([KEY], [IN_QUERY], ["in_query key"]),
+        ([KEY], [OAUTH], ["key oauth"]),
+        # One header can't hold two credentials.
+        ([BEARER], [OAUTH], ["oauth"]),
+        ([BEARER], [BEARER, OAUTH], ["bearer", "oauth"]),
+        ([KEY], [SAME_KEY], ["same_key"]),
+        # Two kinds of credentials are refused.
+        ([BEARER, KEY], [OAUTH], ["oauth"]),
+    ],
+)
+def test_the_credential_of_a_layer_is_needed_beside_those_of_a_route(
+    schemes: list[SecurityBase], own: list[Any], expected: list[str]
+) -> None:
+    layer = Layer(FastAPI())
+    layer.security, layer.needs_security = schemes, True
+
+    operation = operation_under(layer, dependencies=[Security(scheme) for scheme in own])
+
+    assert [" ".join(sorted(item)) for item in operation["security"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ([], None),
+        ([PARTNER], [{"partner": []}]),
+        ([BEARER, PARTNER], [{"bearer": [], "partner": []}]),
+    ],
+)
+def test_a_layer_that_needs_no_credential_asks_for_none(own: list[Any], expected: Any) -> None:
+    """Unless the route reads what the layer found."""
+    layer = Layer(FastAPI())
+    layer.security = [BEARER]
+
+    operation = operation_under(layer, dependencies=[Security(scheme) for scheme in own])
+
+    assert operation.get("security") == expected
+
+
+def zoned(x_zone: Annotated[str | None, Header()] = None) -> str | None:
+    return x_zone
+
+
+def test_the_headers_that_a_layer_reads_are_parameters() -> None:
+    """Once, if the route declares one too; names of headers have no case."""
+    layer = Layer(FastAPI())
+    layer.openapi_headers = {"X-Zone": True, "X-Shard": False}
+
+    listed = (
+        operation_under(layer)["parameters"],
+        operation_under(layer, endpoint=zoned)["parameters"],
+    )
+
+    found = [[(it["in"], it["name"], it["required"]) for it in items] for items in listed]
+    query, shard = ("query", "thing", False), ("header", "X-Shard", False)
+    assert found[0] == [query, ("header", "X-Zone", True), shard]
+    assert found[1] == [("header", "x-zone", True), shard]
+
+
 @pytest.mark.parametrize("is_custom", [False, True])
 def test_what_a_callback_refers_to_is_there(
     is_custom: bool,  # noqa: FBT001
@@ -171,6 +257,8 @@ RESPONSES: Final = {"200": {"description": "ok"}}
         {"paths": {"/probe/ok": {"get": {"responses": None}}}},
         {"paths": {"/probe/ok": {"get": {}}}, "components": {"securitySchemes": None}},
         {"paths": {"/probe/ok": {"get": {"responses": RESPONSES}}}},
+        {"paths": {"/probe/items": {"post": {"security": None, "parameters": None}}}},
+        {"paths": {"/probe/items": {"post": {"parameters": [{"$ref": "#/components/x/Id"}]}}}},
     ],
 )
 def test_a_document_of_yours_may_have_what_openapi_allows(

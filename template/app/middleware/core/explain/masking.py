@@ -12,9 +12,10 @@ from app.middleware.core.headers import Headers
 MASK: Final = "***"
 # A shorter value may occur anywhere by chance; only its own header is masked.
 _MINIMUM_LENGTH: Final = 8
+# Those of CORS are public, such as Access-Control-Allow-Credentials.
 _NAME: Final = re.compile(
-    r"(proxy-)?authorization|(set-)?cookie|.*(token|secret|passw|credential|signature)"
-    r"|.*(api|access|private)[-_]?key|session",
+    r"(?!access-control-)((proxy-)?authorization|(set-)?cookie|session"
+    r"|.*(token|secret|passw|credential|signature|(api|access|private)[-_]?key))",
     re.IGNORECASE,
 )
 _MEMBER: Final = re.compile(r'("(?:\\.|[^"\\])*")(\s*:\s*)("(?:\\.|[^"\\])*")')
