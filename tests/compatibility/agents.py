@@ -1,4 +1,4 @@
-"""Agents and trackers: spans and log lines arrive once, and an unhandled exception with its stack."""
+"""Agents and trackers: spans and log lines arrive once, unhandled exceptions with their stack."""
 
 import json
 from collections.abc import Mapping
