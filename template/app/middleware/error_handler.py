@@ -1,6 +1,5 @@
 """Error handler: turns every exception into one JSON error format."""
 
-import logging
 from asyncio import CancelledError, current_task
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,9 +15,10 @@ from starlette.websockets import WebSocket
 
 from .core.exchange import Exchange, Place
 from .core.layer import Layer
+from .core.logger import layer_logger
 from .problem import as_json, phrase, problem_response
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 _DETAIL_OF_500: Final = "The service failed to respond. The error is on its side and was logged."
 _DETAIL_OF_503: Final = "The service stopped before it could respond. Send the request again."

@@ -1,6 +1,5 @@
 """Metrics: counts and times requests and rejections, for Prometheus."""
 
-import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -39,7 +38,7 @@ _IN_USE: Final = (
 )
 _ROOM: Final = 16 * 1024 * 1024
 _threads: Final = Threads(1)
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 _OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 

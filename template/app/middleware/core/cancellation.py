@@ -1,7 +1,6 @@
 """Cancellation: a task that is cancelled keeps what AnyIO shields, such as a thread at work."""
 
 import asyncio
-import logging
 import sys
 from collections.abc import Generator, Iterator
 from contextvars import copy_context
@@ -9,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from anyio._backends._asyncio import _task_states
 
+from .logger import layer_logger
+
 if TYPE_CHECKING:
     from .exchange import Exchange
 
 _CLEAN_UP_SECONDS: Final = 5.0
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 # The functions of asyncio by which code cancels the task that it runs in.
 _CANCEL_THEIR_OWN_TASK: Final = frozenset({"Timeout._on_timeout", "TaskGroup._on_task_done"})

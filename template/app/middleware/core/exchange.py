@@ -1,6 +1,5 @@
 """Exchange: one request and its response, shared by layers that are neighbours."""
 
-import logging
 import sys
 from asyncio import CancelledError, timeout
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,6 +18,7 @@ from app.middleware.problem import Refusal, refusal_response, respond
 
 from .cancellation import KeepingShields
 from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
+from .logger import layer_logger
 from .routes import route_template
 from .scope import can_respond, complete, headers_by_name
 from .upload import announces_body, linger
@@ -55,7 +55,7 @@ _OUTER: Final = "app.middleware"
 _AROUND: Final = "app.middleware.around"
 # The one for a request whose client has left without a response.
 _ABANDONED: Final = "app.middleware.abandoned"
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 # Others have still to see how the request ended, and no client would get another response.
 _FAILED: Final = "a layer failed at the end of a request"
 _CLIENT_CLOSED_REQUEST: Final = 499

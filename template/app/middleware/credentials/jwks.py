@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from io import BufferedReader, RawIOBase
@@ -13,6 +12,7 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Reque
 
 import jwt
 
+from app.middleware.core.logger import layer_logger
 from app.middleware.core.threads import Threads
 from app.middleware.user import CannotCheckError
 
@@ -21,7 +21,7 @@ from .jwt_keys import Key, PublicKey, algorithms_for, common
 if TYPE_CHECKING:
     from socket import socket
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 _SECONDS_BETWEEN_FETCHES: Final = 10
 _FRESH_SECONDS: Final = 300
