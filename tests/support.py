@@ -1,6 +1,7 @@
 """What the tests share that is no fixture: the catalogue, and how a command is run."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -149,6 +150,12 @@ def blocks(markdown: str, language: str) -> list[str]:
     return [
         item.content for item in tokens(markdown) if item.type == "fence" and item.info == language
     ]
+
+
+def files_shown(page: str) -> list[tuple[str, str]]:
+    """Return the files of a page: each block of Python is the one that the words above it name."""
+    files = r"^`((?:app|tests)/\w+[.]py)`[^\n]*\n\n```python\n(.*?)^```$"
+    return re.findall(files, page, re.MULTILINE | re.DOTALL)
 
 
 Parameters = Literal["every", "of layers", "first"]

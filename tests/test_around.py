@@ -28,6 +28,7 @@ from .support import (
     UV,
     blocks,
     commit,
+    files_shown,
     git,
     path_with_uv,
     read_yaml,
@@ -283,13 +284,8 @@ def test_the_page_names_what_the_framework_adds(service: Path, page: str) -> Non
 
 
 def test_the_examples_run(service: Path, page: str, tmp_path: Path, mypy_cache: Path) -> None:
-    """Each block of Python is the file that the words above it name."""
     shutil.copytree(service, tmp_path, dirs_exist_ok=True)
-    files = re.findall(
-        r"^`((?:app|tests)/\w+[.]py)`[^\n]*\n\n```python\n(.*?)^```$",
-        page,
-        re.MULTILINE | re.DOTALL,
-    )
+    files = files_shown(page)
     assert [name for name, _ in files] == [
         "app/stock.py",
         "app/errors.py",

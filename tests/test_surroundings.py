@@ -31,6 +31,7 @@ from .support import (
     Done,
     blocks,
     commit,
+    files_shown,
     git,
     path_with_uv,
     python,
@@ -92,6 +93,19 @@ NOT_RAISED: Final = {
     "pyproject.toml": "only uv.lock is raised",
     "renovate.json": "its presets are of Renovate and have no version",
 }
+# What a user has where pages say how to call `stack_options`.
+TOLD: Final = """
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from .legacy import LegacyMiddleware as MyLayer
+from .middleware import innermost, stack_options
+from .settings import Settings
+
+settings = Settings.from_environment()
+
+async def database_is_up() -> None: ...
+
+"""
 # The hooks of pre-commit that many teams have, by the files that pre-commit gives them.
 HOOKS: Final = {
     "*": (
@@ -228,10 +242,17 @@ def test_strict_pyright_finds_nothing_in_the_template_s_files(minimal: Path) -> 
 def test_checkers_find_nothing(
     command: tuple[str, ...], folder: str, rendered: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Of the template's files neither, which the settings of a service spare pyright."""
+    """
+    In the code of pages neither, as a user writes it from them.
+
+    Nor in the template's files, which the settings of a service spare pyright.
+    """
     service = ROOT
     if folder != "this repository":
         service = _copied(rendered(folder), tmp_path)
+        for name, content in files_shown(_read(service, "docs/middleware.md")):
+            _write(service, name, content)
+        _write(service, "app/told.py", TOLD + "\n".join(_calls_in_pages(service)))
         project = _read(service, "pyproject.toml")
         _write(service, "pyproject.toml", re.sub(r"\[tool.pyright\]\nignore = .*\n", "", project))
 
@@ -736,6 +757,15 @@ def _pins(text: str) -> set[tuple[str, str]]:
         r"^(?:FROM |.*--from=|# syntax=| +image: )([\w./-]+):([\w.-]+)", text, re.MULTILINE
     )
     return {*actions, *images}
+
+
+def _calls_in_pages(service: Path) -> Iterator[str]:
+    """Yield a line for each call of `stack_options` that a page has within a sentence."""
+    pages = "".join(page.read_text("utf-8") for page in service.rglob("*.md"))
+    calls = re.findall(r"`([^`\n]*stack_options[(][^`\n]+)`", pages)
+    assert len(calls) > 2
+    for call in calls:
+        yield call if call.startswith("stack_options") else f"FastAPI({call})"
 
 
 def _tool(name: str, *arguments: str | Path, cwd: Path) -> Done:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from opentelemetry.trace import get_current_span
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Scope
 from starlette.websockets import WebSocket
 
@@ -20,6 +20,8 @@ from .problem import as_json, phrase, problem_response
 
 _logger: Final = layer_logger(__name__)
 
+# The key of the scope that says whether a layer of this class is around.
+_HANDLED: Final = "app.middleware.handled"
 _DETAIL_OF_500: Final = "The service failed to respond. The error is on its side and was logged."
 _DETAIL_OF_503: Final = "The service stopped before it could respond. Send the request again."
 # What an error has that lacks one of these; the type is that of pydantic for an own check.
@@ -46,7 +48,7 @@ class ErrorHandlerMiddleware(Layer):
     def faults(self, service: Any) -> Iterable[str]:
         # Starlette gives these two to its layer outside the list, where none of their errors comes.
         for key, name in ((Exception, "Exception"), (500, "500")):
-            if key in service.exception_handlers:
+            if service.exception_handlers.get(key, _unhandled_handler) is not _unhandled_handler:
                 yield (
                     f"The exception handler of {name} never runs, because error_handler responds"
                     " first; register it for exception classes of your own, or remove it."
@@ -54,6 +56,10 @@ class ErrorHandlerMiddleware(Layer):
 
     async def around(self, exchange: Exchange, place: Place) -> None:
         exchange.if_cancelled = _unavailable, place.depth
+        # As they are here: a mounted app sets its own.
+        scope = exchange.scope
+        app, handled = scope.get("app"), scope.get(_HANDLED, False)
+        scope[_HANDLED] = True
         try:
             await place.proceed()
         except (Exception, CancelledError) as exc:
@@ -68,7 +74,6 @@ class ErrorHandlerMiddleware(Layer):
                 raise
             with suppress(Exception):  # its text can be an error itself
                 get_current_span().record_exception(exc)
-            app = exchange.scope.get("app")
             if getattr(app, "debug", False) or (place.started and not place.is_open):
                 raise
             _logger.exception("unhandled exception")
@@ -77,6 +82,8 @@ class ErrorHandlerMiddleware(Layer):
             else:
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)
+        finally:
+            scope[_HANDLED] = handled
 
 
 async def _unavailable(exchange: Exchange, place: Place) -> None:
@@ -102,6 +109,7 @@ def exception_handlers() -> dict[Any, Any]:
         HTTPException: _http_handler,
         RequestValidationError: _validation_handler,
         WebSocketRequestValidationError: _websocket_validation_handler,
+        Exception: _unhandled_handler,
     }
 
 
@@ -109,6 +117,13 @@ async def _http_handler(request: Request, exc: HTTPException) -> Response:
     if isinstance(exc.__cause__, ClientDisconnect):
         raise exc.__cause__  # FastAPI would respond to an incomplete body with 400
     return _http_problem(request.scope, exc)
+
+
+async def _unhandled_handler(request: Request, exc: Exception) -> Response:
+    """Leave what a mounted app raises to the layer around it, or respond as Starlette does."""
+    if request.scope.get(_HANDLED):
+        raise exc
+    return PlainTextResponse("Internal Server Error", status_code=500)
 
 
 async def _validation_handler(request: Request, exc: RequestValidationError) -> Response:

@@ -24,6 +24,7 @@ from .core.exchange import HANDSHAKE, Exchange
 from .core.gauges import Gauges, Reading
 from .core.headers import LONGEST
 from .core.layer import Layer
+from .core.logger import layer_logger
 from .core.networks import parse_address, parse_network
 from .core.threads import Threads
 from .problem import refuse

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from starlette.datastructures import Secret
 from starlette.middleware.sessions import Session
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
+from starlette.status import HTTP_500_INTERNAL_SERVER_ERROR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.order import LAYERS
@@ -37,7 +38,7 @@ class SessionMiddleware(Layer):
 
     Starlette's class reads and writes the cookie. This class runs it only for requests with the
     cookie, and for responses whose endpoint used the session. A websocket can read the session;
-    its changes aren't stored.
+    its changes aren't stored, nor are those of a request that crashed: a response of 500.
     """
 
     def __init__(
@@ -88,7 +89,12 @@ class SessionMiddleware(Layer):
     def _set_cookie(
         self, session: Session, cookies: Headers, exchange: Exchange, message: Message
     ) -> Addition | None:
-        if session.accessed and message["type"] == "http.response.start":
+        # A mounted app sends its 500 itself, before it raises what went wrong.
+        if (
+            session.accessed
+            and message["type"] == "http.response.start"
+            and message["status"] != HTTP_500_INTERNAL_SERVER_ERROR
+        ):
             # In a copy of the scope, since Starlette reads the session from the cookie again.
             sends: list[Send] = []
             scope = {**exchange.scope, "headers": cookies, _SENDS: sends}

@@ -12,14 +12,16 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from fastapi import HTTPException, Request, Response, WebSocket
+from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from pydantic import create_model
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
-from app.middleware import innermost
+from app.middleware import innermost, outermost
 from app.middleware.core.check import faults
 from app.middleware.core.exchange import Exchange, Place
 from app.middleware.core.layer import Layer
@@ -27,6 +29,7 @@ from app.middleware.order import LAYERS
 
 from .asgi import CutOff, Dialogue, Unavailable
 from .conftest import WS, LogLines, ProbeApp, ProbeClient
+from .probe import router
 from .refusals import ORIGIN, Answer
 
 PROBLEM = "application/problem+json"
@@ -116,6 +119,66 @@ def test_a_handler_that_would_never_run_is_refused(of: Any, probe_app: ProbeApp)
 
     (fault,) = faults(app)
     assert fault.startswith(f"The exception handler of {getattr(of, '__name__', of)} never runs")
+
+
+def mounting(app: FastAPI) -> FastAPI:
+    """Mount an app in `app` that has its handlers, and no layers."""
+    mounted = Starlette(exception_handlers=app.exception_handlers)
+    mounted.mount("/", router)
+    app.mount("/mounted", mounted)
+    return app
+
+
+@pytest.mark.parametrize("place", ["mount", "host", "mounts"])
+@pytest.mark.parametrize("kind", [FastAPI, Starlette])
+def test_a_mounted_app_with_the_handlers_crashes_as_the_service(
+    kind: Any,
+    place: str,
+    probe_app: ProbeApp,
+    probe_client: ProbeClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Starlette gives each app a layer of its own that responds to what it raises."""
+    app = probe_app()
+    mounted = kind(exception_handlers=app.exception_handlers)
+    mounted.mount("/mounted", router)
+    match place:
+        case "mount":
+            app.mount("/", mounted)
+        case "host":
+            app.host("localhost", mounted)
+        case _:
+            between = Starlette(exception_handlers=app.exception_handlers)
+            between.mount("/", mounted)
+            app.mount("/", between)
+
+    response = probe_client(app=app).get("/mounted/probe/boom")
+
+    assert response.status_code == 500
+    assert response.headers["content-type"] == PROBLEM
+    assert [record.getMessage() for record in caplog.records] == ["unhandled exception"]
+
+
+class Crashing(Layer):
+    """Raises for each response, that of the error handler too."""
+
+    def head(self, exchange: Exchange, message: Message) -> None:  # noqa: ARG002
+        raise RuntimeError
+
+
+def test_what_is_raised_outside_of_the_layer_is_left_to_what_is_there(
+    probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    app = mounting(probe_app(own=[outermost(Middleware(Crashing))]))
+    around = probe_app()
+    around.mount("/around", app)
+
+    for path in ("/probe/ok", "/mounted/probe/ok", "/mounted/probe/boom"):
+        alone = probe_client(app=app).get(path)
+        inside = probe_client(app=around).get(f"/around{path}")
+
+        assert (alone.status_code, alone.text) == (500, "Internal Server Error")
+        assert (inside.status_code, inside.headers["content-type"]) == (500, PROBLEM)
 
 
 async def own_handler(_: Request, __: Exception) -> Response:
@@ -229,12 +292,13 @@ def test_a_client_that_goes_away_is_answered_nothing(probe_app: ProbeApp) -> Non
     assert dialogue.sent == []
 
 
-def test_a_stream_that_breaks_is_cut(probe_app: ProbeApp) -> None:
+@pytest.mark.parametrize("path", ["/probe/broken-stream", "/mounted/probe/broken-stream"])
+def test_a_stream_that_breaks_is_cut(path: str, probe_app: ProbeApp) -> None:
     """The exception goes on to the server, or a client would take the half for the whole."""
-    dialogue = Dialogue("GET", "/probe/broken-stream", headers={"Accept-Encoding": "identity"})
+    dialogue = Dialogue("GET", path, headers={"Accept-Encoding": "identity"})
 
     with pytest.raises(RuntimeError, match="the stream broke"):
-        dialogue.run(probe_app())
+        dialogue.run(mounting(probe_app()))
 
     assert dialogue.status == 200
     assert dialogue.body == b"first\n"
@@ -298,8 +362,11 @@ def test_what_the_endpoint_lost_is_no_end_of_the_request(
     assert [record.getMessage() for record in caplog.records] == ["unhandled exception"]
 
 
-def test_with_debug_on_the_traceback_is_shown(probe_client: ProbeClient) -> None:
-    response = probe_client(debug=True).get("/probe/boom")
+@pytest.mark.parametrize("path", ["/probe/boom", "/mounted/probe/boom"])
+def test_with_debug_on_the_traceback_is_shown(
+    path: str, probe_app: ProbeApp, probe_client: ProbeClient
+) -> None:
+    response = probe_client(app=mounting(probe_app(debug=True))).get(path)
 
     assert response.status_code == 500
     assert "the secret of the exception" in response.text

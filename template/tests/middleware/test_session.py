@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI, Request, WebSocket
 from itsdangerous import TimestampSigner
 from pydantic import ValidationError
+from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware
 
 from app.middleware import StackSettings
@@ -213,6 +214,23 @@ def test_a_request_that_crashes_changes_nothing(app: FastAPI, probe_client: Prob
 
     assert response.status_code == 500
     assert "set-cookie" not in response.headers
+
+
+@pytest.mark.parametrize("kind", [FastAPI, Starlette])
+def test_a_mounted_app_that_crashes_changes_nothing(
+    kind: Any, app: FastAPI, probe_client: ProbeClient
+) -> None:
+    """It responds with 500 itself, before it raises the exception again."""
+    mounted = kind()
+    mounted.mount("/", app.router)
+    app.mount("/mounted", mounted)
+    client = probe_client(app=app)
+
+    crashed, stored = (client.post(f"/mounted/basket/{item}") for item in ("boom", "onion"))
+
+    assert (crashed.status_code, stored.status_code) == (500, 200)
+    assert "set-cookie" not in crashed.headers
+    assert "set-cookie" in stored.headers
 
 
 def test_a_websocket_reads_the_session(app: FastAPI, probe_client: ProbeClient) -> None:

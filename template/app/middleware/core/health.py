@@ -4,7 +4,10 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Any, Final, TypeVar
+
+from starlette._utils import is_async_callable
 
 from .environment import refuse_to_start
 from .logger import layer_logger
@@ -115,7 +118,7 @@ def _late(most: float) -> TimeoutError:
 
 def _by_name(checks: Checks) -> dict[str, Check]:
     """
-    Return the checks by the names of their functions.
+    Return the checks by the names of their functions, or of the classes of objects.
 
     Raises:
         SystemExit: after a message, if one isn't a check or two have the same name.
@@ -126,15 +129,25 @@ def _by_name(checks: Checks) -> dict[str, Check]:
     if callable(given):
         refuse_to_start("checks= takes a list, such as checks=[database_is_up].")
     for check in given:
-        name = getattr(check, "__name__", "")
-        if not (name and inspect.iscoroutinefunction(check) and _needs_nothing(check)):
+        if not (is_async_callable(check) and _needs_nothing(check)):
             refuse_to_start(
                 "checks= takes `async def` functions without arguments, such as"
-                f" checks=[database_is_up], not {check!r}."
+                " checks=[database_is_up], or checks=[partial(database_is_up, engine)] for one with"
+                f" arguments, not {check!r}."
             )
+        name = _name_of(check)
         if named.setdefault(name, check) is not check:
-            refuse_to_start(f"checks= has two functions that are called {name}. Rename one.")
+            refuse_to_start(
+                f"checks= has two functions that are called {name}. Call one of them in an"
+                " `async def` function of another name."
+            )
     return named
+
+
+def _name_of(check: Any) -> str:
+    """Return the name, which a partial and an object have from what they call."""
+    called = check.func if isinstance(check, partial) else type(check)
+    return getattr(check, "__name__", None) or _name_of(called)
 
 
 def _needs_nothing(check: Check) -> bool:

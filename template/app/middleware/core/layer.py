@@ -15,7 +15,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.order import LAYERS, dotted_name
+from app.middleware.order import LAYERS, dotted_name, layer_of
 
 from .cancellation import KeepingShields
 from .exchange import (
@@ -50,6 +50,8 @@ class Layer:
 
     A subclass overrides what concerns it:
 
+    - `name`: what it is called in its rejections, the log, the metrics and `explain`; without one,
+      as its class.
     - `scopes`: the types of scopes that it handles; others pass.
     - `once`: whether it does nothing in a mounted app, where the outer one has the same layer.
     - `reads_bodies`: whether it needs the bytes of every response, those of files too, which some
@@ -65,6 +67,7 @@ class Layer:
     serves all requests: store request data in `exchange.state` or a closure, never on `self`.
     """
 
+    name: str
     scopes: Collection[str] = HTTP | WEBSOCKET
     once = False
     reads_bodies = False
@@ -76,14 +79,13 @@ class Layer:
     needs_security = False
     openapi_headers: Mapping[str, bool] = {}
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = layer_of(cls) or vars(cls).get("name") or cls.__name__
+
     def __init__(self, app: ASGIApp, *, exempt_paths: Collection[str] = ()) -> None:
         self.app = app
         self.exempt_paths = frozenset(exempt_paths)
-
-    @property
-    def name(self) -> str:
-        """The name in refusals, and of the policies: that of the layer's module."""
-        return type(self).__module__.rpartition(".")[2]
 
     def spares(self, path: str, method: str) -> bool:
         """Return whether it does nothing for a request; OpenAPI and policies ask this too."""

@@ -491,11 +491,13 @@ def test_a_rejection_of_a_mounted_app_is_known_outside(kind: str) -> None:
     asyncio.run(app({**Dialogue("GET", "/mounted/").scope, "type": kind}, receive, send))
 
     assert told[0].status == 403
-    assert told[0].state["refused_by"] == "test_exchange"
+    assert told[0].state["refused_by"] == "closed_shop"
 
 
 class Closed(Layer):
     """Rejects everything."""
+
+    name = "closed_shop"
 
     def enter(self, exchange: Exchange) -> Refusal:  # noqa: ARG002
         return Refusal(status=403, detail="closed")

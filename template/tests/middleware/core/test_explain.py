@@ -17,8 +17,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware import innermost, inside, outermost, refuse
+from app.middleware import Layer, Refusal, innermost, inside, outermost, refuse
 from app.middleware.core.check import policies_of
+from app.middleware.core.exchange import Exchange
 from app.middleware.core.explain.command import changed_stack, explain_request
 from app.middleware.core.explain.facts import Change
 from app.middleware.core.explain.recorder import Recorder
@@ -215,6 +216,44 @@ def test_each_layer_is_a_step(explain: Explain, probe_app: ProbeApp) -> None:
     assert (found["responded_by"], found["response"]["status"]) == ("routes", 200)
     assert found["route"]["path"] == "/probe/ok"
     assert found["broken_rules"] == []
+
+
+class Closing(Layer):
+    def enter(self, exchange: Exchange) -> Refusal:  # noqa: ARG002
+        return Refusal(status=403, detail="Closed.")
+
+
+class Named(Closing):
+    name = "tenant"
+
+
+@pytest.mark.parametrize(("cls", "name"), [(Closing, "Closing"), (Named, "tenant")])
+def test_a_layer_of_yours_has_one_name(
+    cls: type[Layer], name: str, explain: Explain, probe_app: ProbeApp
+) -> None:
+    app = probe_app(own=[outermost(Middleware(cls))])
+
+    found = explain("/probe/ok", app=app)
+
+    assert found["responded_by"] == name
+    assert json.loads(found["response"]["body"])["layer"] == name
+    assert name not in names_of(changed_stack(declared_stack(app), [name], swaps=False))
+
+
+class Slotted(Refusing):
+    """Has a name for each object, and none itself."""
+
+    __slots__ = ("name",)
+
+
+def test_a_class_whose_name_is_no_text_is_called_by_its_own() -> None:
+    assert names_of([Middleware(Slotted)]) == ["Slotted"]
+
+
+def test_the_layers_of_the_template_have_their_names(probe_app: ProbeApp) -> None:
+    stack: Any = declared_stack(probe_app())
+
+    assert [item.cls.name for item in stack] == [*LAYERS]
 
 
 def test_a_layer_shows_what_it_changes(explain: Explain, probe_app: ProbeApp) -> None:

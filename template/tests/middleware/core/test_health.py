@@ -176,8 +176,25 @@ def test_nothing_runs_on_after_the_end() -> None:
 async def of_one(_: object) -> None: ...
 
 
+async def of_two(_: object, __: object) -> bool:
+    return False
+
+
 class Database:
     async def passing(self) -> None: ...
+
+    async def __call__(self) -> bool:
+        return False
+
+
+def test_a_check_is_what_can_be_awaited_without_arguments() -> None:
+    """A failed one is named after the function, or after the class of an object."""
+    checks = (partial(of_one, 1), partial(partial(of_two, 1), 2), Database())
+
+    kept = health(*checks)
+
+    assert run(kept.find_failed()) == [("of_two", "Database")]
+    assert [*kept.checks] == ["of_one", "of_two", "Database"]
 
 
 @pytest.mark.parametrize(
@@ -187,9 +204,11 @@ class Database:
         ([print], "not <built-in function print>"),
         ([hanging()], "not <coroutine object"),
         ([of_one], "<function of_one"),
-        ([partial(passing)], "functools.partial"),
+        ([partial(of_one)], "functools.partial"),
+        ([partial(print, "up")], "functools.partial"),
         ([lambda: True], "<lambda>"),
         ([passing, Database().passing], "two functions that are called passing"),
+        ([partial(of_one, 1), partial(of_one, 2)], "two functions that are called of_one"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:coroutine")

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.core.check import OrderCheck, policies_of
-from app.middleware.order import dotted_name, layer_of
+from app.middleware.order import dotted_name
 
 from .recorder import Passage, Passages, Recorder
 from .request import Request
@@ -40,9 +40,14 @@ class Record:
 
 
 def names_of(stack: Sequence[Middleware]) -> list[str]:
-    """Return the name of each layer, that of its class for one of yours."""
+    """Return the name of each layer; one of yours may have a `name`, or it is that of its class."""
     classes: list[Any] = [item.cls for item in stack]
-    return [layer_of(cls) or dotted_name(cls).rpartition(".")[2] for cls in classes]
+    return [
+        name
+        if isinstance(name := getattr(cls, "name", None), str)  # it may be a slot or a property
+        else dotted_name(cls).rpartition(".")[2]
+        for cls in classes
+    ]
 
 
 def declared_stack(app: Starlette) -> list[Middleware]:
