@@ -3,54 +3,49 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
-from io import BufferedReader, RawIOBase
+from ssl import SSLContext, create_default_context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
-from urllib.error import HTTPError
-from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from typing import Any, Final
 
 import jwt
+from httpx2 import AsyncClient
 
 from app.middleware.core.logger import layer_logger
-from app.middleware.core.threads import Threads
 from app.middleware.user import CannotCheckError
 
 from .jwt_keys import Key, PublicKey, algorithms_for, common
-
-if TYPE_CHECKING:
-    from socket import socket
 
 _logger: Final = layer_logger(__name__)
 
 _SECONDS_BETWEEN_FETCHES: Final = 10
 _FRESH_SECONDS: Final = 300
 _OLD_SECONDS: Final = 600
-_CONNECT_SECONDS: Final = 3
 _FETCH_SECONDS: Final = 5
 _MAXIMUM_BYTES: Final = 1_000_000
 # Of a token that names none: each try costs the time of a signature.
 _MOST_TRIED: Final = 16
-_threads: Final = Threads(1)
+# Compressed, a small response could hold a large set.
+_HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class PublishedKeys:
     """
     The keys that an identity provider publishes at `url` (RFC 7517).
 
-    They are fetched in a thread: at the first token, every five minutes, and when no key
-    verifies a token, since providers change theirs, at times under the old name. A token waits for
-    the fetch only where the keys are ten minutes old, as after a time without tokens: one that was
-    taken back meanwhile would verify it. A token that names no key (RFC 7515, 4.1.4) is tried with
-    those that fit its algorithm. However many tokens ask, one fetch runs at a time, and none within
-    ten seconds of another. While the provider is down its old keys stay. A set without a usable key
-    takes them back, as one with others does; where no key is known, no token can be checked.
+    They are fetched at the first token, every five minutes, and when no key verifies a token, since
+    providers change theirs, at times under the old name. A token waits for the fetch only where the
+    keys are ten minutes old, as after a time without tokens: one that was taken back meanwhile
+    would verify it. A token that names no key (RFC 7515, 4.1.4) is tried with those that fit its
+    algorithm. However many tokens ask, one fetch runs at a time, and none within ten seconds of
+    another. While the provider is down its old keys stay. A set without a usable key takes them
+    back, as one with others does; where no key is known, no token can be checked.
     """
 
     def __init__(self, url: str, algorithms: Collection[str]) -> None:
         self.version = 0
         self._url = url
         self._algorithms = algorithms
+        self._tls = create_default_context()
         self._published: list[Any] = []
         self._keys: list[Key] = []
         self._down = True
@@ -94,7 +89,7 @@ class PublishedKeys:
 
     async def _fetch(self) -> None:
         try:
-            published = json.loads(await _threads.run(_download, self._url))["keys"]
+            published = json.loads(await _download(self._url, self._tls))["keys"]
             keys = [key for item in published if (key := _usable(item, self._algorithms))]
         except Exception as error:  # noqa: BLE001 - whatever is wrong, the old keys stay
             self._down = True
@@ -134,72 +129,16 @@ def _usable(published: Any, allowed: Collection[str]) -> Key | None:
     return Key(key, algorithms, published.get("kid")) if algorithms else None
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """A redirect could lead to keys of another host."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-class _InTime(RawIOBase):
-    """What a socket receives until a deadline; its own timeout begins anew with each byte."""
-
-    def __init__(self, sock: "socket", received: Any) -> None:
-        self._socket = sock
-        self._received = received
-        self._deadline = monotonic() + _FETCH_SECONDS
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        seconds = self._deadline - monotonic()
-        if seconds <= 0:
-            msg = f"not complete after {_FETCH_SECONDS} seconds"
-            raise TimeoutError(msg)
-        self._socket.settimeout(seconds)
-        count: int | None = self._received.readinto(buffer)
-        return count
-
-    def close(self) -> None:
-        self._received.close()
-        super().close()
-
-
-class _Response(HTTPResponse):
-    def __init__(self, sock: "socket", *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = BufferedReader(_InTime(sock, self.fp.detach()))
-
-
-class _Connection(HTTPConnection):
-    response_class = _Response
-
-
-class _SecureConnection(HTTPSConnection):
-    response_class = _Response
-
-
-class _Connections(HTTPSHandler, HTTPHandler):
-    """Open connections whose responses have a deadline: a head, and a body, can drip."""
-
-    def http_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(_Connection, req)
-
-    def https_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(_SecureConnection, req)
-
-
-def _download(url: str) -> bytes:
-    request = Request(url, headers={"Accept": "application/json", "User-Agent": "jwks"})  # noqa: S310
-    try:
-        opened = build_opener(_NoRedirects, _Connections).open(request, timeout=_CONNECT_SECONDS)
-    except HTTPError as error:
-        error.close()
-        raise
-    with opened as response:
-        body = b""
-        while chunk := response.read1(_MAXIMUM_BYTES):
+async def _download(url: str, tls: SSLContext) -> bytes:
+    body = b""
+    # A redirect could lead to keys of another host: none is followed.
+    async with (
+        asyncio.timeout(_FETCH_SECONDS),
+        AsyncClient(verify=tls, headers=_HEADERS) as client,
+        client.stream("GET", url) as response,
+    ):
+        response.raise_for_status()
+        async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > _MAXIMUM_BYTES:
                 msg = f"more than {_MAXIMUM_BYTES} bytes"

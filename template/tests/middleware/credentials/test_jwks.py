@@ -65,14 +65,15 @@ class Provider:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                with suppress(OSError):  # the service waits no longer
+                    self.answer()
+
+            def answer(self) -> None:
                 provider.asked += 1
                 provider.may_answer.wait()
                 if provider.drips_after is not None:
                     self.wfile.write(provider.drips_after)
-                    with suppress(OSError):
-                        for _ in range(300):
-                            self.wfile.write(b"0")
-                            time.sleep(0.01)
+                    self.drip(b"0" * 300, 0.01)
                 time.sleep(provider.seconds)
                 answer = provider.answer
                 body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -83,12 +84,14 @@ class Provider:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if provider.pause:
-                    with suppress(OSError):
-                        for byte in body:
-                            self.wfile.write(bytes([byte]))
-                            time.sleep(provider.pause)
+                    self.drip(body, provider.pause)
                     return
                 self.wfile.write(body)
+
+            def drip(self, body: bytes, pause: float) -> None:
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(pause)
 
             def log_message(self, *_: Any, **__: Any) -> None:
                 pass
@@ -196,7 +199,7 @@ def test_a_provider_that_drips_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each byte is in time; a thread that waited for the last one would be the only one."""
+    """Each byte is in time, and no other fetch begins until one has ended."""
     monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.2)
     monkeypatch.setattr(jwks, "_SECONDS_BETWEEN_FETCHES", 0)
     provider.drips_after = after
