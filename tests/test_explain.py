@@ -194,6 +194,7 @@ def test_each_symptom_of_one_request_has_its_line() -> None:
     ]
 
     assert silent == [
+        "Lines of libraries are written twice, in another format, or not at all",
         "A status that clients received, such as 413 or 502, is missing in the metrics",
         "Counters on the metrics page jump back and forth",
         *["A deploy loses requests, with 502 or a refused connection"] * 2,

@@ -123,7 +123,8 @@ HOOKS: Final = {
     "*.toml": ("check-toml",),
     "*.json": ("check-json",),
 }
-PLUGINS: Final = ("pytest-asyncio", "pytest-cov", "pytest-randomly", "pytest-xdist")
+# With trio, the plugin of anyio runs its tests twice.
+PLUGINS: Final = ("pytest-asyncio", "pytest-cov", "pytest-randomly", "pytest-xdist", "trio")
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
-"""Agents and trackers: spans arrive once, and an unhandled exception arrives with its stack."""
+"""Agents and trackers: spans and log lines arrive once, unhandled exceptions with their stack."""
 
 import json
+from collections.abc import Mapping
 from functools import partial
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.serving import wait_until
@@ -16,6 +18,7 @@ from .bench import (
     Collector,
     Received,
     assert_layers_work,
+    assert_logged_once,
     case,
     collecting,
 )
@@ -23,10 +26,10 @@ from .bench import (
 agent = partial(case, kind="agents and trackers")
 
 
-def _sentry_events(collector: Collector) -> list[dict[str, Any]]:
+def _sentry_items(collector: Collector, key: str) -> list[dict[str, Any]]:
     lines = [line for item in collector.at("/envelope/") for line in item.text().splitlines()]
     parsed = [json.loads(line) for line in lines if line.startswith("{")]
-    return [item for item in parsed if "exception" in item]
+    return [item for item in parsed if key in item]
 
 
 def _assert_sentry_sees_once(bench: Bench, *, handled: bool, options: str, own: str = "") -> None:
@@ -40,13 +43,16 @@ from starlette.middleware import Middleware
 
 from .middleware import inside, outermost
 
-sentry_sdk.init({dsn!r}, {options})
+sentry_sdk.init({dsn!r}, enable_logs=True, {options})
 """
         bench.write_main(before, own)
         with bench.serving() as server:
             assert_layers_work(server)
-            wait_until(lambda: bool(_sentry_events(collector)))
-        (event,) = _sentry_events(collector)
+            wait_until(lambda: bool(_sentry_items(collector, "exception")))
+            server.stop(SIGINT)  # logs are sent at exit, which SIGTERM skips
+        logs = [log["body"] for item in _sentry_items(collector, "items") for log in item["items"]]
+        assert_logged_once(logs, {"of a library": 1, "unhandled exception": 1})
+        (event,) = _sentry_items(collector, "exception")
         (value,) = event["exception"]["values"]
         assert value["type"] == "RuntimeError"
         assert value["stacktrace"]["frames"][-1]["function"] == "boom"
@@ -98,6 +104,16 @@ def _server_spans(collector: Collector, path: str = "/v1/traces") -> list[Any]:
     ]
 
 
+def _log_bodies(collector: Collector) -> list[str]:
+    return [
+        record.body.string_value
+        for item in collector.at("/v1/logs")
+        for resource in ExportLogsServiceRequest.FromString(item.body).resource_logs
+        for scope in resource.scope_logs
+        for record in scope.log_records
+    ]
+
+
 def _otlp(collector: Collector) -> dict[str, str]:
     return {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -109,11 +125,17 @@ def _otlp(collector: Collector) -> dict[str, str]:
     }
 
 
-def _assert_spans_once(bench: Bench, collector: Collector, *command: str, **more: str) -> None:
-    with bench.serving(*command, **more) as server:
+def _assert_spans_once(
+    bench: Bench,
+    collector: Collector,
+    environment: Mapping[str, str],
+    *command: str,
+    stop: int = SIGTERM,
+) -> None:
+    with bench.serving(*command, **environment) as server:
         assert_layers_work(server)
-        server.stop()  # which exports what waits in the batch
-        assert '"event":"unhandled exception"' in server.log()
+        server.stop(stop)  # which exports the spans that wait in the batch
+        assert_logged_once(server.log().splitlines())
     spans = _server_spans(collector)
     assert len(spans) == 3, [span.name for span in spans]
     (failed,) = (span for span in spans if span.status.code == span.status.STATUS_CODE_ERROR)
@@ -135,7 +157,9 @@ _OTEL = (
 @agent(
     "`opentelemetry-instrument`",
     *_OTEL,
-    "opentelemetry-instrumentation-structlog",  # as `opentelemetry-bootstrap` says
+    # As `opentelemetry-bootstrap` says.
+    "opentelemetry-instrumentation-logging",
+    "opentelemetry-instrumentation-structlog",
     setup="`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi`",
     sample=True,
 )
@@ -143,8 +167,14 @@ def opentelemetry_instrument(bench: Bench) -> None:
     bench.write_main()
     command = ("opentelemetry-instrument", *UVICORN)
     with collecting(lambda _: b"") as collector:
-        off = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi"}
-        _assert_spans_once(bench, collector, *command, **_otlp(collector), **off)
+        environment = {
+            **_otlp(collector),
+            "OTEL_LOGS_EXPORTER": "otlp",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi",
+        }
+        # Logs are exported at exit, which SIGTERM skips.
+        _assert_spans_once(bench, collector, environment, *command, stop=SIGINT)
+        assert_logged_once(_log_bodies(collector))
         with bench.starting(*command, **_otlp(collector)) as server:
             assert server.process.wait(60) == 3
             assert "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=fastapi" in server.log()
@@ -166,7 +196,7 @@ trace.set_tracer_provider(provider)
 def opentelemetry_provider(bench: Bench) -> None:
     bench.write_main(before=_PROVIDER)
     with collecting(lambda _: b"") as collector:
-        _assert_spans_once(bench, collector, **_otlp(collector))
+        _assert_spans_once(bench, collector, _otlp(collector))
 
 
 @agent(
@@ -189,17 +219,30 @@ def opentelemetry_late_provider(bench: Bench) -> None:
 def logfire(bench: Bench) -> None:
     with collecting(lambda _: b"") as collector:
         bench.write_main("\nimport logfire\n\nlogfire.configure(send_to_logfire=False)\n")
-        _assert_spans_once(bench, collector, **_otlp(collector))
+        _assert_spans_once(bench, collector, _otlp(collector))
 
 
 @agent(
     "Datadog, `ddtrace-run`",
     "ddtrace",
     "msgpack",
-    setup="`DD_ERROR_TRACKING_HANDLED_ERRORS=user`, for the stack of an unhandled exception",
+    setup="`DD_ERROR_TRACKING_HANDLED_ERRORS=user`, for the stack of an unhandled exception;"
+    " `DD_TRACE_STRUCTLOG_ENABLED=false`, and a layer inside `request_id` that calls"
+    " `bind(**tracer.get_log_correlation_context())`, for the trace ID in access lines",
 )
 def ddtrace(bench: Bench) -> None:
-    bench.write_main()
+    before = """
+from ddtrace.trace import tracer
+from starlette.middleware import Middleware
+
+from .middleware import Exchange, Layer, bind, inside
+
+
+class TraceIds(Layer):
+    def enter(self, exchange: Exchange) -> None:
+        bind(**tracer.get_log_correlation_context())
+"""
+    bench.write_main(before, 'inside("request_id", Middleware(TraceIds))')
     with collecting() as collector:
         environment = {
             "DD_TRACE_AGENT_URL": collector.url,
@@ -207,11 +250,17 @@ def ddtrace(bench: Bench) -> None:
             "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
             "DD_REMOTE_CONFIGURATION_ENABLED": "false",
             "DD_ERROR_TRACKING_HANDLED_ERRORS": "user",
+            "DD_TRACE_STRUCTLOG_ENABLED": "false",
         }
         with bench.serving("ddtrace-run", *UVICORN, **environment) as server:
             assert_layers_work(server)
             collector.wait_for("/traces", lambda item: b"in boom" in item.body)
             server.stop()
+        lines = server.log().splitlines()
+        assert_logged_once(lines)
+        requests_logged = [json.loads(line) for line in lines if '"event":"request"' in line]
+        traced = {line["dd.trace_id"] for line in requests_logged}
+        assert len(traced - {"0"}) == 3, traced
         spans = [span for item in collector.at("/traces") for span in _unpacked(bench, item)]
         requests = [span for span in spans if span["meta"].get("span.kind") == "server"]
         assert len(requests) == 3, spans
@@ -275,6 +324,10 @@ def newrelic(bench: Bench) -> None:
             "collect_errors": True,
             "collect_error_events": True,
             "collect_analytics_events": True,
+            "event_harvest_config": {
+                "report_period_ms": 60_000,
+                "harvest_limits": {"analytic_event_data": 100, "log_event_data": 100},
+            },
         },
     }
 
@@ -295,6 +348,9 @@ def newrelic(bench: Bench) -> None:
         with bench.serving(*command, **environment) as server:
             assert_layers_work(server)
             server.stop(SIGINT)  # the agent reports at exit, which SIGTERM skips
+        assert_logged_once(server.log().splitlines())
+        (logs,) = (item for item in collector.received if _method(item) == "log_event_data")
+        assert_logged_once(event["message"] for event in json.loads(logs.text())[0]["logs"])
         events = [item for item in collector.received if _method(item) == "analytic_event_data"]
         requests = [event for item in events for event in json.loads(item.text())[2]]
         assert len(requests) == 3, requests

@@ -1,12 +1,14 @@
 """The bench: a service with a package, the process that serves it, and collectors for agents."""
 
 import gzip
+import json
 import os
 import shutil
 import ssl
 import subprocess
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,8 +24,15 @@ from tests.support import UV, free_port, run
 
 ROUTES: Final = """
 
+import logging
+
+import structlog
+
+
 @app.get("/ok")
 async def ok() -> dict[str, str]:
+    logging.getLogger("bench").warning("of a library")
+    structlog.get_logger().warning("of structlog")
     return {"status": "ok"}
 
 
@@ -31,6 +40,9 @@ async def ok() -> dict[str, str]:
 async def boom() -> None:
     raise RuntimeError("boom at the bench")
 """
+
+# What three requests log, of `assert_layers_work`.
+LINES: Final = {"of a library": 1, "of structlog": 1, "unhandled exception": 1, "request": 3}
 
 UVICORN: Final = (
     "uvicorn",
@@ -233,3 +245,9 @@ def assert_layers_work(server: Server) -> None:
         if status != 200:
             assert response.headers["content-type"] == "application/problem+json", response
             assert response.json()["status"] == status
+
+
+def assert_logged_once(lines: Iterable[str], expected: Mapping[str, int] = LINES) -> None:
+    """Assert that `lines`, rendered or not, have each of those requests once."""
+    found = Counter(json.loads(line)["event"] if line[0] == "{" else line for line in lines)
+    assert {event: found[event] for event in expected} == {**expected}, found

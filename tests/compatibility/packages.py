@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.serving import SECONDS, SETTINGS, Server, wait_until
 
-from .bench import Bench, assert_layers_work, case
+from .bench import LINES, Bench, assert_layers_work, assert_logged_once, case
 
 package = partial(case, kind="packages")
 
@@ -418,6 +418,40 @@ asyncio.run(main())
 """
     done = bench.run("python", "-c", code)
     assert "{'status': 'ok'}" in done.stdout, done.stdout
+
+
+@package(
+    "loguru",
+    "loguru",
+    setup="`PropagateHandler` of its documentation, after `logger.remove()`; no `InterceptHandler`",
+)
+def loguru(bench: Bench) -> None:
+    before = """
+import logging
+
+from loguru import logger
+
+
+class PropagateHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).handle(record)
+
+
+logger.remove()
+logger.add(PropagateHandler(), format="{message}")
+"""
+    after = """
+
+@app.get("/loguru")
+async def loguru() -> None:
+    logger.info("of loguru")
+"""
+    bench.write_main(before, after=after)
+    with bench.serving() as server:
+        assert_layers_work(server)
+        _page(server, "/loguru")
+        server.stop()
+        assert_logged_once(server.log().splitlines(), {**LINES, "of loguru": 1, "request": 4})
 
 
 @package(

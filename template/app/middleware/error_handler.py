@@ -1,6 +1,5 @@
 """Error handler: turns every exception into one JSON error format."""
 
-import logging
 from asyncio import CancelledError, current_task
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,9 +15,10 @@ from starlette.websockets import WebSocket
 
 from .core.exchange import Exchange, Place
 from .core.layer import Layer
+from .core.logger import layer_logger
 from .problem import as_json, phrase, problem_response
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 # The key of the scope that says whether a layer of this class is around.
 _HANDLED: Final = "app.middleware.handled"
@@ -55,6 +55,7 @@ class ErrorHandlerMiddleware(Layer):
                 )
 
     async def around(self, exchange: Exchange, place: Place) -> None:
+        exchange.if_cancelled = _unavailable, place.depth
         # As they are here: a mounted app sets its own.
         scope = exchange.scope
         app, handled = scope.get("app"), scope.get(_HANDLED, False)
@@ -69,13 +70,7 @@ class ErrorHandlerMiddleware(Layer):
                 _logger.debug("the client went away")
                 return
             if _ends_the_request(exc):
-                # A stopping server cancels late requests, and would respond with a plain 500. Some
-                # servers cancel those whose client has left, too.
-                if not (place.started or await exchange.has_left()):
-                    response = problem_response(
-                        exchange.scope, 503, _DETAIL_OF_503, headers={"Retry-After": "1"}
-                    )
-                    await place.respond(response, close_code=_WS_SERVICE_RESTART)
+                await _unavailable(exchange, place)
                 raise
             with suppress(Exception):  # its text can be an error itself
                 get_current_span().record_exception(exc)
@@ -89,6 +84,17 @@ class ErrorHandlerMiddleware(Layer):
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)
         finally:
             scope[_HANDLED] = handled
+
+
+async def _unavailable(exchange: Exchange, place: Place) -> None:
+    """Respond to a request that was cancelled, unless somebody did."""
+    # A stopping server cancels late requests, and would respond with a plain 500. Some servers
+    # cancel those whose client has left, too.
+    if place.started or await exchange.has_left() or place.started:  # meanwhile
+        return
+    headers = {"Retry-After": "1"}
+    response = problem_response(exchange.scope, 503, _DETAIL_OF_503, headers=headers)
+    await place.respond(response, close_code=_WS_SERVICE_RESTART)
 
 
 def _ends_the_request(exc: BaseException) -> bool:

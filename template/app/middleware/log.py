@@ -36,7 +36,7 @@ _fields: ContextVar[Mapping[str, object]] = ContextVar(
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 # Formatting the number for every line would cost half as much as the rest of the line.
 _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
-_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+_LEVELS: Final = {getattr(logging, name): name.lower() for name in get_args(_Level)}
 # What each line has, whatever else is in it.
 _RESERVED: Final = frozenset({"event", "level", "timestamp"})
 # structlog has parameters of these names; `extra` can have any.
@@ -119,7 +119,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
     if not _is_configured_elsewhere():
         readable = _is_terminal() if log_format == "auto" else log_format == "console"
         render = _bounded(_console_line() if readable else _json_line)
-        processors: list[Any] = [_complete, render]
+        processors: list[Any] = [_complete, _Renderer(render)]
         structlog.configure(
             processors=[*processors],  # a list of its own, since structlog's tests change it
             context_class=dict,
@@ -127,13 +127,16 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat) -> None:
             logger_factory=_StandardOutput,
             cache_logger_on_first_use=False,
         )
-        _given.update(structlog.get_config(), processors=processors)
+        # An agent that wraps methods of loggers, as New Relic's does, exports what passes those.
+        methods = vars(structlog.BoundLoggerBase).values()
+        if not any(hasattr(method, "__wrapped__") for method in methods):
+            _given.update(structlog.get_config(), processors=processors)
     root = logging.getLogger()
-    root.handlers = [item for item in root.handlers if not isinstance(item, _ToStructlog)]
+    root.handlers = [item for item in root.handlers if not isinstance(item, _RecordWriter)]
     if _ends_in_logging():
         return
     _take_over(root)
-    root.addHandler(_ToStructlog())
+    root.addHandler(_RecordWriter())
     root.setLevel(level)
     for logger in _OF_SERVERS:
         # Servers, such as `uvicorn.run(app)`, give it handlers later. A filter stays, and runs
@@ -147,9 +150,12 @@ def _is_configured_elsewhere() -> bool:
     """Return whether structlog has a configuration; an agent of OpenTelemetry only adds to it."""
     processors = structlog.get_config()["processors"]
     added = [item for item in processors if item not in _BUILTIN_DEFAULT_PROCESSORS]
-    is_agent = (type(item).__module__.startswith("opentelemetry.") for item in added)
-    is_default = bool(added) and all(is_agent)
+    is_default = bool(added) and all(map(_is_of_opentelemetry, added))
     return structlog.is_configured() and _complete not in processors and not is_default
+
+
+def _is_of_opentelemetry(item: object) -> bool:
+    return type(item).__module__.startswith("opentelemetry.")
 
 
 def _is_terminal() -> bool:
@@ -222,7 +228,7 @@ def line_writer(level: str) -> Callable[[dict[str, Any]], None]:
             fields = {key: line[key] for key in line if key not in _RESERVED_IN_EXTRA}
             getattr(structlog.get_logger(), level)(line["event"], **fields)
         elif number >= found["wrapper_class"].lowest:
-            output.write(found["processors"][-1](output, level, line))
+            output.write(found["processors"][-1].render(output, level, line))
 
     return write
 
@@ -255,6 +261,9 @@ def _named(level: int) -> dict[str, str]:
 class _StandardOutput:
     """Writes a line at once, to the current standard output, since tests replace it."""
 
+    # Ends a line that was cut off, as on a full disk, before the next one.
+    line_break = b""
+
     def __init__(self, *_: object) -> None:
         self._stream: TextIO | None = None
         self._descriptor: int | None = None
@@ -264,7 +273,7 @@ class _StandardOutput:
         self.write(line.encode("utf-8", "backslashreplace") if isinstance(line, str) else line)
 
     def write(self, line: bytes) -> None:
-        line += b"\n"
+        line = left = _StandardOutput.line_break + line + b"\n"
         try:
             stream = sys.stdout
             if stream is not self._stream:
@@ -272,13 +281,18 @@ class _StandardOutput:
                 self._descriptor = _descriptor(stream)
             # Writing to the stream would take three times as long for the same call.
             if self._descriptor is not None:
-                line = line[os.write(self._descriptor, line) :]
-            if line and hasattr(stream, "buffer"):
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+                if _StandardOutput.line_break:
+                    _StandardOutput.line_break = b""
+            elif hasattr(stream, "buffer"):
                 stream.buffer.write(line)
                 stream.buffer.flush()
-            elif line:  # such as io.StringIO
+            else:  # such as io.StringIO
                 stream.write(line.decode())
         except (AttributeError, OSError, ValueError):
+            if len(left) < len(line):
+                _StandardOutput.line_break = b"\n"
             return  # a full disk, a closed pipe, no output; no request may fail because of its line
 
     debug = info = warning = warn = error = critical = exception = fatal = log = msg
@@ -291,8 +305,12 @@ def _descriptor(stream: TextIO) -> int | None:
         return None
 
 
-class _ToStructlog(logging.Handler):
-    """Passes the log records of libraries and of the server to structlog."""
+class _RecordWriter(logging.Handler):
+    """
+    Writes the log records of libraries and of the server as a logger of structlog would.
+
+    Agents that export lines watch both, and have exported a record before it comes here.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if _ends_in_logging():
@@ -306,16 +324,31 @@ class _ToStructlog(logging.Handler):
         extra.pop("color_message", None)  # uvicorn's second form of the same message
         if record.stack_info:
             extra["stack"] = record.stack_info
+        fields = {"logger": record.name, "exc_info": record.exc_info}
+        fields |= _apart(extra, _RESERVED_IN_EXTRA)
         try:
-            structlog.get_logger().log(
-                record.levelno,
-                record.getMessage(),
-                logger=record.name,
-                exc_info=record.exc_info,
-                **_apart(extra, _RESERVED_IN_EXTRA),
-            )
+            _write_record(record.levelno, record.getMessage(), fields)
+        except structlog.DropEvent:
+            return
         except Exception:  # noqa: BLE001 - a line that can't be written must not end a request
             self.handleError(record)
+
+
+def _write_record(level: int, event: str, fields: dict[str, Any]) -> None:
+    """Write a record without the loggers and processors by which agents would export it again."""
+    found = structlog.get_config()
+    processors = found["processors"]
+    if any(map(_is_of_opentelemetry, logging.getLogger().handlers)):
+        processors = [item for item in processors if not _is_of_opentelemetry(item)]
+    lowest = getattr(found["wrapper_class"], "lowest", None)
+    if found["logger_factory"] is not _StandardOutput or lowest is None:
+        structlog.wrap_logger(None, processors=processors).log(level, event, **fields)
+    elif (number := _nearest(level)) >= lowest:
+        output = _StandardOutput()
+        line: Any = {"event": event, **_named(level), **fields}
+        for process in processors:
+            line = process(output, _LEVELS[number], line)
+        output.msg(line)
 
 
 def _apart(fields: Mapping[str, object], reserved: frozenset[str] = _RESERVED) -> dict[str, Any]:
@@ -364,6 +397,16 @@ def _text(value: object, of: Callable[[object], str] = repr) -> str:
         return of(value)
     except Exception:  # noqa: BLE001 - the code of a value can raise anything
         return object.__repr__(value)
+
+
+class _Renderer:
+    """Renders lines as text for loggers of structlog: agents export bytes by their `repr`."""
+
+    def __init__(self, render: Render) -> None:
+        self.render = render
+
+    def __call__(self, logger: Any, name: str, event: EventDict) -> str:
+        return self.render(logger, name, event).decode()
 
 
 def _json_line(_: object, __: str, event: EventDict) -> bytes:

@@ -1,7 +1,7 @@
 """Metrics: counts and times requests and rejections, for Prometheus."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +24,7 @@ from .core.exchange import HANDSHAKE, Exchange
 from .core.gauges import Gauges, Reading
 from .core.headers import LONGEST
 from .core.layer import Layer
+from .core.logger import layer_logger
 from .core.networks import parse_address, parse_network
 from .core.threads import Threads
 from .problem import refuse
@@ -37,6 +39,7 @@ _IN_USE: Final = (
 )
 _ROOM: Final = 16 * 1024 * 1024
 _threads: Final = Threads(1)
+_logger: Final = layer_logger(__name__)
 _OTHER_PATH: Final[tuple[Match, Scope]] = (Match.NONE, {})
 
 
@@ -169,16 +172,52 @@ def _of_this_app() -> Counters:
 
 @cache
 def _of_this_worker() -> Counters:
-    # A process with the same ID may have left its gauges in the directory.
+    # A process with the same ID may have left files in the directory. Its counts go on.
     mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+    for file in _files(f"*_{os.getpid()}"):
+        if not _can_be_read(file):
+            file.unlink()
     return SharedCounters()
+
+
+class _Collector(MultiProcessCollector):
+    """Leaves out files that can't be read, as a process that was killed can leave one."""
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            return _merged(_files("*"))
+        except Exception:  # noqa: BLE001 - what is in a file decides which
+            return _merged(filter(_can_be_read, _files("*")))
+
+
+def _files(name: str) -> Iterator[Path]:
+    return Path(os.environ[DIRECTORY]).glob(f"{name}.db")
+
+
+def _merged(files: Iterable[Path]) -> Iterable[Metric]:
+    metrics: Iterable[Metric] = _Collector.merge(map(str, files))  # type: ignore[no-untyped-call]
+    return metrics
+
+
+def _can_be_read(file: Path) -> bool:
+    try:
+        _merged([file])
+    except Exception as exc:  # noqa: BLE001 - as above
+        _warn_of(file, repr(exc))
+        return False
+    return True
+
+
+@cache
+def _warn_of(file: Path, reason: str) -> None:
+    _logger.warning("the metrics leave out %s, which can't be read: %s", file, reason)
 
 
 def _registry_of_all_workers() -> CollectorRegistry:
     """Return the sums over all workers, including ended ones, but without the gauges of those."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    for file in Path(os.environ[DIRECTORY]).glob("gauge_live*.db"):
+    _Collector(registry)  # type: ignore[no-untyped-call]
+    for file in _files("gauge_live*"):
         pid = file.stem.rpartition("_")[2]  # or what else a process is named by
         # Another worker may do the same at the same time.
         with suppress(FileNotFoundError):

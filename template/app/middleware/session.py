@@ -1,6 +1,5 @@
 """Session: stores small data for your endpoints in a signed cookie."""
 
-import logging
 import re
 from functools import partial
 from typing import Annotated, Final, Literal, get_args
@@ -17,11 +16,12 @@ from app.middleware.order import LAYERS
 from .core.exchange import Addition, Exchange
 from .core.headers import Clash, HeaderRule, Headers
 from .core.layer import Layer
+from .core.logger import layer_logger
 from .core.reading import Plain, in_any_case
 from .core.secret import HOW_TO_MAKE_ONE, check_secret
 from .core.threads import nothing, run_at_once
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 _OPEN_TO_ALL: Final = (
     "SESSION_SAME_SITE=none lets any site send requests as a user, and this service has no"
     " layer cross_origin. Add it, or have code of yours reject them"

@@ -1,7 +1,6 @@
 """Tracing: completes the span of each request, and adds its trace ID to the log lines."""
 
 import asyncio
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any, Final
@@ -19,9 +18,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .core.exchange import Decision, Exchange, Place
 from .core.layer import Layer
+from .core.logger import layer_logger
 from .log import begin_fields
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 _LATE: Final = (
     "No spans are made: the tracer provider was set after the app was created."

@@ -57,6 +57,24 @@ def test_the_client_chooses(accepted: str, coding: str | None, probe_client: Pro
     assert (int(response.headers["content-length"]) < 2000) is (coding is not None)
 
 
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip, deflate, br, zstd", "gzip"),
+        ("*", "gzip"),
+        ("zstd, br", "br"),
+        ("zstd, gzip;q=0.5", "zstd"),
+    ],
+)
+def test_open_streams_take_little_memory(
+    accepted: str, coding: str, probe_client: ProbeClient
+) -> None:
+    """That of zstd would be 1 GB for 500 of them."""
+    response = probe_client().get("/probe/stream", headers={"Accept-Encoding": accepted})
+
+    assert response.headers["content-encoding"] == coding
+
+
 def test_a_long_list_is_read(probe_client: ProbeClient) -> None:
     headers = {"Accept-Encoding": "any, " * 1600 + "gzip"}
 

@@ -314,20 +314,22 @@ def test_what_is_raised_again_is_left_to_the_server_to_log(
     assert caplog.records == []
 
 
-def test_a_request_that_the_server_gives_up_is_answered_503(probe_app: ProbeApp) -> None:
+@pytest.mark.parametrize("path", ["/probe/slow?seconds=60", "/probe/slow-sync?seconds=0.3"])
+def test_a_request_that_the_server_gives_up_is_answered_503(path: str, probe_app: ProbeApp) -> None:
     """A server that stops waits for a while; what takes longer would get its bare 500."""
-    dialogue = Dialogue("GET", "/probe/slow?seconds=60").cancel(probe_app())
+    dialogue = Dialogue("GET", path).cancel(probe_app())
 
     assert dialogue.status == 503
     assert dialogue.headers["retry-after"] == "1"
     assert json.loads(dialogue.body)["status"] == 503
 
 
+@pytest.mark.parametrize("path", ["/probe/slow?seconds=60", "/probe/slow-sync?seconds=0.3"])
 def test_a_request_that_the_server_gives_up_with_its_client_is_answered_nothing(
-    probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]
+    path: str, probe_app: ProbeApp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Some servers cancel the request of a client that has left."""
-    dialogue = CutOff("GET", "/probe/slow?seconds=60")
+    dialogue = CutOff("GET", path)
     dialogue.chunks.clear()
 
     dialogue.cancel(probe_app())

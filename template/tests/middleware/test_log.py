@@ -5,10 +5,12 @@ import errno
 import io
 import json
 import logging
+import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from contextvars import copy_context
+from functools import wraps
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -235,13 +237,81 @@ def test_every_line_passes_the_processors_of_the_service(
     assert found == [(f"of {origin}", "team") for origin in ("requests", "structlog", "a library")]
 
 
-class Instrumentation:
-    """As that of OpenTelemetry for structlog, which is put into the defaults before the service."""
+class Instrumentation(logging.Handler):
+    """As that of OpenTelemetry, which exports records, and events before the last processor."""
 
-    __module__ = "opentelemetry.instrumentation.structlog"
+    __module__ = "opentelemetry.instrumentation"
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record.getMessage())
 
     def __call__(self, _: object, __: str, event: EventDict) -> EventDict:
+        self.seen.append(event["event"])
         return event
+
+
+def _opentelemetry(agent: Instrumentation, _: pytest.MonkeyPatch) -> None:
+    configure_logging(level="INFO", log_format="json")
+    *fields, render = structlog.get_config()["processors"]
+    structlog.configure(processors=[*fields, agent, render])
+    logging.getLogger().addHandler(agent)
+
+
+def _opentelemetry_without_logging(agent: Instrumentation, patch: pytest.MonkeyPatch) -> None:
+    _opentelemetry(agent, patch)
+    logging.getLogger().removeHandler(agent)
+
+
+def _opentelemetry_with_another_format(agent: Instrumentation, patch: pytest.MonkeyPatch) -> None:
+    _opentelemetry(agent, patch)
+    _another_output()
+    structlog.configure(processors=[agent, *structlog.get_config()["processors"]])
+
+
+def _new_relic(agent: Instrumentation, patch: pytest.MonkeyPatch) -> None:
+    """As its agent, which wraps a method before the service is there."""
+    wrapped: Any = vars(structlog.BoundLoggerBase)["_process_event"]
+
+    @wraps(wrapped)
+    def process(*args: Any) -> Any:
+        found = wrapped(*args)
+        assert isinstance(found[0][0], str)  # of bytes it exports the `repr`
+        return agent(None, "", json.loads(found[0][0])) and found
+
+    patch.setattr(structlog.BoundLoggerBase, "_process_event", process)
+    configure_logging(level="INFO", log_format="json")
+    logging.getLogger().addHandler(agent)
+
+
+@pytest.mark.parametrize(
+    "install",
+    [
+        _opentelemetry,
+        _opentelemetry_without_logging,
+        _opentelemetry_with_another_format,
+        _new_relic,
+    ],
+)
+def test_an_agent_exports_each_line_once(
+    install: Callable[[Instrumentation, pytest.MonkeyPatch], None],
+    log_lines: LogLines,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Most watch both logging and structlog."""
+    agent = Instrumentation([])
+    install(agent, monkeypatch)
+
+    line_writer("info")(begin_line("info", "of requests"))
+    structlog.get_logger().info("of structlog")
+    logging.getLogger("library").info("of a library")
+
+    events = ["of requests", "of structlog", "of a library"]
+    assert sorted(agent.seen) == sorted(events)
+    assert [line["event"] for line in log_lines()] == events
 
 
 def test_a_method_that_an_agent_replaces_is_no_field(log_lines: LogLines) -> None:
@@ -256,7 +326,7 @@ def test_a_method_that_an_agent_replaces_is_no_field(log_lines: LogLines) -> Non
 
 def test_an_agent_does_not_choose_the_format(log_lines: LogLines) -> None:
     *fields, render = structlog.get_config()["processors"]
-    structlog.configure(processors=[*fields, Instrumentation(), render])
+    structlog.configure(processors=[*fields, Instrumentation([]), render])
     configure_logging(level="INFO", log_format="json")
 
     structlog.get_logger().info("got")
@@ -365,6 +435,35 @@ def test_a_line_that_can_not_be_written_harms_nothing(monkeypatch: pytest.Monkey
     stream.close()
 
 
+def test_a_line_that_was_cut_off_harms_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its rest has no place between later lines, and what follows it no place on its line."""
+    configure_logging(level="INFO", log_format="json")
+    room = 30
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "full")
+        written = os_write(descriptor, data[:room])
+        room -= written
+        return written
+
+    os_write = os.write
+    with (tmp_path / "log").open("w") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        patch.setattr("os.write", write)
+        structlog.get_logger().info("cut off")
+        structlog.get_logger().info("lost")
+        room = 10_000
+        structlog.get_logger().info("one")
+        structlog.get_logger().info("another")
+
+    _, *lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["one", "another"]
+
+
 def test_the_reloader_does_not_tell_of_each_change(log_lines: LogLines) -> None:
     """In a file of the project that line would be the next change."""
     configure_logging(level="INFO", log_format="json")
@@ -394,11 +493,10 @@ def _is_written_by_structlog_at_once(level: int) -> None:
     structlog.get_logger().log(level, "sent %s", "once")
 
 
-async def _is_written_by_structlog(level: int) -> None:
-    await structlog.get_logger().alog(level, "sent %s", "once")
+def _is_written_by_structlog(level: int) -> None:
+    asyncio.run(structlog.get_logger().alog(level, "sent %s", "once"))
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     "write",
     [
@@ -418,8 +516,8 @@ async def _is_written_by_structlog(level: int) -> None:
         (99, ("critical", "Level 99")),
     ],
 )
-async def test_a_level_of_another_name_is_the_next_below(
-    write: Callable[[int], Awaitable[None] | None],
+def test_a_level_of_another_name_is_the_next_below(
+    write: Callable[[int], None],
     level: int,
     expected: tuple[str, str | None] | None,
     log_lines: LogLines,
@@ -427,8 +525,7 @@ async def test_a_level_of_another_name_is_the_next_below(
     configure_logging(level="INFO", log_format="json")
     logging.addLevelName(25, "NOTICE")
 
-    if (written := write(level)) is not None:
-        await written
+    write(level)
 
     found = [(line["level"], line.get("levelname"), line["event"]) for line in log_lines()]
     assert found == ([(*expected, "sent once")] if expected else [])

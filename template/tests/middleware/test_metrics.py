@@ -447,6 +447,30 @@ def test_a_file_without_a_process_id_is_no_error(
     assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 2.0' in page
 
 
+@pytest.mark.parametrize("damaged", [b"", b"\x60\0\0\0", b"\x60\0\0\0" + b"\xff" * 92])
+@pytest.mark.parametrize("pid", ["1", "{os.getpid()}"])
+def test_a_damaged_file_is_left_out(
+    pid: str, damaged: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a full disk leaves one, or a process that was killed; it may have the ID of this one."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    damage = f"""
+import os
+with open(f"{tmp_path}/counter_{pid}.db", "wb") as file:
+    file.write({damaged!r})
+"""
+    scrape_again = "client.get('/metrics')\n"
+    output = subprocess.run(  # noqa: S603 - the script above
+        [sys.executable, "-c", damage + _WORKER + scrape_again],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+    assert 'http_requests_total{method="GET",route="<unmatched>",status="404"} 2.0' in output
+    assert output.count("can't be read") == 1
+
+
 def test_a_command_adds_nothing_to_what_the_workers_count(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

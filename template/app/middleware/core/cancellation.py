@@ -2,15 +2,19 @@
 
 import asyncio
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from anyio._backends._asyncio import _task_states
+
+from .logger import layer_logger
 
 if TYPE_CHECKING:
     from .exchange import Exchange
 
 _CLEAN_UP_SECONDS: Final = 5.0
+_logger: Final = layer_logger(__name__)
 
 # The functions of asyncio by which code cancels the task that it runs in.
 _CANCEL_THEIR_OWN_TASK: Final = frozenset({"Timeout._on_timeout", "TaskGroup._on_task_done"})
@@ -23,8 +27,11 @@ async def until_cancelled_have_ended() -> None:
     """Wait until the tasks that were cancelled have cleaned up, but not for long."""
     current = asyncio.current_task()
     tasks = [task for task in asyncio.all_tasks() if task.cancelling() and task is not current]
-    if tasks:
-        await asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS)
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=_CLEAN_UP_SECONDS)
+    if late:
+        _logger.warning("the service stops, although %d cancelled tasks still run", len(late))
 
 
 class KeepingShields:
@@ -35,7 +42,8 @@ class KeepingShields:
     whose client has left, breaks the shield with which AnyIO waits for a worker thread: the thread
     loses its place in the pool, and its dependencies are closed while it uses them. Here the
     cancellation waits until the shield ends. A cancel scope of AnyIO instead would cancel each
-    `await` of the clean-up too.
+    `await` of the clean-up too. The client doesn't wait: a layer can respond at once, by
+    `if_cancelled` of the exchange.
 
     `asyncio.timeout` and `asyncio.TaskGroup`, by which the code inside cancels itself, are let
     through at once: they would not wait for it either.
@@ -83,7 +91,7 @@ class KeepingShields:
 
     def _shielded(self, task: "asyncio.Task[Any] | None", future: _Awaited) -> Steps:
         """Let the task wait for something that a cancellation of the task does not reach."""
-        waiter = _Waiter(task)
+        waiter = _Waiter(task, future, self._exchange)
         if future is None:
             waiter.get_loop().call_soon(waiter.wake)
         else:
@@ -110,17 +118,32 @@ class KeepingShields:
 class _Waiter(asyncio.Future[None]):
     """What `task` waits for instead, which `Task.cancel` asks to end, and which decides."""
 
-    def __init__(self, task: "asyncio.Task[Any] | None") -> None:
+    def __init__(
+        self, task: "asyncio.Task[Any] | None", future: _Awaited, exchange: "Exchange"
+    ) -> None:
         super().__init__()
         self._task = task
+        # That of an exchange inside, where there is one.
+        self._inner = future if isinstance(future, _Waiter) else None
+        self._exchange = exchange
+        self._context = copy_context()
+        self._responding: list[asyncio.Task[None]] = []
         self.is_held = False
 
     def cancel(self, msg: Any = None) -> bool:
         own = sys._getframe(1).f_code.co_qualname in _CANCEL_THEIR_OWN_TASK  # noqa: SLF001
         if own or not _is_shielded(self._task):
             return super().cancel(msg)
-        self.is_held = True
+        if not self.is_held:
+            self.is_held = True
+            self._responding = [*self._respond()]
         return True
+
+    def _respond(self) -> Iterator["asyncio.Task[None]"]:
+        """Respond to the client, which can't wait for a thread, from the inside out."""
+        if self._inner is not None:
+            yield from self._inner._respond()  # noqa: SLF001
+        yield self.get_loop().create_task(self._exchange.give_up(), context=self._context)
 
     def wake(self, *_: object) -> None:
         if not self.done():

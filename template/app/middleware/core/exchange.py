@@ -1,6 +1,5 @@
 """Exchange: one request and its response, shared by layers that are neighbours."""
 
-import logging
 import sys
 from asyncio import CancelledError, timeout
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,6 +18,7 @@ from app.middleware.problem import Refusal, refusal_response, respond
 
 from .cancellation import KeepingShields
 from .headers import LONGEST, NAME, NO_NAMES, Added, HeaderRule, Headers, rule_names
+from .logger import layer_logger
 from .routes import route_template
 from .scope import can_respond, complete, headers_by_name
 from .upload import announces_body, linger
@@ -55,7 +55,7 @@ _OUTER: Final = "app.middleware"
 _AROUND: Final = "app.middleware.around"
 # The one for a request whose client has left without a response.
 _ABANDONED: Final = "app.middleware.abandoned"
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 # Others have still to see how the request ended, and no client would get another response.
 _FAILED: Final = "a layer failed at the end of a request"
 _CLIENT_CLOSED_REQUEST: Final = 499
@@ -132,6 +132,7 @@ class Exchange:
         "filters",
         "full_path",
         "headers",
+        "if_cancelled",
         "is_open",
         "is_outermost",
         "leaving",
@@ -164,6 +165,8 @@ class Exchange:
         self.receive: Receive = self.received
         self.is_open = self.aborted = self.waits = False
         self.route: str | None = None
+        # What responds when the request is cancelled and goes on, and the depth of its place.
+        self.if_cancelled: tuple[Around, int] | None = None
         self.status = self.body_bytes = 0
         self.seconds = 0.0
         # The place that the response has reached, and the one from which messages are dropped.
@@ -339,6 +342,12 @@ class Exchange:
     async def skip(self) -> None:
         """Receive and discard; a disconnect now isn't a 499, since the response is out."""
         self._arriving = (await self._receive()).get("more_body", False)
+
+    async def give_up(self) -> None:
+        """Respond to a request that was cancelled, while its code goes on."""
+        if self.if_cancelled is not None:
+            respond, depth = self.if_cancelled
+            await respond(self, Place(self, depth))
 
     async def has_left(self) -> bool:
         """Return whether the client has left, as far as the server says so without a wait."""

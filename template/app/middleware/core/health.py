@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
@@ -11,11 +10,12 @@ from typing import Any, Final, TypeVar
 from starlette._utils import is_async_callable
 
 from .environment import refuse_to_start
+from .logger import layer_logger
 
 Check = Callable[[], Awaitable[bool | None]]
 Checks = Sequence[Check]
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 _CLEAN_UP_SECONDS: Final = 1.0
 
 _T = TypeVar("_T")

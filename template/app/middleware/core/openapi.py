@@ -140,6 +140,7 @@ def _add_headers(operation: dict[str, Any], layer: "Layer") -> None:
         headers = {str(it.get("name")).lower(): it for it in listed if it.get("in") == "header"}
         header = headers.get(name.lower())
         if header is None:
-            header = {"name": name, "in": "header", "schema": {"type": "string"}}
+            header = {"name": name, "in": "header", "schema": {"type": "string"}, "required": False}
             listed.append(header)
-        header["required"] = is_needed or header.get("required", False)
+        if is_needed:
+            header["required"] = True

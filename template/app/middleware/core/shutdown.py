@@ -1,7 +1,6 @@
 """Shutdown: SIGTERM is noted at once, and reaches the server after a delay."""
 
 import asyncio
-import logging
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -9,7 +8,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-_logger: Final = logging.getLogger(__name__)
+from .logger import layer_logger
+
+_logger: Final = layer_logger(__name__)
 
 Handler = Callable[[int, FrameType | None], Any]
 

@@ -2,50 +2,50 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from ssl import SSLContext, create_default_context
 from time import monotonic
 from typing import Any, Final
-from urllib.error import HTTPError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
+from httpx2 import AsyncClient
 
-from app.middleware.core.threads import Threads
+from app.middleware.core.logger import layer_logger
 from app.middleware.user import CannotCheckError
 
 from .jwt_keys import Key, PublicKey, algorithms_for, common
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 _SECONDS_BETWEEN_FETCHES: Final = 10
 _FRESH_SECONDS: Final = 300
 _OLD_SECONDS: Final = 600
-_SOCKET_SECONDS: Final = 3
 _FETCH_SECONDS: Final = 5
 _MAXIMUM_BYTES: Final = 1_000_000
 # Of a token that names none: each try costs the time of a signature.
 _MOST_TRIED: Final = 16
-_threads: Final = Threads(1)
+# Compressed, a small response could hold a large set.
+_HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class PublishedKeys:
     """
     The keys that an identity provider publishes at `url` (RFC 7517).
 
-    They are fetched in a thread: at the first token, every five minutes, and when no key
-    verifies a token, since providers change theirs, at times under the old name. A token waits for
-    the fetch only where the keys are ten minutes old, as after a time without tokens: one that was
-    taken back meanwhile would verify it. A token that names no key (RFC 7515, 4.1.4) is tried with
-    those that fit its algorithm. However many tokens ask, one fetch runs at a time, and none within
-    ten seconds of another. While the provider is down its old keys stay. A set without a usable key
-    takes them back, as one with others does; where no key is known, no token can be checked.
+    They are fetched at the first token, every five minutes, and when no key verifies a token, since
+    providers change theirs, at times under the old name. A token waits for the fetch only where the
+    keys are ten minutes old, as after a time without tokens: one that was taken back meanwhile
+    would verify it. A token that names no key (RFC 7515, 4.1.4) is tried with those that fit its
+    algorithm. However many tokens ask, one fetch runs at a time, and none within ten seconds of
+    another. While the provider is down its old keys stay. A set without a usable key takes them
+    back, as one with others does; where no key is known, no token can be checked.
     """
 
     def __init__(self, url: str, algorithms: Collection[str]) -> None:
         self.version = 0
         self._url = url
         self._algorithms = algorithms
+        self._tls = create_default_context()
         self._published: list[Any] = []
         self._keys: list[Key] = []
         self._down = True
@@ -89,7 +89,7 @@ class PublishedKeys:
 
     async def _fetch(self) -> None:
         try:
-            published = json.loads(await _threads.run(_download, self._url))["keys"]
+            published = json.loads(await _download(self._url, self._tls))["keys"]
             keys = [key for item in published if (key := _usable(item, self._algorithms))]
         except Exception as error:  # noqa: BLE001 - whatever is wrong, the old keys stay
             self._down = True
@@ -129,29 +129,18 @@ def _usable(published: Any, allowed: Collection[str]) -> Key | None:
     return Key(key, algorithms, published.get("kid")) if algorithms else None
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """A redirect could lead to keys of another host."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-def _download(url: str) -> bytes:
-    deadline = monotonic() + _FETCH_SECONDS
-    request = Request(url, headers={"Accept": "application/json", "User-Agent": "jwks"})  # noqa: S310
-    try:
-        opened = build_opener(_NoRedirects).open(request, timeout=_SOCKET_SECONDS)
-    except HTTPError as error:
-        error.close()
-        raise
-    with opened as response:
-        body = b""
-        while chunk := response.read1(_MAXIMUM_BYTES):
+async def _download(url: str, tls: SSLContext) -> bytes:
+    body = b""
+    # A redirect could lead to keys of another host: none is followed.
+    async with (
+        asyncio.timeout(_FETCH_SECONDS),
+        AsyncClient(verify=tls, headers=_HEADERS) as client,
+        client.stream("GET", url) as response,
+    ):
+        response.raise_for_status()
+        async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > _MAXIMUM_BYTES:
                 msg = f"more than {_MAXIMUM_BYTES} bytes"
                 raise ValueError(msg)
-            if monotonic() > deadline:
-                msg = f"not complete after {_FETCH_SECONDS} seconds"
-                raise TimeoutError(msg)
     return body

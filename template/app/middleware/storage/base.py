@@ -1,6 +1,5 @@
 """The storage of counts and responses, as layers use it; other modules implement it."""
 
-import logging
 from collections.abc import Collection, Iterator
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -8,8 +7,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.core.check import mounted_in
 from app.middleware.core.layer import Layer
+from app.middleware.core.logger import layer_logger
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 _STARTED: Final = "lifespan.startup.complete"
 _STOPPED: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})

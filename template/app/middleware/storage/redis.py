@@ -21,8 +21,10 @@ _LATEST: Final = 60
 
 # Scripts are atomic, and no key expires between two of their commands. Each runs all of its
 # commands for a free key, so a trial finds out whether one of them isn't permitted.
+# A count that expires after more than the period, or never, is that of an earlier setting.
 _INCREMENT: Final = """
-redis.call('SET', KEYS[1], 0, 'PX', ARGV[1], 'NX')
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 or left > tonumber(ARGV[1]) then redis.call('SET', KEYS[1], 0, 'PX', ARGV[1]) end
 return {redis.call('INCR', KEYS[1]), redis.call('PTTL', KEYS[1])}
 """
 _CLAIM: Final = """

@@ -1,7 +1,6 @@
 """A connection to Redis, with a short limit on waiting."""
 
 import asyncio
-import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -9,12 +8,13 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from app.middleware.core.logger import layer_logger
 from app.middleware.core.reading import PLACEHOLDER, plain
 
 from .base import StorageLostError
 from .redis_clients import AddressError, Command, client
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = layer_logger(__name__)
 
 # Only the start, and the background, wait for a connection.
 _TRIAL_TIMEOUT: Final = 1.5

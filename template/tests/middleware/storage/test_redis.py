@@ -65,6 +65,25 @@ def test_a_window_begins_with_the_first_request() -> None:
     assert 50 < second <= first - 0.04
 
 
+@pytest.mark.parametrize("expiry", ["", "EX 3600"])
+def test_a_window_is_no_longer_than_its_period(expiry: str) -> None:
+    """After a deployment with a shorter one, clients would get 429 for the rest of the old one."""
+
+    async def scenario(server: RedisServer) -> tuple[int, float]:
+        storage = RedisStorage(SecretStr(server.url))
+        try:
+            return await storage.increment("a", 60)
+        finally:
+            await storage.close()
+
+    with RedisServer() as server:
+        server.ask(f"SET a 100 {expiry}")
+        count, seconds = asyncio.run(scenario(server))
+
+    assert count == 1
+    assert seconds <= 60
+
+
 def test_a_place_is_claimed_once_and_replaced_by_its_owner() -> None:
     async def scenario(one: RedisStorage, other: RedisStorage) -> list[object]:
         return [
