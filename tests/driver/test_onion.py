@@ -194,8 +194,9 @@ class Plain:
         self.seen.order.append(f"exit {self.kind.number}")
 
     async def as_gate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        layer = LAYERS[self.kind.name].__name__
         detail = f"by {self.kind.number}"
-        await refuse(scope, receive, send, layer="test_onion", status=403, detail=detail)
+        await refuse(scope, receive, send, layer=layer, status=403, detail=detail)
 
     as_late_gate = as_gate
 

@@ -11,17 +11,14 @@ class LayerLogger(logging.Logger):
     would see unhandled exceptions.
     """
 
-    @property
-    def disabled(self) -> bool:
-        return False
-
-    @disabled.setter
-    def disabled(self, value: bool) -> None:
-        """Stay on."""
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "disabled":
+            super().__setattr__(name, value)
 
 
 def layer_logger(name: str) -> logging.Logger:
     """Return the logger of a module."""
     logger = logging.getLogger(name)
+    logger.disabled = False
     logger.__class__ = LayerLogger
     return logger

@@ -168,10 +168,10 @@ class Policies:
     def layers_at(self, context: RouteContext, method: str) -> dict[str, Layer | None]:
         """Return the layers that do something for requests of this route, as they are there."""
         rule, template = self.rule_of(context, method), template_of(context)
-        replaced: Mapping[Any, Layer | None] = rule.replaced if rule else {}
+        replaced: Mapping[Layer, Layer | None] = rule.replaced if rule else {}
         acting = (n for n in self._made if not self._effects.idle(n, rule, template, method))
         live = ((name, self._live.get(name)) for name in acting)
-        return {name: replaced.get(layer, layer) for name, layer in live}
+        return {name: layer and replaced.get(layer, layer) for name, layer in live}
 
     def explain(self, scope: Scope, context: RouteContext) -> list[dict[str, Any]]:
         """Return what holds for a request of a route: each value, and where it comes from."""

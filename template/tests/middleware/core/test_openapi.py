@@ -148,7 +148,11 @@ def operation_under(layer: Layer, **route: Any) -> Any:
     """Return what the document says of a route inside of one layer."""
     app = FastAPI()
     app.add_api_route("/", route.pop("endpoint", read), **route)
-    policies: Any = SimpleNamespace(layers_at=lambda *_: {"gate": layer, "unseen": None})
+
+    def layers_at(*_: object) -> dict[str, Layer | None]:
+        return {"gate": layer, "unseen": None}
+
+    policies: Any = SimpleNamespace(layers_at=layers_at)
     narrow_openapi(app, policies)
     return app.openapi()["paths"]["/"]["get"]
 

@@ -16,6 +16,8 @@ _HEADS: Final = frozenset(
         "websocket.http.response.start",
     }
 )
+# What layers note for each other, no part of the request.
+_NOTES: Final = "app.middleware"
 _moments: Final = count()
 
 
@@ -108,7 +110,8 @@ def _headers(message: Message) -> Iterable[tuple[bytes, bytes]]:
 
 def _copied(scope: Scope) -> Scope:
     """Return the request as it is now: what is inside changes the scope itself."""
-    return {key: _copy(value) for key, value in scope.items()}
+    shown = (item for item in scope.items() if not item[0].startswith(_NOTES))
+    return {key: _copy(value) for key, value in shown}
 
 
 def _copy(value: Any) -> Any:
