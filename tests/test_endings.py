@@ -119,8 +119,8 @@ def test_a_server_that_stops_frees_nothing_that_is_used(service: Path, notes: Pa
         lines = [server.lines(f"stop{at}") for at in range(len(paths))]
 
     statuses = [[line["status"] for line in found] for found in lines]
-    # The thread of the first ended while the others cleaned up.
-    assert statuses[0] == [200]
+    # Where nothing responds to a cancelled request, the first waits for its thread.
+    assert statuses[0] in ([200], [503])
     assert statuses[1] in ([499], [503])
     assert statuses[2:] == [[499]] * 3
     _assert_closed_last(notes)

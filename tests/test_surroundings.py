@@ -458,7 +458,7 @@ def test_a_migration_needs_no_setting_of_the_middleware(service: Path) -> None:
     assert typed.returncode == 0, typed.stdout
     admitted = _read(service, ".dockerignore").splitlines()
     assert {"!alembic", "!alembic.ini", "!migrations"} <= {*admitted}
-    assert "\nCOPY . .\n" in _read(service, "Dockerfile")
+    assert "\nCOPY --chmod=755 . .\n" in _read(service, "Dockerfile")
 
 
 def test_everything_that_is_missing_is_told_in_one_start(

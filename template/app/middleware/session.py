@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field, SecretStr
 from starlette.datastructures import Secret
 from starlette.middleware.sessions import Session
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
-from starlette.status import HTTP_500_INTERNAL_SERVER_ERROR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.order import LAYERS
@@ -38,7 +37,7 @@ class SessionMiddleware(Layer):
 
     Starlette's class reads and writes the cookie. This class runs it only for requests with the
     cookie, and for responses whose endpoint used the session. A websocket can read the session;
-    its changes aren't stored, nor are those of a request that crashed: a response of 500.
+    its changes aren't stored.
     """
 
     def __init__(
@@ -89,12 +88,7 @@ class SessionMiddleware(Layer):
     def _set_cookie(
         self, session: Session, cookies: Headers, exchange: Exchange, message: Message
     ) -> Addition | None:
-        # A mounted app sends its 500 itself, before it raises what went wrong.
-        if (
-            session.accessed
-            and message["type"] == "http.response.start"
-            and message["status"] != HTTP_500_INTERNAL_SERVER_ERROR
-        ):
+        if session.accessed and message["type"] == "http.response.start":
             # In a copy of the scope, since Starlette reads the session from the cookie again.
             sends: list[Send] = []
             scope = {**exchange.scope, "headers": cookies, _SENDS: sends}

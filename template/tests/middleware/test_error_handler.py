@@ -170,6 +170,7 @@ def test_what_is_raised_outside_of_the_layer_is_left_to_what_is_there(
     probe_app: ProbeApp, probe_client: ProbeClient
 ) -> None:
     app = mounting(probe_app(own=[outermost(Middleware(Crashing))]))
+    app.title = "Around"  # a storage keeps by title what layers count
     around = probe_app()
     around.mount("/around", app)
 

@@ -463,7 +463,8 @@ with open(f"{tmp_path}/counter_{pid}.db", "wb") as file:
     output = subprocess.run(  # noqa: S603 - the script above
         [sys.executable, "-c", damage + _WORKER + scrape_again],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # where no layer writes the log
         text=True,
     ).stdout
 
