@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.core.check import OrderCheck, policies_of
+from app.middleware.core.layer import Layer
 from app.middleware.order import dotted_name
 
 from .recorder import Passage, Passages, Recorder
@@ -40,11 +41,11 @@ class Record:
 
 
 def names_of(stack: Sequence[Middleware]) -> list[str]:
-    """Return the name of each layer; one of yours may have a `name`, or it is that of its class."""
+    """Return the name of each layer, that of its class or function for a plain one."""
     classes: list[Any] = [item.cls for item in stack]
     return [
-        name
-        if isinstance(name := getattr(cls, "name", None), str)  # it may be a slot or a property
+        cls.name
+        if isinstance(cls, type) and issubclass(cls, Layer)
         else dotted_name(cls).rpartition(".")[2]
         for cls in classes
     ]
