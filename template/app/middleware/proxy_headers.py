@@ -39,11 +39,12 @@ class ProxyHeadersMiddleware(Layer):
     """
     Trust X-Forwarded-For and X-Forwarded-Proto from `trusted_proxies` only.
 
-    The client is the rightmost address of X-Forwarded-For that isn't a trusted proxy; entries
-    left of it can be forged. A peer that isn't trusted is the client itself. A peer on a unix
-    socket has no address, and is trusted by the word `unix`. Unlike uvicorn's class, this one reads
-    the lists of several proxies, such as `X-Forwarded-Proto: https, http`, ignores the case of a
-    scheme (RFC 3986, 3.1), and trusts an IPv4 proxy that the server reports as
+    The client is the rightmost address of X-Forwarded-For that isn't a trusted proxy; entries left
+    of it can be forged. A peer that isn't trusted is the client itself. A peer on a unix socket has
+    no address, and is trusted by the word `unix`. Where two lines of a chunked request name
+    different clients, the client is unknown: the last one may be a trailer. Unlike uvicorn's class,
+    this one reads the lists of several proxies, such as `X-Forwarded-Proto: https, http`, ignores
+    the case of a scheme (RFC 3986, 3.1), and trusts an IPv4 proxy that the server reports as
     `::ffff:10.0.0.1`. It changes the scope in place, so outer layers see the client too once the
     request passed. Websockets get ws or wss and requests http or https, whichever pair the proxy
     sends.
@@ -78,17 +79,25 @@ class ProxyHeadersMiddleware(Layer):
 
     def _correct(self, exchange: Exchange) -> None:
         scope = exchange.scope
-        client, proxies = self._client(scope)
-        if client[0]:
+        lines = [value for name, value in scope["headers"] if name == _ADDRESSES]
+        client, proxies = self._client(b",".join(lines))
+        # uvicorn with httptools takes the trailers of a chunked body for headers, so the last line
+        # may be the client's where the proxy forwards them.
+        if b"transfer-encoding" in exchange.headers and self._disagree(lines):
+            exchange.client = None
+        elif client[0]:
             exchange.client = client
         schemes = _entries(exchange, b"x-forwarded-proto")
         # Each proxy adds to the end of both lists, and what is left of it can be forged.
         scheme = schemes[max(len(schemes) - 1 - proxies, 0)].lower()
         scope["scheme"] = _SCHEMES[scope["type"]].get(scheme, scope["scheme"])
 
-    def _client(self, scope: Scope) -> tuple[Client, int]:
+    def _disagree(self, lines: list[bytes]) -> bool:
+        clients = {self._client(line)[0][0] for line in lines}
+        return len([client for client in clients if client not in self.trusted]) > 1
+
+    def _client(self, sent: bytes) -> tuple[Client, int]:
         """Return the rightmost address that no trusted proxy has, and how many are right of it."""
-        sent = b",".join(value for name, value in scope["headers"] if name == _ADDRESSES)
         # The end of a long list is what the proxies added.
         entries = sent[-LONGEST:].decode("latin-1").split(",")
         client: Client = ("", 0)

@@ -87,6 +87,25 @@ def test_the_rightmost_untrusted_entry_wins(
     assert client_of(ask(probe_client, ("X-Forwarded-For", forwarded))) == client
 
 
+@pytest.mark.parametrize(
+    ("lines", "client"),
+    [
+        (["198.51.100.7"], "198.51.100.7"),
+        (["198.51.100.7", "10.0.0.5"], "198.51.100.7"),
+        (["198.51.100.7", "6.6.6.6"], None),
+        (["198.51.100.7", "10.0.0.5, 6.6.6.6", "10.0.0.5"], None),
+    ],
+)
+def test_a_trailer_chooses_no_client(
+    lines: list[str], client: str | None, probe_client: ProbeClient
+) -> None:
+    """Some servers add the trailers of a chunked body to the headers."""
+    forwarded = [("X-Forwarded-For", line) for line in lines]
+    response = ask(probe_client, ("Transfer-Encoding", "chunked"), *forwarded)
+
+    assert client_of(response) == client
+
+
 @pytest.mark.parametrize("lines", [1, 2])
 def test_of_a_long_list_the_end_counts(lines: int, probe_client: ProbeClient) -> None:
     """The proxies added it; the client could send any length ahead of it."""
