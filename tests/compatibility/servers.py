@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -301,6 +302,13 @@ def hypercorn_h3(bench: Bench) -> None:
     _assert_protocol(bench, "HTTP/3", *_HYPERCORN, *tls, unread=500)
 
 
+@server("uvicorn, HTTP/2 (`--http zttp --http2`)", "uvicorn", "zttp", "httpx[http2]")
+def uvicorn_h2(bench: Bench) -> None:
+    bench.write_main(after=_ROUTES)
+    tls = _tls(bench, "--ssl-certfile", "--ssl-keyfile")
+    _assert_protocol(bench, "HTTP/2", *UVICORN, "--http", "zttp", "--http2", *tls)
+
+
 @server("granian, HTTP/2", "granian", "httpx[http2]")
 def granian_h2(bench: Bench) -> None:
     bench.write_main(after=_ROUTES)
@@ -455,3 +463,58 @@ def nginx_tls(bench: Bench) -> str:
 def nginx_unix(bench: Bench) -> str:
     command = ("uvicorn", "app.main:app", "--uds", "service.sock", "--no-proxy-headers")
     return _assert_nginx(bench, "http://unix:{folder}/service.sock", *command, trusted="unix")
+
+
+_HAPROXY = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+listen proxy
+    bind 127.0.0.1:{port}
+    option forwardfor
+    server service 127.0.0.1:{upstream}
+"""
+_CHUNKED = "POST /upload HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+_TRAILER = "X-Forwarded-For: 203.0.113.9\r\n"
+
+
+@server(
+    "HAProxy",
+    "uvicorn[standard]",
+    setup="`TRUSTED_PROXIES` with its address, and `option http-drop-request-trailers`: uvicorn"
+    " takes trailers for headers",
+)
+def haproxy(bench: Bench) -> str:
+    haproxy = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not haproxy:
+        pytest.skip("haproxy is not installed")
+    bench.write_main(after=_ROUTES)
+    with bench.serving(*UVICORN, TRUSTED_PROXIES="127.0.0.1") as serving:
+        port = free_port()
+        path = bench.service / "haproxy.cfg"
+        path.write_text(_HAPROXY.format(port=port, upstream=serving.port), "utf-8")
+        with subprocess.Popen((haproxy, "-f", path)) as proxy:
+            try:
+                wait_until(lambda: _client(serving, port) == "127.0.0.2")
+                assert _client(serving, port, _TRAILER) is None
+            finally:
+                proxy.terminate()
+    version = run(haproxy, "-v", cwd=bench.service).stdout
+    return f"HAProxy {version.split()[2].partition('-')[0]}"
+
+
+def _client(serving: Server, port: int, trailer: str = "") -> object:
+    """Return the client that is logged for a request from 127.0.0.2, which is no proxy."""
+    ends = ("127.0.0.1", port), ("127.0.0.2", 0)
+    try:
+        with socket.create_connection(ends[0], SECONDS, ends[1]) as connection:
+            connection.sendall(f"{_CHUNKED}2\r\n{{}}\r\n0\r\n{trailer}\r\n".encode())
+            with closing(http.client.HTTPResponse(connection)) as response:
+                response.begin()
+                (line,) = serving.lines(response.headers["x-request-id"])
+    except OSError:
+        return ""
+    client: object = line["client"]
+    return client
