@@ -194,13 +194,16 @@ class Bench:
         found = (item.version for item in distributions(name=name, path=[str(site)]))
         return f"{name} {next(found)}"
 
-    def write_main(self, before: str = "", own: str = "", after: str = "") -> None:
+    def write_main(
+        self, before: str = "", own: str = "", routes: str = "", after: str = ""
+    ) -> None:
         """Edit `app/main.py` as a user would, and give it two routes."""
         path = self.service / "app/main.py"
         text = path.read_text("utf-8")
         options = "**stack_options(settings)"
         assert options in text
-        text = text.replace(options, f"**stack_options(settings, own=[{own}])")
+        given = f"**stack_options(settings, own=[{own}], routes={{{routes}}})"
+        text = text.replace(options, given)
         docstring, blank, rest = text.partition("\n\n")
         path.write_text(f"{docstring}{blank}{before}\n{rest}{ROUTES}{after}", "utf-8")
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from tests.serving import SECONDS, SETTINGS, Server, wait_until
+from tests.support import FAILED_START
 
 from .bench import LINES, Bench, assert_layers_work, assert_logged_once, case
 
@@ -65,6 +66,67 @@ admin = Admin(app, engine, authentication_backend=Login("s" * 32))
             cookie = response.headers["set-cookie"].partition(";")[0]
             cookies[cookie.partition("=")[0]] = cookie
         assert "<html" in _page(server, "/admin/", Cookie="; ".join(cookies.values()))
+
+
+_POLICY: Final = """
+from app.middleware import Policy
+
+CSP = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval';"
+    " style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
+"""
+_FOR_UI: Final = '"/ui/{path:path}": Policy(content_security_policy=CSP)'
+_OF_UI: Final = "a policy for its mount with `content_security_policy`: it needs inline scripts"
+
+
+@package(
+    "NiceGUI",
+    "nicegui",
+    setup=f"{_OF_UI} and `'unsafe-eval'`; with `storage_secret`, `SESSION_COOKIE=app_session`",
+)
+def nicegui(bench: Bench) -> None:
+    after = """
+from nicegui import ui
+
+
+@ui.page("/page")
+def page() -> None:
+    ui.label("a label")
+
+
+ui.run_with(app, mount_path="/ui", storage_secret="s" * 32)
+"""
+    bench.write_main(before=_POLICY, routes=_FOR_UI, after=after)
+    with bench.serving(SESSION_COOKIE="app_session") as server:
+        assert_layers_work(server)
+        assert "a label" in _page(server, "/ui/page")
+    with bench.starting() as refused:
+        assert refused.process.wait(SECONDS) == FAILED_START
+        assert "The app mounted at /ui has a SessionMiddleware of its own" in refused.log()
+
+
+@package("Gradio", "gradio", setup=_OF_UI)
+def gradio(bench: Bench) -> None:
+    after = """
+import gradio
+
+with gradio.Blocks() as blocks:
+    text = gradio.Textbox()
+    gradio.Button().click(str.upper, text, text, api_name="upper")
+app = gradio.mount_gradio_app(app, blocks, path="/ui")
+"""
+    call = """
+import sys
+from gradio_client import Client
+
+print(Client(f"http://localhost:{sys.argv[1]}/ui").predict("onion", api_name="/upper"))
+"""
+    bench.write_main(before=_POLICY, routes=_FOR_UI, after=after)
+    with bench.serving() as server:
+        assert_layers_work(server)
+        done = bench.run("python", "-c", call, str(server.port))
+        assert "ONION" in done.stdout, (done.stdout, server.log())
 
 
 @package(

@@ -1,8 +1,9 @@
 """Session: stores small data for your endpoints in a signed cookie."""
 
 import re
+from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, Field, SecretStr
 from starlette.datastructures import Secret
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.middleware.order import LAYERS
 
+from .core.check import mounted_in
 from .core.exchange import Addition, Exchange
 from .core.headers import Clash, HeaderRule, Headers
 from .core.layer import Layer
@@ -24,6 +26,11 @@ _logger: Final = layer_logger(__name__)
 _OPEN_TO_ALL: Final = (
     "SESSION_SAME_SITE=none lets any site send requests as a user, and this service has no"
     " layer cross_origin. Add it, or have code of yours reject them"
+)
+_SHARED: Final = (
+    "The app mounted at {0} has a SessionMiddleware of its own with the cookie {1!r}, and each"
+    " session would overwrite the other. Remove it, or set SESSION_COOKIE to another name, such as"
+    " app_{1}."
 )
 _SENDS: Final = "session.sends"
 _RULE: Final = HeaderRule({b"set-cookie": Clash.BOTH, b"vary": Clash.APPEND})
@@ -61,6 +68,14 @@ class SessionMiddleware(Layer):
             same_site=same_site,
             https_only=https_only,
         )
+
+    def faults(self, service: Any) -> Iterator[str]:
+        ours = self.starlette.session_cookie
+        for place, mounted in mounted_in(service):
+            for item in mounted.user_middleware:
+                keeps_one = isinstance(item.cls, type) and issubclass(item.cls, StarletteSessions)
+                if keeps_one and item.kwargs.get("session_cookie", "session") == ours:
+                    yield _SHARED.format(place, ours)
 
     def enter(self, exchange: Exchange) -> None:
         sent = exchange.headers.get(b"cookie", b"")

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware
 
 from app.middleware import StackSettings
+from app.middleware.core.check import faults
 from app.middleware.order import LAYERS
 from app.middleware.stack import build_stack
 
@@ -81,6 +82,20 @@ def test_the_session_of_a_mounted_app_is_another(app: FastAPI, probe_client: Pro
 
     assert [cookie.partition("=")[0] for cookie in cookies] == ["inner"]
     assert client.get("/basket").json() == "onion"
+
+
+def test_a_mounted_app_has_another_cookie(app: FastAPI, probe_app: ProbeApp) -> None:
+    mounted = Starlette()
+    mounted.add_middleware(SessionMiddleware, secret_key=SECRET)
+    app.mount("/admin", mounted)
+
+    (fault,) = faults(app)
+    name = fault.partition("such as ")[2].removesuffix(".")
+    renamed = probe_app(session_secret=SECRET, session_cookie=name)
+    renamed.mount("/admin", mounted)
+
+    assert fault.startswith("The app mounted at /admin has a SessionMiddleware of its own")
+    assert faults(renamed) == []
 
 
 def test_the_cookie_is_guarded(app: FastAPI, probe_client: ProbeClient) -> None:

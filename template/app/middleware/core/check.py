@@ -119,7 +119,7 @@ def faults(app: ASGIApp) -> list[str]:
     # Others can be there: that of socket.io has paths of its own.
     around = [advice(wrapper, service) for wrapper in wrappers if belongs_elsewhere(type(wrapper))]
     found = [*filter(None, around), *_faults_of(service)]
-    for place, mounted in mounted_in(service):
+    for place, mounted in layered_in(service):
         found += [f"In the app mounted at {place}: {fault}" for fault in _faults_of(mounted)]
     return found
 
@@ -158,12 +158,17 @@ def _faults_of(service: Starlette) -> list[str]:
     return [sentence for sentence in dict.fromkeys(found) if sentence]
 
 
-def mounted_in(service: Starlette) -> Iterator[tuple[str, Starlette]]:
+def layered_in(service: Starlette) -> Iterator[tuple[str, Starlette]]:
     """
-    Yield the apps with layers of their own that are mounted at any depth, each with its place.
+    Yield the mounted apps that have layers of their own.
 
     Servers run no lifespan of these, so nothing else checks them.
     """
+    return ((place, app) for place, app in mounted_in(service) if OrderCheck in _listed(app))
+
+
+def mounted_in(service: Starlette) -> Iterator[tuple[str, Starlette]]:
+    """Yield the apps that are mounted at any depth, each with its place."""
     seen = [service]
     places = [("", service.routes)]
     for prefix, routes in places:
@@ -179,8 +184,7 @@ def mounted_in(service: Starlette) -> Iterator[tuple[str, Starlette]]:
             places.append((place, app.routes if app else route.routes))
             if app is not None:
                 seen.append(app)
-                if OrderCheck in _listed(app):
-                    yield place, app
+                yield place, app
 
 
 def _listed(app: Starlette) -> list[Any]:

@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.core.check import mounted_in
+from app.middleware.core.check import layered_in
 from app.middleware.core.layer import Layer
 from app.middleware.core.logger import layer_logger
 
@@ -70,7 +70,7 @@ class StoringLayer(Layer):
         if isinstance(self.storage, CountsAtOnce):
             return  # each app has its own
         titles = [service.title]
-        for place, mounted in mounted_in(service):
+        for place, mounted in layered_in(service):
             title = namespace({"app": mounted})
             if title in titles:
                 yield (
