@@ -1,4 +1,4 @@
-"""Generators of clients, which read `/openapi.json`."""
+"""What generates clients and tests from `/openapi.json`."""
 
 import shutil
 from functools import partial
@@ -9,7 +9,7 @@ from tests.support import run
 
 from .bench import Bench, case
 
-client = partial(case, kind="generators of clients")
+client = partial(case, kind="generated clients and tests")
 
 
 def _write_document(bench: Bench) -> None:
@@ -40,3 +40,26 @@ def openapi_typescript(bench: Bench) -> str:
     assert "paths" in (bench.service / "api.d.ts").read_text("utf-8")
     version = run(*command, "--version", cwd=bench.service).stdout
     return f"openapi-typescript {version.strip().removeprefix('v')}"
+
+
+_SIGN = """
+import os, time
+import jwt
+print(jwt.encode({"sub": "alice", "exp": time.time() + 600}, os.environ["JWT_KEY"]))
+"""
+
+
+@client(
+    "Schemathesis",
+    "schemathesis",
+    setup="`--exclude-checks positive_data_acceptance`: it sends one Idempotency-Key with two"
+    " bodies",
+)
+def schemathesis(bench: Bench) -> None:
+    token = bench.run("python", "-c", _SIGN).stdout.split()[-1]
+    with bench.serving() as server:
+        address = f"http://localhost:{server.port}/openapi.json"
+        credential = f"Authorization: Bearer {token}"
+        command = ("schemathesis", "run", address, "-H", credential, "--max-examples", "30")
+        done = bench.run(*command, "--exclude-checks", "positive_data_acceptance")
+    assert done.returncode == 0, done.stdout

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from starlette.routing import Host
 
 _METHODS: Final = frozenset({"POST", "PATCH"})
-_KEY: Final = re.compile(r"[ -~]{1,255}")
+# Servers strip spaces around it.
+_KEY: Final = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+_SCHEMA: Final = {"type": "string", "pattern": f"^{_KEY.pattern}$"}
 _HEADER: Final = b"idempotency-key"
 _RENEWAL_SECONDS: Final = 20
 _MALFORMED: Final = Refusal(
@@ -74,7 +76,7 @@ class IdempotencyMiddleware(StoringLayer):
     ) -> None:
         super().__init__(app, storage=storage)
         self.key_required = key_required
-        self.openapi_headers = {"Idempotency-Key": key_required}
+        self.openapi_headers = {"Idempotency-Key": {"required": key_required, "schema": _SCHEMA}}
         self.ttl = ttl
         self._hosts: list[Host] | None = None
 

@@ -35,7 +35,7 @@ class RequiredHeadersMiddleware(Layer):
         super().__init__(app, exempt_paths=probe_paths)
         pairs = [item.split(": ", 1) for item in required]
         self.required = [(name.lower().encode("ascii"), name, value) for name, value in pairs]
-        self.openapi_headers = {name: True for name, _ in pairs}
+        self.openapi_headers = {name: {"required": True} for name, _ in pairs}
         if not pairs:
             self.scopes = NOTHING
 

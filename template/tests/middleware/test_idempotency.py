@@ -1,6 +1,7 @@
 """Idempotency: a request that is repeated with its key runs once."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -710,14 +711,17 @@ def test_openapi_names_the_key(probe_client: ProbeClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
 
     found = {
-        f"{method} {path}": parameter["required"]
+        f"{method} {path}": parameter
         for path, operations in paths.items()
         for method, operation in operations.items()
         for parameter in operation.get("parameters", ())
         if parameter["name"] == "Idempotency-Key"
     }
-    assert found == {
+    assert {route: parameter["required"] for route, parameter in found.items()} == {
         "post /probe/items": True,
         "post /probe/late-body": False,
         "post /probe/upload": False,
     }
+    (pattern,) = {parameter["schema"]["pattern"] for parameter in found.values()}
+    assert re.search(pattern, "k" * 255)
+    assert not re.search(pattern, "k" * 256)

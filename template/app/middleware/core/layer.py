@@ -74,10 +74,10 @@ class Layer:
     # Other settings for single routes; None where no route has any.
     policies: "Policies | None" = None
     # For OpenAPI: the schemes of credentials that it accepts, whether each request needs one, and
-    # the headers that it reads, each with whether a request needs it.
+    # the headers that it reads, each with what its Parameter Object says besides the name.
     security: Sequence[SecurityBase] = ()
     needs_security = False
-    openapi_headers: Mapping[str, bool] = {}
+    openapi_headers: Mapping[str, Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -135,12 +135,12 @@ def _place(scheme: Any) -> tuple[str, str]:
 
 
 def _add_headers(operation: dict[str, Any], layer: "Layer") -> None:
-    for name, is_needed in layer.openapi_headers.items():
+    for name, described in layer.openapi_headers.items():
         listed = operation["parameters"] = operation.get("parameters") or []
         headers = {str(it.get("name")).lower(): it for it in listed if it.get("in") == "header"}
         header = headers.get(name.lower())
         if header is None:
-            header = {"name": name, "in": "header", "schema": {"type": "string"}, "required": False}
-            listed.append(header)
-        if is_needed:
+            text = {"schema": {"type": "string"}, "required": False}
+            listed.append({"name": name, "in": "header", **text, **described})
+        elif described.get("required"):
             header["required"] = True

@@ -210,7 +210,7 @@ def zoned(x_zone: Annotated[str | None, Header()] = None) -> str | None:
 def test_the_headers_that_a_layer_reads_are_parameters() -> None:
     """Once, if the route declares one too; names of headers have no case."""
     layer = Layer(FastAPI())
-    layer.openapi_headers = {"X-Zone": True, "X-Shard": False}
+    layer.openapi_headers = {"X-Zone": {"required": True}, "X-Shard": {}}
 
     listed = (
         operation_under(layer)["parameters"],
