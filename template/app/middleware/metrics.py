@@ -110,7 +110,9 @@ class _MetricsPage:
         except (TypeError, ValueError):  # of prometheus-client, for a version that is no number
             encode, media_type = choose_encoder("")
         page = await _threads.run(encode, registry)
-        response = Response(page, headers={"Vary": "Accept"}, media_type=media_type)
+        # Caches don't know who may read it.
+        headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+        response = Response(page, headers=headers, media_type=media_type)
         await response(scope, receive, send)
 
     def _admits(self, client: tuple[str, int] | None) -> bool:

@@ -15,7 +15,7 @@ from app.middleware.order import LAYERS
 
 from .core.check import mounted_in
 from .core.exchange import Addition, Exchange
-from .core.headers import Clash, HeaderRule, Headers
+from .core.headers import NAME, Clash, HeaderRule, Headers
 from .core.layer import Layer
 from .core.logger import layer_logger
 from .core.reading import Plain, in_any_case
@@ -33,7 +33,9 @@ _SHARED: Final = (
     " app_{1}."
 )
 _SENDS: Final = "session.sends"
-_RULE: Final = HeaderRule({b"set-cookie": Clash.BOTH, b"vary": Clash.APPEND})
+_RULE: Final = HeaderRule(
+    {b"cache-control": Clash.KEEP, b"set-cookie": Clash.BOTH, b"vary": Clash.APPEND}
+)
 # How the names of cookies begin that browsers take with Secure only (RFC 6265bis, 4.1.3).
 _OF_HTTPS: Final = ("__host-", "__http-", "__secure-")
 
@@ -43,7 +45,8 @@ class SessionMiddleware(Layer):
     Provide `request.session`, and set its cookie when the session changed.
 
     Starlette's class reads and writes the cookie. This class runs it only for requests with the
-    cookie, and for responses whose endpoint used the session. A websocket can read the session;
+    cookie, and for responses whose endpoint used the session. A response with the cookie has
+    `Cache-Control: no-store`, unless the endpoint set its own. A websocket can read the session;
     its changes aren't stored.
     """
 
@@ -109,10 +112,13 @@ class SessionMiddleware(Layer):
             scope = {**exchange.scope, "headers": cookies, _SENDS: sends}
             run_at_once(self.starlette(scope, exchange.receive, nothing))
             scope["session"] = session
-            added: Headers = []
-            head = {**message, "headers": added}
+            head: Message = {**message, "headers": []}
             run_at_once(sends.pop()(head))
-            return _RULE, head["headers"]
+            added: Headers = head["headers"]
+            if b"set-cookie" in map(NAME, added):
+                # A cache that stored it would give one session to several visitors.
+                added.append((b"cache-control", b"no-store"))
+            return _RULE, added
         return None
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

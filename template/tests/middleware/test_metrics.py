@@ -305,6 +305,7 @@ def test_a_modern_scraper_gets_openmetrics(probe_client: ProbeClient) -> None:
 
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert "Accept" in response.headers["vary"].split(", ")
+    assert response.headers["cache-control"] == "no-store"
     assert response.text.endswith("# EOF\n")
 
 

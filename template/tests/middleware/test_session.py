@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 import pytest
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, Request, Response, WebSocket
 from itsdangerous import TimestampSigner
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -96,6 +96,27 @@ def test_a_mounted_app_has_another_cookie(app: FastAPI, probe_app: ProbeApp) -> 
 
     assert fault.startswith("The app mounted at /admin has a SessionMiddleware of its own")
     assert faults(renamed) == []
+
+
+@pytest.mark.parametrize("own", [None, "private, max-age=60"])
+def test_no_cache_stores_the_cookie(
+    own: str | None, app: FastAPI, probe_client: ProbeClient
+) -> None:
+    """Or it would give one session to several visitors."""
+
+    @app.get("/visit")
+    async def visit(request: Request, response: Response) -> None:
+        request.session.setdefault("visits", 1)
+        if own:
+            response.headers["Cache-Control"] = own
+
+    client = probe_client(app=app, base_url="https://localhost")
+    first, second = client.get("/visit"), client.get("/visit")
+
+    assert "set-cookie" in first.headers
+    assert first.headers.get_list("cache-control") == [own or "no-store"]
+    assert "set-cookie" not in second.headers
+    assert second.headers.get("cache-control") == own
 
 
 def test_the_cookie_is_guarded(app: FastAPI, probe_client: ProbeClient) -> None:
