@@ -13,15 +13,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Scope
 from starlette.websockets import WebSocket
 
-from .core.exchange import Exchange, Place
+from .core.exchange import Exchange, Place, is_inside_layers
 from .core.layer import Layer
 from .core.logger import layer_logger
 from .problem import as_json, phrase, problem_response
 
 _logger: Final = layer_logger(__name__)
 
-# The key of the scope that says whether a layer of this class is around.
-_HANDLED: Final = "app.middleware.handled"
 _DETAIL_OF_500: Final = "The service failed to respond. The error is on its side and was logged."
 _DETAIL_OF_503: Final = "The service stopped before it could respond. Send the request again."
 # What an error has that lacks one of these; the type is that of pydantic for an own check.
@@ -56,10 +54,6 @@ class ErrorHandlerMiddleware(Layer):
 
     async def around(self, exchange: Exchange, place: Place) -> None:
         exchange.if_cancelled = _unavailable, place.depth
-        # As they are here: a mounted app sets its own.
-        scope = exchange.scope
-        app, handled = scope.get("app"), scope.get(_HANDLED, False)
-        scope[_HANDLED] = True
         try:
             await place.proceed()
         except (Exception, CancelledError) as exc:
@@ -74,7 +68,7 @@ class ErrorHandlerMiddleware(Layer):
                 raise
             with suppress(Exception):  # its text can be an error itself
                 get_current_span().record_exception(exc)
-            if getattr(app, "debug", False) or (place.started and not place.is_open):
+            if getattr(exchange.app, "debug", False) or (place.started and not place.is_open):
                 raise
             _logger.exception("unhandled exception")
             if place.is_open:
@@ -82,8 +76,6 @@ class ErrorHandlerMiddleware(Layer):
             else:
                 response = problem_response(exchange.scope, 500, _DETAIL_OF_500)
                 await place.respond(response, close_code=_WS_INTERNAL_ERROR)
-        finally:
-            scope[_HANDLED] = handled
 
 
 async def _unavailable(exchange: Exchange, place: Place) -> None:
@@ -120,8 +112,8 @@ async def _http_handler(request: Request, exc: HTTPException) -> Response:
 
 
 async def _unhandled_handler(request: Request, exc: Exception) -> Response:
-    """Leave what a mounted app raises to the layer around it, or respond as Starlette does."""
-    if request.scope.get(_HANDLED):
+    """Leave what a mounted app raises to the layers around it, or respond as Starlette does."""
+    if is_inside_layers(request.scope):
         raise exc
     return PlainTextResponse("Internal Server Error", status_code=500)
 

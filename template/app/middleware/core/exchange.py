@@ -126,6 +126,7 @@ class Exchange:
         "_sent",
         "_steps",
         "aborted",
+        "app",
         "at_wait",
         "body_bytes",
         "cut",
@@ -177,14 +178,16 @@ class Exchange:
         self._changes: list[Change] = []
         self.leaving: list[Leaving] = []
         # Where an app has several exchanges, all but the outermost raise what ended the request.
-        app, outer = scope.get("app"), scope.get(_OUTER, scope)
+        self.app = app = scope.get("app")
+        outer = scope.get(_OUTER, scope)
         self.is_outermost = outer is not app
         scope[_OUTER] = app
-        if self.is_outermost and outer is not scope:
-            scope[_AROUND] = outer
-            self._part()
-        if _AROUND in scope:
-            chain = chain.inside(scope[_AROUND])
+        if outer is not scope:
+            if self.is_outermost:
+                scope[_AROUND] = outer
+                self._part()
+            if _AROUND in scope:
+                chain = chain.inside(scope[_AROUND])
         if chain.reads_bodies and "extensions" in scope:
             self.read_files()
         # Whether more of the body is to come; None before anything was received.
@@ -282,10 +285,11 @@ class Exchange:
 
     def run(self) -> Awaitable[None]:
         """Let the layers inside see the request; return what is awaited for the response."""
+        changed = self._changes
         for changes, enter, around in self._steps:
             if changes is not None:
                 heads, watchers = changes
-                self._changes += heads
+                changed += heads
                 for watcher in watchers:
                     self.leaving.append((watcher, self._client, None))
             if around is not None:
@@ -394,9 +398,8 @@ class Exchange:
         message = {**message, "headers": headers}
         # Without a clash, which is nearly always, headers are added without a look.
         added: Added = NO_NAMES if rule_names.isdisjoint(map(NAME, headers)) else None
-        changes = self._changes
-        for place in reversed(range(depth)):
-            rule, ours, hook = changes[place]
+        for change in reversed(self._changes[:depth]):
+            rule, ours, hook = change
             if hook is not None:
                 length = len(headers)
                 outcome = hook(self, message)
@@ -406,7 +409,7 @@ class Exchange:
                 if outcome is None:
                     continue
                 if not isinstance(outcome, tuple):
-                    self.reached = place
+                    self.reached = place = self._changes.index(change)
                     here = Place(self, place)
                     taken = outcome(here.send)
                     self.filters.append((here, taken))
@@ -474,6 +477,7 @@ class Exchange:
         self._leave(self.leaving, exc)
         if exc is not None:
             self.cut = _WIRE  # nothing follows that was held back
+            self.scope["app"] = self.app  # a mounted app has put itself there
         # Hold nothing that holds this exchange: it would wait for the garbage collector.
         self.filters = []
         self.leaving = []
@@ -629,6 +633,12 @@ class Place:
         """Send `refusal` in the name of `layer`."""
         response = refusal_response(self._exchange.scope, layer, refusal)
         await self.respond(response, close_code=refusal.close_code, closes=refusal.closes)
+
+
+def is_inside_layers(scope: Scope) -> bool:
+    """Return whether another app, with layers of its own, is around the app of `scope`."""
+    outer = scope.get(_AROUND, scope.get(_OUTER))
+    return outer is not None and outer is not scope.get("app")
 
 
 def _file_size(message: Message) -> int:
