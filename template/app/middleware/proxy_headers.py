@@ -83,7 +83,8 @@ class ProxyHeadersMiddleware(Layer):
         client, proxies = self._client(b",".join(lines))
         # uvicorn with httptools takes the trailers of a chunked body for headers, so the last line
         # may be the client's where the proxy forwards them.
-        if b"transfer-encoding" in exchange.headers and self._disagree(lines):
+        chunked = b"transfer-encoding" in exchange.headers
+        if chunked and len(lines) > 1 and self._disagree(lines):
             exchange.client = None
         elif client[0]:
             exchange.client = client
@@ -93,6 +94,8 @@ class ProxyHeadersMiddleware(Layer):
         scope["scheme"] = _SCHEMES[scope["type"]].get(scheme, scope["scheme"])
 
     def _disagree(self, lines: list[bytes]) -> bool:
+        if sum(map(len, lines)) > LONGEST:
+            return True  # or all others would wait while they are read
         clients = {self._client(line)[0][0] for line in lines}
         return len([client for client in clients if client not in self.trusted]) > 1
 
